@@ -1,0 +1,287 @@
+"""The ``ctm`` command: one verb a job, each a thin call into the library.
+
+Exit codes: 0 success; 2 a user's mistake or a refused file (one sentence, no traceback);
+3 training diverged; 75 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctm_core.errors import CtmError, Interrupted, UserError
+
+__all__ = ["main"]
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ctm_core", prog_name="ctm")
+def cli() -> None:
+    """Consistency Trajectory Models, from data set to table."""
+
+
+@cli.command()
+@click.option("--dataset", required=True, help="digits or fashion-mnist.")
+@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option("--source", help="Folder or URL of the original files, where a data set needs one.")
+@click.option("--output", type=FOLDER, required=True, help="Folder to write.")
+def data(dataset: str, split: str, source: str | None, output: Path) -> None:
+    """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""
+    from ctm_core.data import open_dataset, prepare
+
+    prepare(dataset, split, source, output)
+    made = open_dataset(output)
+    click.echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
+
+
+def _training_options(command: Any) -> Any:
+    options = [
+        click.option("--config", type=FILE, required=True, help="The experiment's YAML file."),
+        click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote."),
+        click.option("--output", type=FOLDER, required=True, help="Folder for the weights."),
+        click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True,
+                     help="Where training state lives."),
+        click.option("--run", type=FOLDER, help="An explicit run folder instead."),
+        click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True,
+                     help="A workflow's attempt; from 2 on a recorded failure is not repeated."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_training_options
+@click.option("--seed", type=int, help="Training seed  [default: the config's]")
+def teacher(
+    config: Path, data: Path, output: Path, runs: Path, run: Path | None, attempt: int,
+    seed: int | None,
+) -> None:
+    """Train an EDM teacher from nothing; a killed run continues where it stopped."""
+    from ctm_core.config import load_experiment
+
+    experiment = load_experiment(config)
+    from ctm_core.data import open_dataset
+    from ctm_core.jobs import train_teacher
+
+    path = train_teacher(
+        experiment, open_dataset(data), output=output, seed=seed, runs=runs, run=run,
+        attempt=attempt,
+    )
+    click.echo(path)
+
+
+@cli.command()
+@_training_options
+@click.option("--model", required=True, help="A student of the config, e.g. ctm.")
+@click.option("--teacher", type=FILE, required=True, help="The teacher's weight file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+def train(
+    config: Path, data: Path, output: Path, runs: Path, run: Path | None, attempt: int,
+    model: str, teacher: Path, seed: int,
+) -> None:
+    """Distil a student from a teacher; a killed run continues where it stopped."""
+    from ctm_core.config import load_experiment
+
+    experiment = load_experiment(config)
+    experiment.student(model)
+    from ctm_core.data import open_dataset
+    from ctm_core.jobs import train_student
+
+    path = train_student(
+        experiment, model, open_dataset(data), teacher, output=output, seed=seed, runs=runs,
+        run=run, attempt=attempt,
+    )
+    click.echo(path)
+
+
+@cli.group()
+def features() -> None:
+    """Make what evaluation compares with: small classifiers and reference statistics."""
+
+
+@features.command()
+@click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
+@click.option("--output", type=FILE, required=True, help="Weight file to write.")
+def classifier(data: Path, output: Path) -> None:
+    """Train the small classifier of a data set (the committed ones were made by this)."""
+    from ctm_core.data import open_dataset
+    from ctm_core.features.classifier import train_classifier
+
+    train_classifier(open_dataset(data), output)
+    click.echo(output)
+
+
+@features.command()
+@click.option("--protocol", type=FILE, required=True, help="The protocol's YAML file.")
+@click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
+@click.option("--output", type=FILE, required=True, help="Statistics file to write.")
+def reference(protocol: Path, data: Path, output: Path) -> None:
+    """Compute a protocol's reference statistics from the prepared data set."""
+    from ctm_core.protocols import load_protocol
+
+    loaded = load_protocol(protocol)
+    from ctm_core.data import open_dataset
+    from ctm_core.metrics.reference import write_reference
+
+    write_reference(output, loaded, open_dataset(data))
+    click.echo(output)
+
+
+@cli.command()
+@click.argument("weights", type=FILE)
+@click.option("--output", type=FILE, default=Path("samples.npy"), show_default=True,
+              help="uint8 array (N, C, H, W); a grid picture is written beside it as .png.")
+@click.option("--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]")
+@click.option("--nfe", type=click.IntRange(min=1), help="Network evaluations  [default: 1; 35 for a teacher]")
+@click.option("--gamma", type=click.FloatRange(0, 1), help="0 deterministic … 1 consistency sampling  [default: 0]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
+def sample(
+    weights: Path, output: Path, sampler: str | None, nfe: int | None, gamma: float | None,
+    seed: int, count: int, label: str | None, batch_size: int,
+) -> None:
+    """Draw samples from a weight file: an array and a picture."""
+    from ctm_core.generation import Generator
+
+    generator = Generator.from_file(weights)
+    sampler = sampler or ("gamma" if generator.has_jumps else "heun")
+    nfe = nfe or (1 if generator.has_jumps else 35)
+    if gamma is None and sampler.startswith("gamma"):
+        gamma = 0.0
+    images = generator.images(
+        count, sampler=sampler, nfe=nfe, gamma=gamma, seed=seed,
+        label=None if label is None else generator.class_index(label), batch_size=batch_size,
+        progress=True,
+    )
+    from ctm_core.pictures import save_array, save_grid
+
+    save_array(output, images)
+    save_grid(output.with_suffix(".png"), images[:256])
+    click.echo(f"{output} and {output.with_suffix('.png')}: times {generator.describe(sampler, nfe, gamma)}")
+
+
+@cli.command()
+@click.option("--config", type=FILE, required=True, help="The experiment's YAML file.")
+@click.option("--model", required=True, help="teacher, or a student of the config.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+@click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
+@click.option("--weights", type=FILE, required=True, help="Weight file to evaluate.")
+@click.option("--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews.")
+@click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True,
+              help="Where finished cells are kept, so a killed job continues.")
+@click.argument("references", type=FILE, nargs=-1, required=True)
+def evaluate(
+    config: Path, model: str, seed: int, step: int | None, weights: Path, output: Path, runs: Path,
+    references: tuple[Path, ...],
+) -> None:
+    """Sample every cell of a model and score it against REFERENCES, cell by cell."""
+    from ctm_core.config import load_experiment
+
+    experiment = load_experiment(config)
+    from ctm_core.evaluation import evaluate as run_evaluation
+
+    run_evaluation(
+        experiment, model, weights, list(references), seed=seed, step=step, output=output,
+        runs=runs,
+    )
+    click.echo(output / "evaluation.json")
+
+
+@cli.command()
+@click.option("--output", type=FOLDER, default=Path("results"), show_default=True)
+@click.argument("evaluations", type=FILE, nargs=-1, required=True)
+def table(output: Path, evaluations: tuple[Path, ...]) -> None:
+    """Write runs.csv, table.csv and table.md from EVALUATIONS (evaluation.json files)."""
+    from ctm_core.tables import write_tables
+
+    write_tables(list(evaluations), output)
+    click.echo(output / "table.csv")
+
+
+@cli.command()
+@click.option("--output", type=FOLDER, default=Path("results/figures"), show_default=True)
+@click.option("--training", "trainings", type=FILE, multiple=True, help="A training.jsonl file.")
+@click.argument("evaluations", type=FILE, nargs=-1, required=True)
+def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, ...]) -> None:
+    """Draw the figures from EVALUATIONS and training curves."""
+    from ctm_core.figures import write_figures
+
+    write_figures(list(evaluations), list(trainings), output)
+    click.echo(output)
+
+
+@cli.command()
+@click.option("--results", type=FOLDER, default=Path("results"), show_default=True)
+@click.option("--output", type=FILE, help="[default: RESULTS/report.html]")
+def report(results: Path, output: Path | None) -> None:
+    """Write the report: one HTML file that needs no network."""
+    from ctm_core.report import write_report
+
+    output = output or results / "report.html"
+    write_report(results, output)
+    click.echo(output)
+
+
+_PLAIN = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose a folder you can write to",
+    errno.EACCES: "permission denied; choose a folder you can write to, or change its permissions",
+    errno.EPERM: "permission denied; choose a folder you can write to, or change its permissions",
+    errno.ENOENT: "no such file or folder; correct the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; correct the path",
+    errno.EISDIR: "that is a folder, not a file; correct the path",
+}
+
+
+def _sentence(error: OSError) -> str | None:
+    """An operating-system error as one sentence, if the user can do something about it."""
+    if error.errno not in _PLAIN:
+        return None
+    place = error.filename2 or error.filename
+    return f"{place}: {_PLAIN[error.errno]}" if place else _PLAIN[error.errno]
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)
+    for noisy in ("matplotlib", "fontTools", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Spinning threads of one job would starve another on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _end("interrupted; run the same command again to continue", Interrupted.exit_code)
+    except click.ClickException as error:
+        _end(error.format_message(), UserError.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except CtmError as error:
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        _end(sentence, UserError.exit_code)
+
+
+def _end(sentence: str, code: int) -> None:
+    print(f"ctm: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

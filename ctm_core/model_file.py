@@ -1,0 +1,107 @@
+"""Exported weights: a network in one safetensors file that describes itself.
+
+The metadata holds a JSON record with the architecture, the process's constants, the data set and
+the training that made it, so :func:`load` needs no config beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctm_core import config, networks
+from ctm_core.errors import UserError
+from ctm_core.files import load_tensors, read_metadata, save_tensors
+
+if TYPE_CHECKING:
+    from ctm_core.trajectory import Trajectory
+
+__all__ = ["build_model", "export", "load_weights", "read_record"]
+
+FORMAT = "ctm-weights-1"
+
+
+def build_model(
+    *,
+    network: config.Network,
+    diffusion: config.Diffusion,
+    resolution: int,
+    channels: int,
+    label_dim: int,
+    time_s: bool,
+) -> Trajectory:
+    """A freshly initialised model; torch's global generator decides the weights."""
+    from ctm_core.trajectory import Trajectory
+
+    net = networks.build(
+        network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
+    )
+    return Trajectory(net, sigma_data=diffusion.sigma_data)
+
+
+def export(path: str | os.PathLike[str], model: Trajectory, record: Mapping[str, Any]) -> None:
+    """Write a model's weights with its record; the same model gives the same bytes."""
+    metadata = {"format": FORMAT, "record": json.dumps(record, sort_keys=True)}
+    save_tensors(path, model.state_dict(), metadata)
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record of a weight file without its tensors.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged or none of ours.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a weight file of this project; give a student.safetensors or "
+            "teacher.safetensors that `ctm train` or `ctm teacher` wrote"
+        )
+    record = json.loads(metadata["record"])
+    assert isinstance(record, dict)
+    return record
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, Any]]:
+    """Rebuild a model from its file alone, in eval mode, with its record.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged, none of ours, or its tensors do not fit its record.
+    """
+    record = read_record(path)
+    tensors, _ = load_tensors(path)
+    model = build_model(
+        network=config.Network.model_validate(record["network"]),
+        diffusion=config.Diffusion.model_validate(record["diffusion"]),
+        resolution=record["resolution"],
+        channels=record["channels"],
+        label_dim=record["label_dim"],
+        time_s=record["time_s"],
+    )
+    load_state(model, tensors, Path(path))
+    return model.eval().requires_grad_(False), record
+
+
+def load_state(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load tensors strictly; raises UserError naming the first name or shape that does not fit."""
+    own = model.state_dict()
+    problems = [f"lacks {name}" for name in own if name not in tensors]
+    problems += [f"holds the unknown {name}" for name in tensors if name not in own]
+    problems += [
+        f"holds {name} of shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{path} does not fit its network: it {problems[0]}{more}")
+    model.load_state_dict(dict(tensors))

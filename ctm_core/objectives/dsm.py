@@ -1,0 +1,69 @@
+r"""Denoising score matching with EDM's weighting (Karras et al. 2022; CTM section 3.2).
+
+.. math::
+    L(\theta) = \mathbb E\; \lambda(\sigma)\, \| D_\theta(x_0 + \sigma \xi, \sigma) - x_0 \|^2 / D,
+    \qquad \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2},
+
+the mean over the D elements of an image. For CTM, :math:`D_\theta(x, \sigma) = g(x, \sigma, \sigma)`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ctm_core import schedule
+from ctm_core.config import Teacher
+from ctm_core.objectives import Batch
+from ctm_core.trajectory import Trajectory
+
+__all__ = ["DsmObjective", "dsm_loss"]
+
+Tensor = torch.Tensor
+
+
+def dsm_loss(
+    model: Trajectory, images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Weighted denoising error of each sample.
+
+    Parameters
+    ----------
+    model
+        The denoiser.
+    images, noise
+        Shape (B, C, H, W): data in [-1, 1] and standard normal noise.
+    sigma
+        Noise levels, shape (B,).
+    labels
+        Shape (B,) int64, or None.
+
+    Returns
+    -------
+    The loss per sample, shape (B,), and the raw network output F, shape (B, C, H, W).
+    """
+    sd = model.sigma_data
+    level = sigma.to(images.dtype).view(-1, 1, 1, 1)
+    noisy = images + level * noise
+    raw = model.raw(noisy, sigma, None, labels)
+    denoised = model.inner(raw, noisy, sigma)
+    weight = (level**2 + sd**2) / (level * sd) ** 2
+    return (weight * (denoised - images) ** 2).flatten(1).mean(1), raw
+
+
+class DsmObjective:
+    """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2)."""
+
+    def __init__(self, section: Teacher, student: Trajectory) -> None:
+        self.section = section
+        self.student = student
+        self.evaluations = {"student": 0}
+
+    def backward(self, batch: Batch, share: float) -> dict[str, float]:
+        """See :class:`ctm_core.objectives.Objective`."""
+        sigma = schedule.lognormal_sigma(
+            batch.uniform("sigma"), p_mean=self.section.p_mean, p_std=self.section.p_std
+        ).to(batch.images)
+        loss, _ = dsm_loss(self.student, batch.images, sigma, batch.normal("noise"), batch.labels)
+        (loss.mean() * share).backward()  # type: ignore[no-untyped-call]
+        self.evaluations["student"] += len(batch)
+        return {"loss": float(loss.detach().mean())}

@@ -1,0 +1,257 @@
+"""The folder in which one training lives, its lock, and what it remembers of its past.
+
+Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
+
+    config.json     the resolved configuration and its hash
+    inputs.json     sha256 of everything the run reads (data set, teacher, perceptual network)
+    run.json        threads, hardware, versions, whether every resume was exact
+    lock            held (flock) by the one process that may write here; its text names the owner
+    failed.json     the sentence of a failure that further attempts would only repeat
+    checkpoints/    see :mod:`ctm_core.checkpoint`
+    training.jsonl  loss terms by step     previews/  sample grids     tensorboard/  scalars
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from ctm_core.errors import CtmError, Diverged, Interrupted, UserError
+from ctm_core.files import read_json, write_json
+
+__all__ = ["RunFolder", "environment"]
+
+log = logging.getLogger(__name__)
+
+
+def environment() -> dict[str, Any]:
+    """What decides whether a resume can be exact: device, thread count, torch and numpy."""
+    import numpy
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class RunFolder:
+    """Exclusive use of a run folder, as a context manager.
+
+    Parameters
+    ----------
+    path
+        The folder; made if absent.
+    config
+        The resolved configuration (JSON values) with its ``train_hash``.
+    inputs
+        SHA-256 of every input, by name.
+    attempt
+        The workflow's attempt number. From the second on, a failure recorded by an earlier one is
+        raised again at once; the first clears it.
+
+    Raises
+    ------
+    Interrupted
+        If another living process holds the folder.
+    UserError
+        If the folder belongs to another configuration.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str | None],
+        attempt: int = 1,
+    ) -> None:
+        self.path = path
+        self.config = dict(config)
+        self.inputs = dict(inputs)
+        self.attempt = attempt
+        self.exact = True
+        self._lock: IO[str] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def __enter__(self) -> RunFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        try:
+            self._recall_failure()
+            self._check_config()
+            self._check_inputs()
+        except CtmError as error:
+            self._record_failure(error)
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, CtmError):
+            self._record_failure(error)
+        self._release()
+
+    # -- lock --------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        # flock ends with its process, however that dies, so a stale lock cannot exist on one host.
+        lock = open(self.path / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "an unknown process"
+            lock.close()
+            raise Interrupted(
+                f"{self.path} is in use by {owner}; wait for it or stop it, then run again"
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        job = os.environ.get("SLURM_JOB_ID")
+        lock.write(
+            f"process {os.getpid()} on {socket.gethostname()}" + (f" (Slurm job {job})" if job else "")
+        )
+        lock.flush()
+        self._lock = lock
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- failures ----------------------------------------------------------------------------
+
+    def _recall_failure(self) -> None:
+        file = self.path / "failed.json"
+        if self.attempt <= 1:
+            file.unlink(missing_ok=True)
+        elif file.exists():
+            failure = read_json(file)
+            kind = Diverged if failure["exit_code"] == Diverged.exit_code else UserError
+            raise kind(failure["message"])
+
+    def _record_failure(self, error: CtmError) -> None:
+        if error.exit_code in (UserError.exit_code, Diverged.exit_code):
+            try:
+                write_json(
+                    self.path / "failed.json",
+                    {"exit_code": error.exit_code, "message": str(error)},
+                )
+            except OSError as problem:
+                log.warning("could not record the failure: %s", problem)
+
+    # -- identity ----------------------------------------------------------------------------
+
+    def _check_config(self) -> None:
+        file = self.path / "config.json"
+        if not file.exists():
+            write_json(file, self.config)
+            return
+        stored = read_json(file)
+        if stored.get("train_hash") != self.config["train_hash"]:
+            raise UserError(
+                f"{self.path} belongs to another configuration (train_hash "
+                f"{str(stored.get('train_hash'))[:12]}, not {self.config['train_hash'][:12]}); "
+                "give another --run folder, or leave --run out"
+            )
+
+    def _check_inputs(self) -> None:
+        file = self.path / "inputs.json"
+        if file.exists():
+            stored = read_json(file)
+            changed = [k for k in {**stored, **self.inputs} if stored.get(k) != self.inputs.get(k)]
+            if not changed:
+                return
+            aside = self._set_aside()
+            log.warning(
+                "%s: %s changed since this run began; its state is set aside in %s and training "
+                "starts anew", self.path, ", ".join(sorted(changed)), aside.name,
+            )
+        write_json(file, self.inputs)
+
+    def _set_aside(self) -> Path:
+        number = 1 + len(list(self.path.glob("set-aside-*")))
+        aside = self.path / f"set-aside-{number}"
+        aside.mkdir()
+        for name in ("checkpoints", "training.jsonl", "run.json", "inputs.json", "previews"):
+            if (self.path / name).exists():
+                os.rename(self.path / name, aside / name)
+        return aside
+
+    def restore_environment(self, threads: int) -> None:
+        """Fix the thread count at the first start, restore it afterwards, and note differences.
+
+        A resume on another device, thread count or library version goes on, warns once and marks
+        the run ``exact: false``, since its weights may differ in the last bits.
+        """
+        import torch
+
+        file = self.path / "run.json"
+        stored = read_json(file) if file.exists() else None
+        torch.set_num_threads(stored["environment"]["threads"] if stored else threads)
+        now = environment()
+        if stored is None:
+            write_json(file, {"environment": now, "exact": True, "starts": 1})
+            return
+        self.exact = bool(stored["exact"])
+        changed = [key for key in now if stored["environment"].get(key) != now[key]]
+        if changed:
+            log.warning(
+                "%s is resumed under another %s; its weights may differ in the last bits (exact: "
+                "false)", self.path, ", ".join(changed),
+            )
+            self.exact = False
+        write_json(
+            file,
+            {
+                "environment": stored["environment"],
+                "exact": self.exact,
+                "starts": stored["starts"] + 1,
+            },
+        )
+
+    # -- scalars -----------------------------------------------------------------------------
+
+    def rewind_scalars(self, step: int) -> None:
+        """Drop the lines of ``training.jsonl`` after ``step``: they will be written again."""
+        file = self.path / "training.jsonl"
+        if not file.exists():
+            return
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError):
+                break
+        file.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Numbers of the official implementations; see data/README.md for what every tensor means."""
