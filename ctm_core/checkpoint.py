@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent, and the choice of the newest whole one.
 
 A checkpoint is a folder ``step-XXXXXXXX`` holding one safetensors file a section (student, EMAs,
-optimiser, …) and ``state.json`` with the step, the counters and the SHA-256 of every section. It is
-written under another name, synced and renamed, so a kill at any moment leaves the previous one.
+optimiser, …) and ``state.json`` with the step, the counters and the SHA-256 of every section. It
+is written under another name, synced and renamed, so a kill at any moment leaves the previous one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from ctm_core.files import (
     write_json,
 )
 
-__all__ = ["Checkpoint", "newest", "prune", "save", "steps"]
+__all__ = ["Checkpoint", "discard_after", "newest", "prune", "save", "steps"]
 
 log = logging.getLogger(__name__)
 
-#: Sections of runs without a discriminator stay in the record, empty, so the format is one.
 FORMAT = 1
 
 
@@ -61,7 +60,8 @@ def save(
     root
         The folder ``checkpoints`` of a run.
     sections
-        Tensors by section; an empty section is recorded as empty.
+        Tensors by section; an empty section is written too, so that the format is one for runs
+        with and without, say, a discriminator.
     state
         JSON values saved beside them.
 
@@ -97,6 +97,8 @@ def _read(folder: Path) -> Checkpoint:
     record = read_json(folder / "state.json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is a checkpoint of another format")
+    if folder != _folder(folder.parent, int(record["step"])):
+        raise UserError(f"{folder} holds the checkpoint of another step, {record['step']}")
     for name, digest in record["files"].items():
         if sha256_file(folder / name) != digest:
             raise UserError(f"{folder / name} is damaged: its hash differs from state.json")
@@ -119,9 +121,16 @@ def newest(root: Path, before: int | None = None) -> Checkpoint | None:
             return _read(_folder(root, step))
         except UserError as error:
             log.warning("skipping a damaged checkpoint: %s", error)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            log.warning("skipping a damaged checkpoint: %s: %s", _folder(root, step), error)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            log.warning("skipping a damaged checkpoint: %s: %r", _folder(root, step), error)
     return None
+
+
+def discard_after(root: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: damaged ones, and those about to be made again."""
+    for later in reversed(steps(root)):
+        if later > step:
+            remove_tree(_folder(root, later))
 
 
 def prune(root: Path, keep: int) -> None:

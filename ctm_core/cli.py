@@ -6,7 +6,6 @@ Exit codes: 0 success; 2 a user's mistake or a refused file (one sentence, no tr
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -15,12 +14,13 @@ from typing import Any
 
 import click
 
-from ctm_core.errors import CtmError, Interrupted, UserError
+from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
 
 __all__ = ["main"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+SEED = click.IntRange(min=0)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,11 +48,21 @@ def _training_options(command: Any) -> Any:
         click.option("--config", type=FILE, required=True, help="The experiment's YAML file."),
         click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote."),
         click.option("--output", type=FOLDER, required=True, help="Folder for the weights."),
-        click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True,
-                     help="Where training state lives."),
+        click.option(
+            "--runs",
+            type=FOLDER,
+            default=Path("runs"),
+            show_default=True,
+            help="Where training state lives.",
+        ),
         click.option("--run", type=FOLDER, help="An explicit run folder instead."),
-        click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True,
-                     help="A workflow's attempt; from 2 on a recorded failure is not repeated."),
+        click.option(
+            "--attempt",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="A workflow's attempt; from 2 on a recorded failure is not repeated.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -61,9 +71,14 @@ def _training_options(command: Any) -> Any:
 
 @cli.command()
 @_training_options
-@click.option("--seed", type=int, help="Training seed  [default: the config's]")
+@click.option("--seed", type=SEED, help="Training seed  [default: the config's]")
 def teacher(
-    config: Path, data: Path, output: Path, runs: Path, run: Path | None, attempt: int,
+    config: Path,
+    data: Path,
+    output: Path,
+    runs: Path,
+    run: Path | None,
+    attempt: int,
     seed: int | None,
 ) -> None:
     """Train an EDM teacher from nothing; a killed run continues where it stopped."""
@@ -74,7 +89,12 @@ def teacher(
     from ctm_core.jobs import train_teacher
 
     path = train_teacher(
-        experiment, open_dataset(data), output=output, seed=seed, runs=runs, run=run,
+        experiment,
+        open_dataset(data),
+        output=output,
+        seed=seed,
+        runs=runs,
+        run=run,
         attempt=attempt,
     )
     click.echo(path)
@@ -84,10 +104,17 @@ def teacher(
 @_training_options
 @click.option("--model", required=True, help="A student of the config, e.g. ctm.")
 @click.option("--teacher", type=FILE, required=True, help="The teacher's weight file.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 def train(
-    config: Path, data: Path, output: Path, runs: Path, run: Path | None, attempt: int,
-    model: str, teacher: Path, seed: int,
+    config: Path,
+    data: Path,
+    output: Path,
+    runs: Path,
+    run: Path | None,
+    attempt: int,
+    model: str,
+    teacher: Path,
+    seed: int,
 ) -> None:
     """Distil a student from a teacher; a killed run continues where it stopped."""
     from ctm_core.config import load_experiment
@@ -98,8 +125,15 @@ def train(
     from ctm_core.jobs import train_student
 
     path = train_student(
-        experiment, model, open_dataset(data), teacher, output=output, seed=seed, runs=runs,
-        run=run, attempt=attempt,
+        experiment,
+        model,
+        open_dataset(data),
+        teacher,
+        output=output,
+        seed=seed,
+        runs=runs,
+        run=run,
+        attempt=attempt,
     )
     click.echo(path)
 
@@ -139,51 +173,92 @@ def reference(protocol: Path, data: Path, output: Path) -> None:
 
 @cli.command()
 @click.argument("weights", type=FILE)
-@click.option("--output", type=FILE, default=Path("samples.npy"), show_default=True,
-              help="uint8 array (N, C, H, W); a grid picture is written beside it as .png.")
-@click.option("--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]")
-@click.option("--nfe", type=click.IntRange(min=1), help="Network evaluations  [default: 1; 35 for a teacher]")
-@click.option("--gamma", type=click.FloatRange(0, 1), help="0 deterministic … 1 consistency sampling  [default: 0]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--output",
+    type=FILE,
+    default=Path("samples.npy"),
+    show_default=True,
+    help="uint8 array (N, C, H, W); a grid picture is written beside it as .png.",
+)
+@click.option(
+    "--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]"
+)
+@click.option(
+    "--nfe", type=click.IntRange(min=1), help="Network evaluations  [default: 1; 35 for a teacher]"
+)
+@click.option(
+    "--gamma",
+    type=click.FloatRange(0, 1),
+    help="0 deterministic … 1 consistency sampling  [default: 0]",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 def sample(
-    weights: Path, output: Path, sampler: str | None, nfe: int | None, gamma: float | None,
-    seed: int, count: int, label: str | None, batch_size: int,
+    weights: Path,
+    output: Path,
+    sampler: str | None,
+    nfe: int | None,
+    gamma: float | None,
+    seed: int,
+    count: int,
+    label: str | None,
+    batch_size: int,
 ) -> None:
     """Draw samples from a weight file: an array and a picture."""
     from ctm_core.generation import Generator
 
+    if output.suffix != ".npy":
+        raise UserError(f"--output {output} must end in .npy; the picture is put beside it")
     generator = Generator.from_file(weights)
     sampler = sampler or ("gamma" if generator.has_jumps else "heun")
     nfe = nfe or (1 if generator.has_jumps else 35)
     if gamma is None and sampler.startswith("gamma"):
         gamma = 0.0
     images = generator.images(
-        count, sampler=sampler, nfe=nfe, gamma=gamma, seed=seed,
-        label=None if label is None else generator.class_index(label), batch_size=batch_size,
+        count,
+        sampler=sampler,
+        nfe=nfe,
+        gamma=gamma,
+        seed=seed,
+        label=None if label is None else generator.class_index(label),
+        batch_size=batch_size,
         progress=True,
     )
     from ctm_core.pictures import save_array, save_grid
 
+    picture = output.with_suffix(".png")
     save_array(output, images)
-    save_grid(output.with_suffix(".png"), images[:256])
-    click.echo(f"{output} and {output.with_suffix('.png')}: times {generator.describe(sampler, nfe, gamma)}")
+    save_grid(picture, images[:256])
+    click.echo(f"{output} and {picture}: times {generator.describe(sampler, nfe, gamma)}")
 
 
 @cli.command()
 @click.option("--config", type=FILE, required=True, help="The experiment's YAML file.")
 @click.option("--model", required=True, help="teacher, or a student of the config.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 @click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
 @click.option("--weights", type=FILE, required=True, help="Weight file to evaluate.")
-@click.option("--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews.")
-@click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True,
-              help="Where finished cells are kept, so a killed job continues.")
+@click.option(
+    "--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews."
+)
+@click.option(
+    "--runs",
+    type=FOLDER,
+    default=Path("runs"),
+    show_default=True,
+    help="Where finished cells are kept, so a killed job continues.",
+)
 @click.argument("references", type=FILE, nargs=-1, required=True)
 def evaluate(
-    config: Path, model: str, seed: int, step: int | None, weights: Path, output: Path, runs: Path,
+    config: Path,
+    model: str,
+    seed: int,
+    step: int | None,
+    weights: Path,
+    output: Path,
+    runs: Path,
     references: tuple[Path, ...],
 ) -> None:
     """Sample every cell of a model and score it against REFERENCES, cell by cell."""
@@ -193,7 +268,13 @@ def evaluate(
     from ctm_core.evaluation import evaluate as run_evaluation
 
     run_evaluation(
-        experiment, model, weights, list(references), seed=seed, step=step, output=output,
+        experiment,
+        model,
+        weights,
+        list(references),
+        seed=seed,
+        step=step,
+        output=output,
         runs=runs,
     )
     click.echo(output / "evaluation.json")
@@ -234,26 +315,6 @@ def report(results: Path, output: Path | None) -> None:
     click.echo(output)
 
 
-_PLAIN = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose a folder you can write to",
-    errno.EACCES: "permission denied; choose a folder you can write to, or change its permissions",
-    errno.EPERM: "permission denied; choose a folder you can write to, or change its permissions",
-    errno.ENOENT: "no such file or folder; correct the path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; correct the path",
-    errno.EISDIR: "that is a folder, not a file; correct the path",
-}
-
-
-def _sentence(error: OSError) -> str | None:
-    """An operating-system error as one sentence, if the user can do something about it."""
-    if error.errno not in _PLAIN:
-        return None
-    place = error.filename2 or error.filename
-    return f"{place}: {_PLAIN[error.errno]}" if place else _PLAIN[error.errno]
-
-
 def main() -> None:
     """Entry point of the console command."""
     logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)
@@ -272,7 +333,7 @@ def main() -> None:
     except CtmError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
-        sentence = _sentence(error)
+        sentence = plain_sentence(error)
         if sentence is None:
             raise
         _end(sentence, UserError.exit_code)

@@ -9,12 +9,21 @@ file, key and what is allowed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_json, write_text
@@ -37,6 +46,7 @@ __all__ = [
     "load_experiment",
     "load_workflow",
     "read_yaml",
+    "validated",
 ]
 
 #: Keys of a training section that cannot change the final weights, so are left out of its hash.
@@ -45,27 +55,45 @@ WITHOUT_EFFECT = ("keep", "snapshots", "log_every", "preview_every", "checkpoint
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, and YAML reads `yes` as true.
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError("true and false (also yes, no, on, off) do not belong here")
+        return value
+
+
+def _without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"a seed stands there twice: {list(value)}")
+    return value
 
 
 class Dataset(_Section):
     """Which images are learned."""
 
     name: Name = Field(description="a name that `ctm data` knows")
-    source: str | None = Field(None, description="folder or URL, for data sets that need one")
+    source: str | None = Field(
+        default=None, description="folder or URL, for data sets that need one"
+    )
 
 
 class Diffusion(_Section):
     """The process and EDM's preconditioning constants (Karras et al. 2022, table 1)."""
 
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0)
-    rho: float = Field(7.0, gt=0)
-    sigma_data: float = Field(0.5, gt=0)
+    sigma_min: float = Field(default=0.002, gt=0)
+    sigma_max: float = Field(default=80.0, gt=0)
+    rho: float = Field(default=7.0, gt=0)
+    sigma_data: float = Field(default=0.5, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Diffusion:
@@ -79,10 +107,10 @@ class Network(_Section):
 
     architecture: Literal["ddpmpp"] = "ddpmpp"
     model_channels: Positive = 128
-    channel_mult: tuple[Positive, ...] = Field((2, 2, 2), min_length=1)
+    channel_mult: tuple[Positive, ...] = Field(default=(2, 2, 2), min_length=1)
     num_blocks: Positive = 4
     attn_resolutions: tuple[Positive, ...] = (16,)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     @field_validator("model_channels")
     @classmethod
@@ -97,23 +125,29 @@ class Training(_Section):
 
     steps: Positive = Field(description="optimiser steps")
     batch_size: Positive = Field(description="samples a step, over all processes")
-    micro_batch: Positive | None = Field(None, description="samples a forward pass; null: all")
-    learning_rate: float = Field(4e-4, gt=0)
-    warmup_steps: int = Field(0, ge=0, description="linear warm-up of the learning rate")
-    decay_steps: int = Field(0, ge=0, description="linear decay to zero over the last steps")
-    optimizer: Literal["radam", "adam"] = "radam"
-    ema: tuple[Rate, ...] = Field((0.999,), min_length=1, description="decay a step")
-    ema_rampup: float | None = Field(
-        None, gt=0, description="half-life of the EMA at most this share of the steps done"
+    micro_batch: Positive | None = Field(
+        default=None, description="samples a forward pass; null: all"
     )
-    evaluated_ema: Rate | None = Field(None, description="null: the first of `ema`")
+    learning_rate: float = Field(default=4e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the learning rate")
+    decay_steps: int = Field(
+        default=0, ge=0, description="linear decay to zero over the last steps"
+    )
+    optimizer: Literal["radam", "adam"] = "radam"
+    ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay a step")
+    ema_rampup: float | None = Field(
+        default=None, gt=0, description="half-life of the EMA at most this share of the steps done"
+    )
+    evaluated_ema: Rate | None = Field(default=None, description="null: the first of `ema`")
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: bool = False
     checkpoint_every: Positive = 1000
-    keep: Positive = Field(2, description="checkpoints kept in the run folder")
-    snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are exported")
+    keep: Positive = Field(default=2, description="checkpoints kept in the run folder")
+    snapshots: tuple[Positive, ...] = Field(
+        default=(), description="steps whose weights are exported"
+    )
     log_every: Positive = 10
-    preview_every: int = Field(0, ge=0, description="steps between sample grids; 0: none")
+    preview_every: int = Field(default=0, ge=0, description="steps between sample grids; 0: none")
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -145,9 +179,9 @@ class Teacher(_Section):
     """An EDM denoiser trained from nothing (Karras et al. 2022)."""
 
     training: Training
-    seed: int = Field(0, ge=0)
-    p_mean: float = Field(-1.2, description="mean of ln sigma")
-    p_std: float = Field(1.2, gt=0, description="standard deviation of ln sigma")
+    seed: Seed = 0
+    p_mean: float = Field(default=-1.2, description="mean of ln sigma")
+    p_std: float = Field(default=1.2, gt=0, description="standard deviation of ln sigma")
 
 
 class Distance(_Section):
@@ -155,7 +189,7 @@ class Distance(_Section):
 
     name: Literal["l2", "pseudo_huber", "stlpips_vgg"] = "l2"
     resize: Positive | None = Field(
-        None, description="side fed to a perceptual network; the paper's is 224"
+        default=None, description="side fed to a perceptual network; the paper's is 224"
     )
 
     @model_validator(mode="after")
@@ -174,12 +208,16 @@ class Dsm(_Section):
     """Denoising score matching beside the consistency loss (paper section 3.2)."""
 
     enabled: bool = True
-    adaptive: bool = Field(True, description="lambda from the ratio of gradient norms")
-    weight: float = Field(1.0, gt=0, description="factor on lambda, or lambda itself")
+    adaptive: bool = Field(default=True, description="lambda from the ratio of gradient norms")
+    weight: float = Field(default=1.0, gt=0, description="factor on lambda, or lambda itself")
     p_mean: float = -1.2
-    p_std: float = Field(1.2, gt=0)
-    uniform_max: float = Field(0.7, gt=0, le=1, description="upper end of xi; 0.7 as released")
-    group: int = Field(2, ge=2, description="the first half of each group draws log-normally")
+    p_std: float = Field(default=1.2, gt=0)
+    uniform_max: float = Field(
+        default=0.7, gt=0, le=1, description="upper end of xi; 0.7 as released"
+    )
+    group: int = Field(
+        default=2, ge=2, description="the first half of each group draws log-normally"
+    )
 
 
 class Student(_Section):
@@ -187,13 +225,16 @@ class Student(_Section):
 
     objective: Literal["ctm"] = "ctm"
     matching: Literal["soft", "local", "global"] = "soft"
-    grid_points: int = Field(18, ge=3, description="N: points of the time grid")
-    max_heun_steps: Positive | None = Field(None, description="M: upper end of k; null: N - 1")
+    grid_points: int = Field(default=18, ge=3, description="N: points of the time grid")
+    max_heun_steps: Positive | None = Field(
+        default=None, description="M: upper end of k; null: N - 1"
+    )
     variant: Literal["released", "printed"] = "released"
     target_inner: Literal["model", "ema"] | None = Field(
-        None, description="weights of the target's inner map; null: model if released, else ema"
+        default=None,
+        description="weights of the target's inner map; null: model if released, else ema",
     )
-    target_ema: Rate = Field(0.999, description="decay of the stop-gradient network")
+    target_ema: Rate = Field(default=0.999, description="decay of the stop-gradient network")
     distance: Distance = Distance()
     dsm: Dsm = Dsm()
     initial: Literal["teacher", "random"] = "teacher"
@@ -244,7 +285,9 @@ class SamplerGrid(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> SamplerGrid:
         if self.sampler.startswith("gamma") != bool(self.gamma):
-            raise ValueError("gamma values belong to the samplers gamma and gamma_paper, and only there")
+            raise ValueError(
+                "gamma values belong to the samplers gamma and gamma_paper, and only there"
+            )
         if self.sampler == "heun" and any(n % 2 == 0 for n in self.nfe):
             raise ValueError("heun on n points takes 2n - 1 evaluations: its nfe must be odd")
         return self
@@ -265,7 +308,7 @@ class ProtocolCell(_Section):
     model: Name
     sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
     nfe: Positive
-    gamma: float | None = Field(None, ge=0, le=1)
+    gamma: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def cell(self) -> Cell:
@@ -276,10 +319,15 @@ class ProtocolCell(_Section):
 class Evaluation(_Section):
     """What is sampled, and by which protocols it is scored."""
 
-    sample_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    sample_seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     batch_size: Positive = 256
     samplers: dict[Name, tuple[SamplerGrid, ...]]
     protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
+
+    @field_validator("sample_seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _without_repetition(value)
 
 
 class Experiment(_Section):
@@ -287,14 +335,21 @@ class Experiment(_Section):
 
     experiment: Name
     dataset: Dataset
-    conditional: bool = Field(False, description="class labels are given to the network")
+    conditional: bool = Field(default=False, description="class labels are given to the network")
     diffusion: Diffusion = Diffusion()
     network: Network
     teacher: Teacher
     models: dict[Name, Student]
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds of the students")
-    threads: Positive = Field(2, description="CPU threads of a training or evaluation job")
+    seeds: tuple[Seed, ...] = Field(
+        default=(0,), min_length=1, description="training seeds of the students"
+    )
+    threads: Positive = Field(default=2, description="CPU threads of a training or evaluation job")
     evaluation: Evaluation
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _without_repetition(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -333,7 +388,11 @@ class Experiment(_Section):
             if wanted == "all":
                 cells = self.cells(model)
             else:
-                cells = [entry.cell for entry in wanted if isinstance(entry, ProtocolCell) and entry.model == model]
+                cells = [
+                    entry.cell
+                    for entry in wanted
+                    if isinstance(entry, ProtocolCell) and entry.model == model
+                ]
             if cells:
                 chosen[name] = cells
         return chosen
@@ -344,7 +403,7 @@ class Experiment(_Section):
         Raises
         ------
         UserError
-            If the experiment has no such model.
+            If the experiment has no such student.
         """
         return self.teacher.training if model == "teacher" else self.student(model).training
 
@@ -352,8 +411,8 @@ class Experiment(_Section):
         """A student's section; raises as :meth:`training`."""
         if model not in self.models:
             raise UserError(
-                f"the experiment {self.experiment} has no model {model!r}; "
-                f"it has {', '.join(['teacher', *self.models])}"
+                f"the experiment {self.experiment} has no student {model!r}; "
+                f"its students are {', '.join(self.models)}"
             )
         return self.models[model]
 
@@ -374,7 +433,9 @@ class Experiment(_Section):
 
     def _ground(self) -> dict[str, Any]:
         data = self.model_dump(mode="json")
-        return {key: data[key] for key in ("dataset", "conditional", "diffusion", "network")}
+        # Where the files came from is no matter: the fingerprint of what they hold is checked.
+        ground = {key: data[key] for key in ("conditional", "diffusion", "network")}
+        return ground | {"dataset": self.dataset.name}
 
     def train_hash(self, model: str) -> str:
         """SHA-256 over everything that decides a model's weights but its seed.
@@ -422,7 +483,13 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is no text", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands there twice", key_node.start_mark
@@ -452,7 +519,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def validated(model: type[ModelT], data: Any, path: str | Path) -> ModelT:
+def validated(model: type[ModelT], data: Any, path: str | os.PathLike[str]) -> ModelT:
     """Validate ``data`` read from ``path``; the first mistake becomes one sentence."""
     try:
         return model.model_validate(data)
@@ -461,10 +528,13 @@ def validated(model: type[ModelT], data: Any, path: str | Path) -> ModelT:
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # An unknown key explains other mistakes; of a union's branches, the one that fits furthest.
+    problems = sorted(
+        error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"]))
+    )
     problem = problems[0]
     # The branches of a union appear in the location; they are no keys of the file.
-    place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple[", "str", "int", "function-"))]
+    place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple["))]
     key = ".".join(str(p) for p in place)
     if problem["type"] == "extra_forbidden":
         allowed = ", ".join(_keys_at(model, place[:-1]))
@@ -522,7 +592,8 @@ def load_workflow(path: str | Path) -> Workflow:
 
 def json_schema(model: type[BaseModel]) -> str:
     """The JSON schema of a model as text, as the files under ``workflow/schemas`` hold it."""
-    return json.dumps(model.model_json_schema(), indent=2) + "\n"
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | model.model_json_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":

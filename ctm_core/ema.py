@@ -1,8 +1,8 @@
 r"""Exponential moving averages of a network's weights.
 
-After each step :math:`\bar\theta \leftarrow \mu \bar\theta + (1 - \mu) \theta`, in one fused call
-over all parameters; buffers are copied. With a ramp-up (EDM, appendix F.2) the half-life is at most
-a share of the steps done, so early averages do not remember the initialisation.
+After each step :math:`\bar\theta \leftarrow \mu \bar\theta + (1 - \mu) \theta`, in one fused
+call over all parameters; buffers are copied. With a ramp-up (EDM, appendix F.2) the half-life is
+at most a share of the steps done, so early averages do not remember the initialisation.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def update(
         0-based step, read only where ``rampup`` is given.
     """
     mu = decay(rate, step, rampup)
-    averages, values = list(average.parameters()), list(network.parameters())
+    averages: list[torch.Tensor] = list(average.parameters())
+    values: list[torch.Tensor] = list(network.parameters())
     torch._foreach_lerp_(averages, values, 1.0 - mu)
     for mean, value in zip(average.buffers(), network.buffers(), strict=True):
         mean.copy_(value)

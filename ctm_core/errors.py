@@ -9,7 +9,9 @@ code   class               meaning
 =====  ==================  =========================================================
 """
 
-__all__ = ["CtmError", "Diverged", "Interrupted", "UserError"]
+import errno
+
+__all__ = ["CtmError", "Diverged", "Interrupted", "UserError", "plain_sentence"]
 
 
 class CtmError(Exception):
@@ -34,3 +36,27 @@ class Interrupted(CtmError):
     """Work stopped before its end and continues when the same command is run again."""
 
     exit_code = 75
+
+
+_WRITABLE = "choose a folder you can write to, or change its permissions"
+_PLAIN = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the limit on file sizes is reached; raise it (ulimit -f) and run again",
+    errno.EROFS: "the file system is read-only; choose a folder you can write to",
+    errno.EACCES: f"permission denied; {_WRITABLE}",
+    errno.EPERM: f"permission denied; {_WRITABLE}",
+    errno.ENOENT: "no such file or folder; correct the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; correct the path",
+    errno.EEXIST: "a file stands where a folder is needed; correct the path",
+    errno.EISDIR: "that is a folder, not a file; correct the path",
+    errno.ENAMETOOLONG: "the name is too long; correct the path",
+}
+
+
+def plain_sentence(error: OSError) -> str | None:
+    """An error of the operating system as one sentence, if the user can do something about it."""
+    if error.errno not in _PLAIN:
+        return None
+    place = error.filename2 or error.filename
+    return f"{place}: {_PLAIN[error.errno]}" if place else _PLAIN[error.errno]

@@ -1,8 +1,8 @@
 """From weights to rows of the table: sample every cell, score it, keep what is done.
 
-Each (cell, sampling seed, protocol) ends as one file of feature moments in the run folder, named by
-a hash of everything it depends on. A killed evaluation finds them again; a changed grid of NFE and
-gamma computes only what is new.
+Each (cell, sampling seed, protocol) ends as one file of feature moments in the run folder, named
+by a hash of everything it depends on. A killed evaluation finds them again; a changed grid of NFE
+and gamma computes only what is new.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from ctm_core.files import (
 from ctm_core.generation import Generator
 from ctm_core.metrics.moments import Moments
 from ctm_core.metrics.reference import Reference, load_reference, score
+from ctm_core.model_file import read_record
 from ctm_core.progress import Progress
 from ctm_core.protocols import Protocol
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder
-from ctm_core.model_file import read_record
 
 __all__ = ["evaluate"]
 
 log = logging.getLogger(__name__)
 
 PREVIEWS = 64
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,25 @@ def evaluate(
     ------
     UserError
         If the weights are of another experiment, model, seed, step or configuration, or a
-        reference is missing.
+        reference is missing or was made from other images.
+    Interrupted
+        If another process evaluates the same weights.
     """
+    experiment.training(model)
     record = read_record(weights)
     _check_weights(experiment, model, weights, record, seed, step)
     torch.set_num_threads(experiment.threads)
     digest = sha256_file(weights)
     loaded = _references(references, experiment, model, record)
-    folder = runs / experiment.experiment / model / f"seed-{seed}" / "evaluation"
-    identity = {"train_hash": "evaluation", "model": model, "seed": seed}
+    # A folder for each step: the snapshots of one training are evaluated side by side.
+    step = int(record["step"])
+    folder = runs / experiment.experiment / model / f"seed-{seed}" / f"evaluation-{step:08d}"
+    identity = {
+        "experiment": experiment.experiment,
+        "model": model,
+        "seed": seed,
+        "train_hash": "evaluation",
+    }
     began = time.monotonic()
     with RunFolder(folder, config=identity, inputs={}):
         generator = Generator.from_file(weights)
@@ -107,7 +118,7 @@ def evaluate(
         "dataset_fingerprint": record["dataset_fingerprint"],
         "model": model,
         "objective": record["objective"],
-        "step": record["step"],
+        "step": step,
         "train_seed": seed,
         "params_m": sum(p.numel() for p in generator.model.parameters()) / 1e6,
         "checkpoint_sha256": digest,
@@ -138,6 +149,13 @@ def _check_weights(
                 f"{path} is of {key} {record[key]}, not {value}; give the file that "
                 f"{experiment.experiment} made for {model}"
             )
+    # `precision: auto` has been resolved by the machine that trained.
+    hashes = [e.train_hash(model) for e in (experiment, *map(experiment.resolved, PRECISIONS))]
+    if record["train_hash"] not in hashes:
+        raise UserError(
+            f"{path} was trained with another configuration of {model} (train_hash "
+            f"{str(record['train_hash'])[:12]}, now {hashes[0][:12]}); train it again"
+        )
 
 
 def _references(
@@ -157,10 +175,20 @@ def _references(
     for name in wanted:
         if name not in found:
             raise UserError(f"no reference given for the protocol {name}; add its file")
-        if found[name].resolution != record["resolution"]:
+        reference = found[name]
+        if reference.resolution != record["resolution"]:
             raise UserError(
-                f"the reference of {name} is of {found[name].resolution}-pixel images, "
+                f"the reference of {name} is of {reference.resolution}-pixel images, "
                 f"{model} makes {record['resolution']}-pixel ones"
+            )
+        learned = {"dataset": record["dataset"], "split": "train"}
+        if (
+            reference.protocol.reference.model_dump() == learned
+            and reference.fingerprint != record["dataset_fingerprint"]
+        ):
+            raise UserError(
+                f"the reference of {name} was made from other images of {record['dataset']} than "
+                f"{model} has learned; make one of them again"
             )
     return {name: found[name] for name in wanted}
 
@@ -175,7 +203,9 @@ def _tasks(
         for seed in experiment.evaluation.sample_seeds:
             for name in [name for name, cells in chosen.items() if cell in cells]:
                 reference = references[name]
-                protocol = reference.protocol.model_dump(mode="json", exclude={"name", "reference"})
+                protocol = reference.protocol.model_dump(
+                    mode="json", exclude={"name", "reference"}
+                )
                 key = sha256_json(
                     {
                         "weights": digest,
@@ -201,7 +231,7 @@ def _compute(
     extractors: dict[str, FeatureExtractor] = {}
     groups: dict[tuple[Cell, int], list[_Task]] = {}
     for task in tasks:
-        if not task.file.exists():
+        if not _done(task):
             groups.setdefault((task.cell, task.seed), []).append(task)
     kept = len({(task.cell, task.seed) for task in tasks}) - len(groups)
     if kept:
@@ -251,7 +281,9 @@ def _rows(
             pooled = states[0][1]
             for _, state in states[1:]:
                 pooled = pooled.merge(state)
-            scored: list[tuple[int | str, Moments]] = [("+".join(str(s) for s, _ in states), pooled)]
+            scored: list[tuple[int | str, Moments]] = [
+                ("+".join(str(s) for s, _ in states), pooled)
+            ]
         else:
             scored = list(states)
         for seed, state in scored:
@@ -267,11 +299,19 @@ def _rows(
     return rows
 
 
-def _moments(path: Path) -> Moments:
+def _done(task: _Task) -> bool:
+    if not task.file.exists():
+        return False
     try:
-        return Moments.from_tensors(load_tensors(path)[0])
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+        _moments(task.file)
+    except (UserError, ValueError) as error:
+        log.warning("%s is damaged and made again: %s", task.file, error)
+        return False
+    return True
+
+
+def _moments(path: Path) -> Moments:
+    return Moments.from_tensors(load_tensors(path)[0])
 
 
 def _previews(path: Path, experiment: Experiment, model: str, generator: Generator) -> None:

@@ -5,6 +5,7 @@ never meets half a file, whatever kills the writer. Tensors are stored as safete
 else as JSON; nothing is pickled.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -80,6 +81,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -89,6 +91,18 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers that were killed; those of living ones stay."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass  # not ours to judge
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -115,11 +129,15 @@ def read_json(path: PathLike) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; make it first or correct the path") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a readable JSON file ({error}); delete it and make it again") from None
+        raise UserError(
+            f"{path} is not a readable JSON file ({error}); delete it and make it again"
+        ) from None
 
 
 def save_tensors(
-    path: PathLike, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str] | None = None
+    path: PathLike,
+    tensors: "Mapping[str, torch.Tensor]",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write named tensors and string metadata as safetensors, atomically.
 
@@ -143,6 +161,21 @@ def _sorted_header(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
+@contextmanager
+def _opened(path: PathLike) -> "Iterator[Any]":
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; make it first or correct the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}); delete it and make it again"
+        ) from None
+
+
 def load_tensors(path: PathLike) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Read every tensor and the metadata of a safetensors file.
 
@@ -151,33 +184,15 @@ def load_tensors(path: PathLike) -> "tuple[dict[str, torch.Tensor], dict[str, st
     UserError
         If the file is missing, truncated or not safetensors.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing; make it first or correct the path")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged or is not a safetensors file ({error}); delete it and make it again"
-        ) from None
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, dict(file.metadata() or {})
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
     """Read only the string metadata of a safetensors file; raises as :func:`load_tensors`."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing; make it first or correct the path")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged or is not a safetensors file ({error}); delete it and make it again"
-        ) from None
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def remove_tree(path: PathLike) -> None:

@@ -39,7 +39,11 @@ class Generator:
     def __init__(self, model: Trajectory, record: dict[str, Any]) -> None:
         self.model = model
         self.record = record
-        self.shape = (int(record["channels"]), int(record["resolution"]), int(record["resolution"]))
+        self.shape = (
+            int(record["channels"]),
+            int(record["resolution"]),
+            int(record["resolution"]),
+        )
         self.classes = int(record["label_dim"])
 
     @classmethod
@@ -67,7 +71,7 @@ class Generator:
         names = [str(name) for name in self.record["class_names"]]
         if label in names:
             return names.index(label)
-        if label.isdigit() and int(label) < self.classes:
+        if label.isdecimal() and int(label) < self.classes:
             return int(label)
         raise UserError(f"there is no class {label!r}; classes are {', '.join(names)}")
 
@@ -106,8 +110,10 @@ class Generator:
         Raises
         ------
         UserError
-            If the combination cannot be sampled, or the model gives NaN.
+            If the combination cannot be sampled, the labels do not fit the model or the count, or
+            the model gives NaN or infinity.
         """
+        self._check_labels(count, label, labels)
         diffusion = self.record["diffusion"]
         device = next(self.model.parameters()).device
         for start in range(0, count, batch_size):
@@ -115,7 +121,7 @@ class Generator:
                 y = self.labels(seed, start, batch_size, label)
             else:
                 y = labels[start : start + batch_size]
-                y = torch.cat([y, y.new_zeros(batch_size - len(y))]) if self.classes else None
+                y = torch.cat([y, y.new_zeros(batch_size - len(y))])
 
             def noise(k: int, start: int = start) -> Tensor:
                 return randomness.normal(seed, "inject", k, start, batch_size, self.shape)
@@ -125,19 +131,39 @@ class Generator:
                 sampler=sampler,
                 nfe=nfe,
                 gamma=gamma,
-                latents=randomness.normal(seed, "latents", 0, start, batch_size, self.shape).to(device),
+                latents=randomness.normal(seed, "latents", 0, start, batch_size, self.shape).to(
+                    device
+                ),
                 noise=noise,
                 labels=None if y is None else y.to(device),
                 sigma_min=diffusion["sigma_min"],
                 sigma_max=diffusion["sigma_max"],
                 rho=diffusion["rho"],
+                clamp=False,
             )
             if not bool(torch.isfinite(images).all()):
                 raise UserError(
-                    f"the model {self.record['model']} (step {self.record['step']}) gives NaN by "
-                    f"{sampler} at nfe {nfe}; its weights are unusable, train it again"
+                    f"the model {self.record['model']} (step {self.record['step']}) gives NaN or "
+                    f"infinity by {sampler} at nfe {nfe}; its weights are unusable, train it again"
                 )
-            yield sampling.to_uint8(images[: count - start].cpu(), rounding)
+            yield sampling.to_uint8(images[: count - start].clamp(-1, 1).cpu(), rounding)
+
+    def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
+        if count < 1:
+            raise UserError(f"at least one sample has to be drawn, not {count}")
+        given = [label] if label is not None else []
+        if labels is not None:
+            if labels.shape != (count,) or labels.dtype != torch.int64:
+                raise UserError(
+                    f"labels must be int64 of shape ({count},), one a sample, not {labels.dtype} "
+                    f"of shape {tuple(labels.shape)}"
+                )
+            given += [int(labels.min()), int(labels.max())]
+        if given and not self.classes:
+            raise UserError("labels were given to an unconditional model, which takes none")
+        for number in given:
+            if not 0 <= number < self.classes:
+                raise UserError(f"there is no class {number}; they are 0 to {self.classes - 1}")
 
     def images(self, count: int, *, progress: bool = False, **options: Any) -> Tensor:
         """All ``count`` images at once; options as :meth:`batches`."""
@@ -165,6 +191,8 @@ class Generator:
         plan = sampling.gamma_jumps if sampler == "gamma" else sampling.gamma_paper_jumps
         jumps = plan(sampling.sigmas(nfe, low, high, rho), 1.0 if gamma is None else gamma)
         parts = []
-        for t, s, noise in zip(jumps.t.tolist(), jumps.s.tolist(), jumps.noise.tolist(), strict=True):
+        for t, s, noise in zip(
+            jumps.t.tolist(), jumps.s.tolist(), jumps.noise.tolist(), strict=True
+        ):
             parts.append(f"{t:.4g} → {s:.4g}" + (f" + noise {noise:.4g}" if noise else ""))
         return ", ".join(parts)

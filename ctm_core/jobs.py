@@ -165,13 +165,14 @@ def _run(
     if not explicit:
         folder = folder / train_hash[:12]
     identity = {
-        "train_hash": train_hash,
+        "experiment": experiment.experiment,
         "model": model,
         "seed": seed,
-        "experiment": experiment.model_dump(mode="json"),
+        "train_hash": train_hash,
+        "configuration": experiment.model_dump(mode="json"),
     }
     if section.channels_last:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        student.to(memory_format=torch.channels_last)
     averages = {rate: ema.frozen_copy(student).train() for rate in rates}
     record = {
         "experiment": experiment.experiment,
@@ -185,10 +186,10 @@ def _run(
         "inputs": dict(inputs),
         "network": experiment.network.model_dump(mode="json"),
         "diffusion": experiment.diffusion.model_dump(mode="json"),
-        "resolution": dataset.images.shape[-1],
-        "channels": dataset.images.shape[1],
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
         "label_dim": _label_dim(experiment, dataset),
-        "class_names": dataset.manifest["class_names"],
+        "class_names": dataset.class_names,
         "time_s": model != "teacher",
     }
 
@@ -263,7 +264,7 @@ def _resolved(experiment: Experiment, device: torch.device) -> Experiment:
 
 
 def _label_dim(experiment: Experiment, dataset: Dataset) -> int:
-    return int(dataset.manifest["classes"]) if experiment.conditional else 0
+    return dataset.classes if experiment.conditional else 0
 
 
 def _fresh(experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool) -> Trajectory:
@@ -271,18 +272,19 @@ def _fresh(experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool)
     return model_file.build_model(
         network=experiment.network,
         diffusion=experiment.diffusion,
-        resolution=dataset.images.shape[-1],
-        channels=dataset.images.shape[1],
+        resolution=dataset.resolution,
+        channels=dataset.channels,
         label_dim=_label_dim(experiment, dataset),
         time_s=time_s,
     )
 
 
 def _check_dataset(experiment: Experiment, dataset: Dataset) -> None:
-    if dataset.manifest["name"] != experiment.dataset.name:
+    if (dataset.name, dataset.split) != (experiment.dataset.name, "train"):
         raise UserError(
-            f"{dataset.path} holds the data set {dataset.manifest['name']}, but the experiment "
-            f"{experiment.experiment} learns {experiment.dataset.name}; prepare it with `ctm data`"
+            f"{dataset.path} holds {dataset.name}, split {dataset.split}, but the experiment "
+            f"{experiment.experiment} learns {experiment.dataset.name}, split train; prepare it "
+            "with `ctm data`"
         )
 
 
@@ -299,11 +301,13 @@ def _check_teacher(
         raise UserError(f"{path} is a student ({record['model']}), not a teacher")
     for key, value in expected.items():
         if json.loads(json.dumps(record[key])) != json.loads(json.dumps(value)):
-            what = "another data set" if key == "dataset_fingerprint" else f"another {key}"
-            raise UserError(
-                f"{path} is a teacher for {what} (its data set is {record['dataset']}); train one "
-                f"for {experiment.experiment} with `ctm teacher`"
-            )
+            if key == "dataset_fingerprint":
+                what = f"was trained on other images of {record['dataset']}"
+                if record["dataset"] != dataset.name:
+                    what = f"was trained for the data set {record['dataset']}, not {dataset.name}"
+            else:
+                what = f"has another {key} than {experiment.experiment}"
+            raise UserError(f"{path} {what}; train a teacher for it with `ctm teacher`")
 
 
 def _preview(
@@ -312,20 +316,20 @@ def _preview(
     """Samples of fixed noises, so that the pictures of a run show one thing getting better."""
     shape = tuple(int(n) for n in dataset.images.shape[1:])
     latents = randomness.normal(0, "latents", 0, 0, PREVIEWS, shape)
-    labels = torch.arange(PREVIEWS) % int(dataset.manifest["classes"])
+    labels = torch.arange(PREVIEWS) % dataset.classes if experiment.conditional else None
     sampler, nfe = ("heun", 17) if model == "teacher" else ("gamma", 1)
 
     def preview(average: Trajectory) -> torch.Tensor:
-        began = time.monotonic()
-        mode = average.training
+        began, mode = time.monotonic(), average.training
+        device = next(average.parameters()).device
         average.eval()
         images = sampling.sample(
             average,
             sampler=sampler,
             nfe=nfe,
             gamma=None if sampler == "heun" else 0.0,
-            latents=latents,
-            labels=labels if experiment.conditional else None,
+            latents=latents.to(device),
+            labels=None if labels is None else labels.to(device),
             noise=lambda i: randomness.normal(0, "inject", i + 1, 0, PREVIEWS, shape),
             sigma_min=experiment.diffusion.sigma_min,
             sigma_max=experiment.diffusion.sigma_max,
@@ -333,6 +337,6 @@ def _preview(
         )
         average.train(mode)
         log.debug("preview in %.2f s", time.monotonic() - began)
-        return sampling.to_uint8(images, "truncate")
+        return sampling.to_uint8(images, "truncate").cpu()
 
     return preview

@@ -47,7 +47,7 @@ class Model:
         self,
         n: int,
         nfe: int | None = None,
-        gamma: float = 0.0,
+        gamma: float | None = None,
         seed: int = 0,
         labels: Tensor | None = None,
         *,
@@ -61,26 +61,28 @@ class Model:
         nfe
             Network evaluations an image; default 1 for a student, 35 for a teacher.
         gamma
-            0 deterministic, 1 consistency sampling; students only.
+            0 deterministic, 1 consistency sampling; default 0. Teachers have none.
         seed
             Sample i depends on the seed and i alone.
         labels
-            Classes, int64 (n,); default uniform.
+            Classes, int64 (n,); default uniform. Unconditional models take none.
         sampler
             ``gamma``, ``gamma_paper``, ``heun`` or ``euler``; default gamma, heun for a teacher.
 
         Raises
         ------
         UserError
-            If sampler, nfe and gamma do not go together.
+            If sampler, nfe and gamma do not go together, or labels do not fit.
         """
         jumps = self._generator.has_jumps
         sampler = sampler or ("gamma" if jumps else "heun")
+        if gamma is None and sampler.startswith("gamma"):
+            gamma = 0.0
         return self._generator.images(
             n,
             sampler=sampler,
-            nfe=nfe or (1 if jumps else 35),
-            gamma=gamma if sampler.startswith("gamma") else None,
+            nfe=(1 if jumps else 35) if nfe is None else nfe,
+            gamma=gamma,
             seed=seed,
             labels=labels,
             batch_size=batch_size,

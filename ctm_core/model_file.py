@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +20,28 @@ from ctm_core.files import load_tensors, read_metadata, save_tensors
 if TYPE_CHECKING:
     from ctm_core.trajectory import Trajectory
 
-__all__ = ["build_model", "export", "load_weights", "read_record"]
+__all__ = ["build_model", "export", "load_state", "load_weights", "read_record"]
 
 FORMAT = "ctm-weights-1"
+
+#: What the record of every weight file says.
+RECORD = {
+    "experiment",
+    "model",
+    "objective",
+    "seed",
+    "step",
+    "train_hash",
+    "dataset",
+    "dataset_fingerprint",
+    "network",
+    "diffusion",
+    "resolution",
+    "channels",
+    "label_dim",
+    "class_names",
+    "time_s",
+}
 
 
 def build_model(
@@ -64,8 +82,13 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is not a weight file of this project; give a student.safetensors or "
             "teacher.safetensors that `ctm train` or `ctm teacher` wrote"
         )
-    record = json.loads(metadata["record"])
-    assert isinstance(record, dict)
+    try:
+        record = json.loads(metadata["record"])
+    except (KeyError, ValueError):
+        record = None
+    if not isinstance(record, dict) or (lacking := sorted(RECORD - record.keys())):
+        what = f"lacks {', '.join(lacking)}" if isinstance(record, dict) else "is not readable"
+        raise UserError(f"{path} is damaged: its record {what}; make it again")
     return record
 
 
@@ -80,18 +103,20 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
     record = read_record(path)
     tensors, _ = load_tensors(path)
     model = build_model(
-        network=config.Network.model_validate(record["network"]),
-        diffusion=config.Diffusion.model_validate(record["diffusion"]),
+        network=config.validated(config.Network, record["network"], path),
+        diffusion=config.validated(config.Diffusion, record["diffusion"], path),
         resolution=record["resolution"],
         channels=record["channels"],
         label_dim=record["label_dim"],
         time_s=record["time_s"],
     )
-    load_state(model, tensors, Path(path))
+    load_state(model, tensors, path)
     return model.eval().requires_grad_(False), record
 
 
-def load_state(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def load_state(
+    model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
+) -> None:
     """Load tensors strictly; raises UserError naming the first name or shape that does not fit."""
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in tensors]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ctm_core.files import atomic_write
@@ -14,8 +16,24 @@ from ctm_core.files import atomic_write
 __all__ = ["grid", "save_array", "save_grid"]
 
 
-def grid(images: torch.Tensor, columns: int | None = None, scale: int | None = None) -> np.ndarray:
-    """Tile uint8 images (N, C, H, W) into one array (rows*H, columns*W, 3), enlarged if small."""
+def grid(
+    images: torch.Tensor, columns: int | None = None, scale: int | None = None
+) -> NDArray[np.uint8]:
+    """Tile images row by row into one picture, enlarged if they are small.
+
+    Parameters
+    ----------
+    images
+        uint8 (N, C, H, W), C = 1 or 3, on the CPU.
+    columns
+        Default: as near to a square as can be.
+    scale
+        Pixels a side of each pixel; default: tiles of at least about 48 pixels.
+
+    Returns
+    -------
+    uint8 array (rows * H * scale, columns * W * scale, 3); places without an image are black.
+    """
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -32,8 +50,11 @@ def save_grid(
     path: str | os.PathLike[str], images: torch.Tensor, columns: int | None = None
 ) -> None:
     """Write a grid of uint8 images (N, C, H, W) as PNG, atomically."""
+    # Encoded in memory: Pillow's own writing to a full disk raises an error that does not say so.
+    encoded = io.BytesIO()
+    Image.fromarray(grid(images, columns)).save(encoded, format="PNG")
     with atomic_write(path) as temporary:
-        Image.fromarray(grid(images, columns)).save(temporary, format="PNG")
+        temporary.write_bytes(encoded.getvalue())
 
 
 def save_array(path: str | os.PathLike[str], images: torch.Tensor) -> None:

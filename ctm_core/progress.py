@@ -1,4 +1,4 @@
-"""What a long job shows while it runs: a bar on a terminal, one line every few seconds elsewhere."""
+"""What a long job shows: a bar on a terminal, elsewhere one line every few seconds."""
 
 from __future__ import annotations
 

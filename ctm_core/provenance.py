@@ -19,6 +19,9 @@ def code_version() -> str:
     version = metadata.version("ctm_core")
     root = Path(__file__).resolve().parent.parent
     try:
+        # Installed into an environment inside somebody's repository, it is not that one's code.
+        if Path(_git(root, "rev-parse", "--show-toplevel").stdout.strip()) != root:
+            return version
         commit = _git(root, "rev-parse", "--short=12", "HEAD").stdout.strip()
         dirty = _git(root, "status", "--porcelain", "--", *CODE).stdout.strip()
     except (OSError, subprocess.SubprocessError):

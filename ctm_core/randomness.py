@@ -1,9 +1,9 @@
 r"""Random numbers as a pure function of (seed, stream, step, sample index).
 
 A draw is made by the counter-based generator Philox-4x64 (Salmon et al., 2011): the key holds
-(seed, stream), the counter holds (step, sample index). Nothing is stored between draws, so a result
-cannot depend on restarts, on how a batch is split, or on how many processes share it: the rows of
-samples :math:`a, …, b-1` are the same whether they are drawn in one call or in many.
+(seed, stream), the counter holds (step, sample index). Nothing is stored between draws, so a
+result cannot depend on restarts, on how a batch is split, or on how many processes share it: the
+rows of samples :math:`a, …, b-1` are the same whether they are drawn in one call or in many.
 
 Layout of the 256-bit counter, low word first: ``(sample index * blocks, 0, step, 0)``, where one
 block is four 64-bit words and a sample owns as many blocks as its shape needs.
@@ -36,8 +36,8 @@ def _words(
 
 
 def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    # 53 bits, centred in their cell: strictly inside (0, 1), so the normal quantile is finite.
-    return np.asarray(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    # 52 bits, centred in their cell: exact in float64 and strictly inside (0, 1).
+    return np.asarray(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 def uniform(
@@ -75,9 +75,7 @@ def normal(
     return torch.from_numpy(ndtri(_unit(words)).astype(np.float32)).reshape(count, *shape)
 
 
-def integers(
-    seed: int, stream: str, step: int, start: int, count: int, high: int
-) -> torch.Tensor:
+def integers(seed: int, stream: str, step: int, start: int, count: int, high: int) -> torch.Tensor:
     """Integers uniform on {0, …, high - 1}, one per sample: shape (count,), int64."""
     numbers = np.floor(_unit(_words(seed, stream, step, start, count, 1))[:, 0] * high)
     return torch.from_numpy(numbers.astype(np.int64))

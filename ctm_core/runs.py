@@ -2,19 +2,21 @@
 
 Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
 
-    config.json     the resolved configuration and its hash
+    config.json     experiment, model, seed, the resolved configuration and its hash
     inputs.json     sha256 of everything the run reads (data set, teacher, perceptual network)
     run.json        threads, hardware, versions, whether every resume was exact
     lock            held (flock) by the one process that may write here; its text names the owner
     failed.json     the sentence of a failure that further attempts would only repeat
     checkpoints/    see :mod:`ctm_core.checkpoint`
+    exports/        the weights that were asked for, final and on the way
     training.jsonl  loss terms by step     previews/  sample grids     tensorboard/  scalars
+    set-aside-1/    what was there before an input changed
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -24,12 +26,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ctm_core.errors import CtmError, Diverged, Interrupted, UserError
+from ctm_core.errors import CtmError, Diverged, Interrupted, UserError, plain_sentence
 from ctm_core.files import read_json, write_json
 
 __all__ = ["RunFolder", "environment"]
 
 log = logging.getLogger(__name__)
+
+#: What a training has made of its inputs, beside the records of its environment.
+STATE = ("checkpoints", "exports", "training.jsonl", "previews", "tensorboard")
 
 
 def environment() -> dict[str, Any]:
@@ -75,7 +80,7 @@ class RunFolder:
     Interrupted
         If another living process holds the folder.
     UserError
-        If the folder belongs to another configuration.
+        If the folder belongs to another experiment, model, seed or configuration.
     """
 
     def __init__(
@@ -102,11 +107,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._acquire()
         try:
-            self._recall_failure()
+            # First, and recorded nowhere: another run's folder is left as it is.
             self._check_config()
+            self._recall_failure()
             self._check_inputs()
-        except CtmError as error:
-            self._record_failure(error)
+        except BaseException:
             self._release()
             raise
         return self
@@ -117,9 +122,13 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, CtmError):
-            self._record_failure(error)
-        self._release()
+        try:
+            if isinstance(error, CtmError):
+                self._record_failure(error.exit_code, str(error))
+            elif isinstance(error, OSError) and (sentence := plain_sentence(error)):
+                self._record_failure(UserError.exit_code, sentence)
+        finally:
+            self._release()
 
     # -- lock --------------------------------------------------------------------------------
 
@@ -128,7 +137,7 @@ class RunFolder:
         lock = open(self.path / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.seek(0)
             owner = lock.read().strip() or "an unknown process"
             lock.close()
@@ -139,7 +148,8 @@ class RunFolder:
         lock.truncate()
         job = os.environ.get("SLURM_JOB_ID")
         lock.write(
-            f"process {os.getpid()} on {socket.gethostname()}" + (f" (Slurm job {job})" if job else "")
+            f"process {os.getpid()} on {socket.gethostname()}"
+            + (f" (Slurm job {job})" if job else "")
         )
         lock.flush()
         self._lock = lock
@@ -160,15 +170,12 @@ class RunFolder:
             kind = Diverged if failure["exit_code"] == Diverged.exit_code else UserError
             raise kind(failure["message"])
 
-    def _record_failure(self, error: CtmError) -> None:
-        if error.exit_code in (UserError.exit_code, Diverged.exit_code):
-            try:
-                write_json(
-                    self.path / "failed.json",
-                    {"exit_code": error.exit_code, "message": str(error)},
-                )
-            except OSError as problem:
-                log.warning("could not record the failure: %s", problem)
+    def _record_failure(self, exit_code: int, message: str) -> None:
+        if exit_code not in (UserError.exit_code, Diverged.exit_code):
+            return
+        # On a full disk this fails too; the failure itself is on its way to the user.
+        with contextlib.suppress(OSError):
+            write_json(self.path / "failed.json", {"exit_code": exit_code, "message": message})
 
     # -- identity ----------------------------------------------------------------------------
 
@@ -178,12 +185,13 @@ class RunFolder:
             write_json(file, self.config)
             return
         stored = read_json(file)
-        if stored.get("train_hash") != self.config["train_hash"]:
-            raise UserError(
-                f"{self.path} belongs to another configuration (train_hash "
-                f"{str(stored.get('train_hash'))[:12]}, not {self.config['train_hash'][:12]}); "
-                "give another --run folder, or leave --run out"
-            )
+        for key in ("experiment", "model", "seed", "train_hash"):
+            there, here = stored.get(key), self.config.get(key)
+            if there != here:
+                raise UserError(
+                    f"{self.path} belongs to another run: its {key} is {str(there)[:12]}, not "
+                    f"{str(here)[:12]}; give another --run folder, or leave --run out"
+                )
 
     def _check_inputs(self) -> None:
         file = self.path / "inputs.json"
@@ -195,15 +203,20 @@ class RunFolder:
             aside = self._set_aside()
             log.warning(
                 "%s: %s changed since this run began; its state is set aside in %s and training "
-                "starts anew", self.path, ", ".join(sorted(changed)), aside.name,
+                "starts anew",
+                self.path,
+                ", ".join(sorted(changed)),
+                aside.name,
             )
         write_json(file, self.inputs)
 
     def _set_aside(self) -> Path:
-        number = 1 + len(list(self.path.glob("set-aside-*")))
-        aside = self.path / f"set-aside-{number}"
+        number = 1
+        while (aside := self.path / f"set-aside-{number}").exists():
+            number += 1
         aside.mkdir()
-        for name in ("checkpoints", "training.jsonl", "run.json", "inputs.json", "previews"):
+        # The inputs last: a kill on the way finds them still changed, and sets aside the rest.
+        for name in (*STATE, "run.json", "inputs.json"):
             if (self.path / name).exists():
                 os.rename(self.path / name, aside / name)
         return aside
@@ -228,7 +241,9 @@ class RunFolder:
         if changed:
             log.warning(
                 "%s is resumed under another %s; its weights may differ in the last bits (exact: "
-                "false)", self.path, ", ".join(changed),
+                "false)",
+                self.path,
+                ", ".join(changed),
             )
             self.exact = False
         write_json(
@@ -239,19 +254,3 @@ class RunFolder:
                 "starts": stored["starts"] + 1,
             },
         )
-
-    # -- scalars -----------------------------------------------------------------------------
-
-    def rewind_scalars(self, step: int) -> None:
-        """Drop the lines of ``training.jsonl`` after ``step``: they will be written again."""
-        file = self.path / "training.jsonl"
-        if not file.exists():
-            return
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):
-                break
-        file.write_text("".join(kept), encoding="utf-8")

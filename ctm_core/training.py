@@ -8,7 +8,6 @@ checkpoint of step n holds.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import platform
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import checkpoint, ema, randomness
+from ctm_core import checkpoint, ema, randomness, scalars
 from ctm_core.config import Training
 from ctm_core.errors import Diverged, Interrupted
 from ctm_core.objectives import Batch, Objective
@@ -109,8 +108,10 @@ class Trainer:
         self._stop: int | None = None
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        kind = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam}[self.section.optimizer]
-        return kind(self.student.parameters(), lr=self.section.learning_rate, foreach=True)
+        rate, parameters = self.section.learning_rate, self.student.parameters()
+        if self.section.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=rate, foreach=True)
+        return torch.optim.RAdam(parameters, lr=rate, foreach=True)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -137,13 +138,15 @@ class Trainer:
         missing = [step for step, path in exports.items() if not path.exists()]
         self._resume(before=min(missing, default=None))
         progress = Progress(self.title, self.section.steps, self.step)
-        with self._signals(), self._recorder() as record:
+        scalars_of_run = scalars.Scalars(self.run.path, self.step)
+        with contextlib.closing(progress), self._signals(), scalars_of_run as curve:
             began = time.monotonic()
             while self.step < self.section.steps:
                 terms = self._step()
                 progress.advance(self.section.batch_size, terms)
                 if self.step % self.section.log_every == 0 or self.step == self.section.steps:
-                    record(terms, progress.images_per_second)
+                    speed = {"images_per_second": progress.images_per_second}
+                    curve.write(self.step, terms | speed)
                 if self._due(self.section.preview_every):
                     self._picture()
                 if self.step in exports:
@@ -160,7 +163,6 @@ class Trainer:
                         f"{self.title} stopped by {name} after step {self.step}; run the same "
                         "command again to continue"
                     )
-        progress.close()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -178,8 +180,10 @@ class Trainer:
             with self._autocast():
                 parts = self.objective.backward(batch, share)
             for name, value in parts.items():
-                self._guard(name, value)
                 terms[name] = terms.get(name, 0.0) + share * value
+            # The sum last, so that the message names the term that spoilt it.
+            for name in sorted(parts, key=lambda name: name == "loss"):
+                self._guard(name, parts[name])
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         self._guard("gradient norm", float(norm))
@@ -207,7 +211,9 @@ class Trainer:
     def _guard(self, term: str, value: float) -> None:
         if not math.isfinite(value):
             kept = checkpoint.steps(self.run.checkpoints)
-            kept_text = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
+            kept_text = (
+                f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
+            )
             raise Diverged(
                 f"{self.title}: the {term} became {value} at step {self.step + 1} ({kept_text}); "
                 "lower the learning rate or change the precision"
@@ -245,7 +251,7 @@ class Trainer:
             "discriminator": {},
         }
         for rate, average in self.averages.items():
-            sections[f"ema_{rate:g}"] = average.state_dict()
+            sections[f"ema_{rate}"] = average.state_dict()
         state = {
             "seed": self.seed,
             "seconds": self.seconds,
@@ -258,43 +264,25 @@ class Trainer:
         checkpoint.prune(self.run.checkpoints, self.section.keep)
 
     def _resume(self, before: int | None) -> None:
-        """Go back to the newest checkpoint from which every missing export is still to come."""
+        """Go back to the newest checkpoint from which every missing export is still to come.
+
+        Whatever belongs to a later step goes, so that the folder always tells of one history.
+        """
         found = checkpoint.newest(self.run.checkpoints, before)
+        self.step = 0 if found is None else found.step
+        checkpoint.discard_after(self.run.checkpoints, self.step)
+        scalars.rewind(self.run.path, self.step)
         if found is None:
-            self.run.rewind_scalars(0)
             return
-        self.step = found.step
         self.student.load_state_dict(found.sections["student"])
         for rate, average in self.averages.items():
-            average.load_state_dict(found.sections[f"ema_{rate:g}"])
+            average.load_state_dict(found.sections[f"ema_{rate}"])
         _restore(self.optimizer, found.sections["optimizer"])
         self.objective.evaluations.update(found.state["evaluations"])
         self.seconds = float(found.state["seconds"])
-        self.run.rewind_scalars(self.step)
         log.info("%s continues after step %d", self.title, self.step)
 
     # -- record --------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _recorder(self) -> Iterator[Callable[[Mapping[str, float], float], None]]:
-        from tensorboardX import SummaryWriter
-
-        board = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.step + 1)
-        file = open(self.run.path / "training.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-
-        def record(terms: Mapping[str, float], images_per_second: float) -> None:
-            line = {"step": self.step, **terms, "images_per_second": images_per_second}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            for name, value in line.items():
-                if name != "step":
-                    board.add_scalar(name, value, self.step)
-
-        try:
-            yield record
-        finally:
-            file.close()
-            board.close()
 
     def _picture(self) -> None:
         if self.preview is not None:
@@ -331,9 +319,14 @@ def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
-    groups = optimizer.state_dict()["param_groups"]
+        parameter = parameters[int(index)]
+        # A copy, laid out as it was: a file holds neither strides nor memory of our own.
+        same = value.shape == parameter.shape and value.ndim > 0
+        copy = torch.empty_like(parameter, dtype=value.dtype) if same else torch.empty_like(value)
+        state.setdefault(int(index), {})[slot] = copy.copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})

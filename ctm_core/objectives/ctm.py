@@ -2,7 +2,7 @@ r"""Consistency trajectory matching with denoising score matching (CTM sections 
 
 One step, as the paper's algorithm 1 without the adversarial term::
 
-    k ~ P(k) ∝ k on 1..M, once for the global batch;   i, j on the grid;   t, u, s = t_i, t_{i+k}, t_j
+    k ~ P(k) ∝ k on 1..M, once for the global batch; i, j on the grid;  t, u, s = t_i, t_{i+k}, t_j
     x_t      = x_0 + t ξ
     x_u      = Solver(x_t, t, u; teacher)                      k Heun steps
     x_est    = G_ema(G_θ(x_t, t, s), s, σ_min)                 gradient passes through G_ema
@@ -57,7 +57,8 @@ def adaptive_weight(
         Clip; [0, 1e4] for DSM as released.
     """
     ratio = reference.norm() / (other.norm() + 1e-4)
-    return ratio.clamp(low, high).detach()
+    weight: Tensor = ratio.clamp(low, high).detach()
+    return weight
 
 
 class CtmObjective:
@@ -105,6 +106,7 @@ class CtmObjective:
     def backward(self, batch: Batch, share: float) -> dict[str, float]:
         """See :class:`ctm_core.objectives.Objective`."""
         k, i, j = self.draw(batch)
+        i, j = i.to(batch.images.device), j.to(batch.images.device)
         grid = self.grid.to(batch.images)
         t, s = grid[i], grid[j]
         x_t = batch.images + t.view(-1, 1, 1, 1) * batch.normal("noise")
@@ -175,13 +177,17 @@ class CtmObjective:
     def solve(
         self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Tensor | None
     ) -> Tensor:
-        """``steps`` Heun steps of the teacher along the grid from t_i, a number for each sample."""
+        """Heun steps of the teacher along the grid from t_i, ``steps`` of each sample."""
         x = x.clone()
         for m in range(int(steps.max())):
             rows = (steps > m).nonzero().flatten()
             y = _take(labels, rows)
+
+            def denoiser(z: Tensor, time: Tensor, y: Tensor | None = y) -> Tensor:
+                return self.teacher.denoise(z, time, y)
+
             t, t_next = grid[i[rows] + m], grid[i[rows] + m + 1]
-            x[rows] = heun_step(lambda z, r, y=y: self.teacher.denoise(z, r, y), x[rows], t, t_next)
+            x[rows] = heun_step(denoiser, x[rows], t, t_next)
             self.evaluations["teacher"] += 2 * len(rows)
         return x
 
@@ -211,9 +217,7 @@ class CtmObjective:
             rho=self.diffusion.rho,
         )
 
-    def dsm_weight(
-        self, ctm: tuple[Tensor, Tensor], dsm: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def dsm_weight(self, ctm: tuple[Tensor, Tensor], dsm: tuple[Tensor, Tensor]) -> Tensor:
         """lambda_dsm from (raw output, its gradient) of both losses, in float32 or wider."""
         scale = self.section.dsm.weight
         if not self.section.dsm.adaptive:

@@ -4,7 +4,8 @@ r"""Denoising score matching with EDM's weighting (Karras et al. 2022; CTM secti
     L(\theta) = \mathbb E\; \lambda(\sigma)\, \| D_\theta(x_0 + \sigma \xi, \sigma) - x_0 \|^2 / D,
     \qquad \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2},
 
-the mean over the D elements of an image. For CTM, :math:`D_\theta(x, \sigma) = g(x, \sigma, \sigma)`.
+the mean over the D elements of an image. For CTM,
+:math:`D_\theta(x, \sigma) = g(x, \sigma, \sigma)`.
 """
 
 from __future__ import annotations

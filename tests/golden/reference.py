@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Case:
         return self[f"in/{key}"].to(dtype)
 
     def weights(self, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Tensors below ``prefix/`` without it, upcast from the exact float16 they are stored in."""
+        """Tensors below ``prefix/``, without it; upcast from float16, in which they are exact."""
         start = f"{prefix}/"
         return {
             key.removeprefix(start): value.to(dtype)
@@ -77,15 +78,14 @@ class Case:
         }
 
     def expected(self, key: str, precision: torch.dtype) -> Tensor:
-        """``out32/<key>`` or ``out64/<key>`` for the run's precision; out64 if it is the only one."""
+        """``out32/<key>`` or ``out64/<key>`` by the run's precision; out64 if it stands alone."""
         own = f"out{32 if precision == torch.float32 else 64}/{key}"
         return self[own if own in self else f"out64/{key}"]
 
     def labels(self, dtype: torch.dtype) -> Tensor | None:
         """Class labels of the inputs: int64 (B,), or one-hot (B, label_dim) in ``dtype``."""
-        for key in ("in/y", "in/labels", "in/class_labels", "in/labels_onehot"):
-            if key in self:
-                labels = self[key]
+        for key, labels in self.tensors.items():
+            if re.fullmatch(r"in/(y|y_.*|.*label.*)", key) and "augment" not in key:
                 return labels.to(dtype) if labels.ndim == 2 else labels.long()
         return None
 
@@ -138,7 +138,7 @@ def build(
 
 
 def student(case: Case, dtype: torch.dtype, prefix: str = "net") -> Trajectory:
-    """A CTM network of a file: ``net`` of ctm_student_cifar, ``student`` or ``ema`` of training."""
+    """A CTM network: ``net`` of ctm_student_cifar, ``student`` or ``ema`` of ctm_training."""
     kwargs = case.meta["kwargs" if "kwargs" in case.meta else "student_kwargs"]
     sigma_data = float(case.meta.get("sigma_data", 0.5))
     return build(kwargs, case.weights(prefix, dtype), dtype, time_s=True, sigma_data=sigma_data)

@@ -26,9 +26,7 @@ def test_teacher(precision: torch.dtype) -> None:
     def denoised(y: Tensor | None, aug: Tensor | None) -> Tensor:
         return model.denoise(x, t, y, aug)
 
-    compare(
-        "F", model.raw(x, t, None, labels, augment), case.expected("F", precision), precision
-    )
+    compare("F", model.raw(x, t, None, labels, augment), case.expected("F", precision), precision)
     compare("D", denoised(labels, augment), case.expected("D", precision), precision)
     # What the other condition was in these two is not recorded: either reading may match.
     for name, candidates in (
@@ -106,9 +104,7 @@ def test_scalings() -> None:
     compare("250 ln t", 1000 * ours.c_noise, case["scalings/rescaled_t"], precision)
     # G over any raw output is linear in it: the outer coefficients by superposition.
     generator = torch.Generator().manual_seed(0)
-    x, raw = (
-        torch.randn(len(t), 1, 2, 2, generator=generator, dtype=precision) for _ in range(2)
-    )
+    x, raw = (torch.randn(len(t), 1, 2, 2, generator=generator, dtype=precision) for _ in range(2))
     model = Trajectory(torch.nn.Identity())
     inner = _times(case["scalings/inner_edm/c_skip"], x) + _times(
         case["scalings/inner_edm/c_out"], raw

@@ -66,9 +66,7 @@ def _ctm_variants(precision: torch.dtype) -> None:
         compare(f"{name}/s", torch.stack(recorder.s), case[f"{name}/s"], precision)
         if f"{name}/G" in case:
             ours = torch.stack(recorder.out).flatten(0, 1)
-            compare(
-                f"{name}/G", ours, case[f"{name}/G"].flatten(0, 1), precision, solve=True
-            )
+            compare(f"{name}/G", ours, case[f"{name}/G"].flatten(0, 1), precision, solve=True)
 
 
 def _run(
@@ -131,7 +129,9 @@ def test_edm_sampler(precision: torch.dtype) -> None:
         states.append(x)
         return model.denoise(x.to(precision), t, y).double()
 
-    final = sampling.sample_heun(denoiser, case.input("latents", torch.float64) * levels[0], levels)
+    final = sampling.sample_heun(
+        denoiser, case.input("latents", torch.float64) * levels[0], levels
+    )
     assert len(states) == int(case.expected("nfe", precision))
     states = [*states[::2], final]
     t_steps = torch.cat([levels, torch.zeros(1)])

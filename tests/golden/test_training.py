@@ -11,7 +11,16 @@ from ctm_core.objectives import Batch
 from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.perceptual import build_distance
 
-from .reference import FLOAT32_SOLVE, FLOAT64_STORED64, Case, compare, error, load, student, teacher
+from .reference import (
+    FLOAT32_SOLVE,
+    FLOAT64_STORED64,
+    Case,
+    compare,
+    error,
+    load,
+    student,
+    teacher,
+)
 
 
 class GoldenBatch(Batch):

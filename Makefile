@@ -1,0 +1,51 @@
+# make setup   install everything pinned into .venv (TORCH=cpu: a smaller set without CUDA)
+# make table   the default experiment, from data to results/table.csv and results/report.html
+# make test    every check; those that need system packages only under CTM_TEST_SYSTEM=1
+# make bench   how long steps, samples and scores take on this machine
+# make lock    resolve pyproject.toml into the lock files anew
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.PHONY: setup table test bench lock
+
+VENV := .venv
+# What was installed stays chosen until TORCH says otherwise.
+TORCH ?= $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*) $(VENV)/.installed-cuda))
+LOCK_cuda := requirements/lock.txt
+LOCK_cpu := requirements/lock-cpu.txt
+LOCK := $(LOCK_$(TORCH))
+ifeq ($(LOCK),)
+$(error TORCH=$(TORCH) is unknown; it is cuda or cpu)
+endif
+INSTALLED := $(VENV)/.installed-$(TORCH)
+CORES ?= all
+# The first Python on the path that is new enough.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+setup: $(INSTALLED)
+
+$(INSTALLED): $(LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 2; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@echo "Installing $(LOCK) into $(VENV) (a few minutes the first time)"
+	pip install --quiet --requirement $(LOCK)
+	pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+table: setup
+	@python workflow/scripts/clear_dead_lock.py
+	snakemake --cores $(CORES) results/table.csv results/report.html
+
+test: setup
+	python -m pytest --durations=20 $(PYTEST_FLAGS)
+
+bench: setup
+	python benchmarks/bench.py
+
+lock: setup
+	python requirements/lock.py

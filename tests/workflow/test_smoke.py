@@ -1,0 +1,161 @@
+"""The whole DAG once, from nothing to the report, and what a user does with it afterwards."""
+
+import csv
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.project import ROOT, Project
+
+from ctm_core.config import load_experiment
+
+Branch = Callable[[], Project]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_takes_minutes_at_most(finished: Project) -> None:
+    # 90 s on two idle cores; a machine that also does something else gets twice that.
+    assert float((finished.path / "smoke.seconds").read_text()) < 180
+
+
+def test_every_cell_has_its_row(finished: Project) -> None:
+    experiment = load_experiment(ROOT / "config/experiments/smoke.yaml")
+    expected = []
+    for model, steps in (("teacher", [60]), ("ctm", [15, 30]), ("ctm_nodsm", [20])):
+        for step in steps:
+            for protocol, cells in experiment.protocols(model).items():
+                expected += [(model, str(step), c.sampler, str(c.nfe), protocol) for c in cells]
+    keys = ("model", "step", "sampler", "nfe", "protocol")
+    found = [tuple(row[k] for k in keys) for row in rows(finished.path / "results/table.csv")]
+    assert sorted(found) == sorted(expected)
+
+
+def test_every_value_names_its_weights(finished: Project) -> None:
+    import hashlib
+
+    path = finished.path / "results/smoke/ctm/seed-0/student.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    mine = [
+        row
+        for row in rows(finished.path / "results/runs.csv")
+        if (row["model"], row["step"]) == ("ctm", "30")
+    ]
+    assert mine and {row["checkpoint_sha256"] for row in mine} == {digest}
+    metrics = json.loads((finished.path / "results/metrics.json").read_text())
+    assert set(metrics["smoke"]) == {"teacher", "ctm", "ctm_nodsm"}
+
+
+def test_logs_times_figures_and_report_are_there(finished: Project) -> None:
+    assert "step 30/30" in (finished.path / "logs/train/smoke/ctm/seed-0.log").read_text()
+    benchmark = finished.path / "results/benchmarks/train/smoke/ctm/seed-0.tsv"
+    assert float(benchmark.read_text().splitlines()[1].split("\t")[0]) > 0
+    assert len(list((finished.path / "results/figures").glob("*.png"))) >= 4
+    report = (finished.path / "results/report.html").read_text()
+    assert "smoke" in report and report.rstrip().endswith("</html>")
+
+
+def test_progress_is_shown_while_it_runs(finished: Project) -> None:
+    log = (finished.path / "smoke.log").read_text()
+    assert "smoke teacher seed 0: step 60/60" in log and "images/s" in log
+
+
+def test_training_state_is_outside_the_results(finished: Project) -> None:
+    checkpoints = list((finished.path / "runs/smoke").glob("*/seed-0/*/checkpoints/step-*"))
+    assert len(checkpoints) == 6  # two kept for each of three trainings
+    assert not list((finished.path / "results").rglob("checkpoints"))
+
+
+def test_the_same_command_elsewhere_gives_the_same_bytes(
+    finished: Project, project: Project
+) -> None:
+    target = "results/smoke/ctm_nodsm/seed-0/student.safetensors"
+    project.snakemake("--", target)
+    mine = project.results("results/smoke/**/*.safetensors")
+    assert set(mine) >= {target, "results/smoke/teacher/seed-0/teacher.safetensors"}
+    theirs = finished.results("results/smoke/**/*.safetensors")
+    assert mine == {path: theirs[path] for path in mine}
+
+
+def test_snakemakes_own_report(branch: Branch) -> None:
+    project = branch()
+    project.snakemake("--report", "overview.html")
+    text = (project.path / "overview.html").read_text()
+    assert "Consistency Trajectory Models" in text and "table.csv" in text
+
+
+def test_a_missing_file_of_a_finished_run_is_made_again(branch: Branch) -> None:
+    project = branch()
+    before = project.results()
+    # The whole training folder: its state in runs/ is whole, so nothing is trained again.
+    project.remove("results/smoke/ctm_nodsm")
+    began = time.monotonic()
+    project.snakemake("--", "results/smoke/ctm_nodsm/seed-0/step-20/evaluation.json")
+    assert time.monotonic() - began < 90
+    assert project.results() == before
+
+
+def test_a_read_only_results_folder_is_one_sentence(branch: Branch) -> None:
+    project = branch()
+    shutil.rmtree(project.path / "results/figures")
+    (project.path / "results/figures").write_text("in the way")
+    output = project.run(
+        "ctm", "figures", "--output", "results/figures",
+        "results/smoke/teacher/seed-0/step-60/evaluation.json", code=2,
+    )  # fmt: skip
+    assert len(output.splitlines()) == 1 and "results/figures" in output
+
+
+# -- a Snakemake that was killed ----------------------------------------------------------------
+
+CLEAR = (sys.executable, "workflow/scripts/clear_dead_lock.py")
+
+
+@pytest.mark.parametrize("orphan", [False, True], ids=["whole group", "snakemake alone"])
+def test_make_clears_the_lock_of_a_killed_snakemake(
+    branch: Branch, kill_when: Callable[..., None], orphan: bool
+) -> None:
+    project = branch()
+    expected = project.results("results/smoke/ctm/seed-0/*")
+    project.remove("results/smoke/ctm", "runs/smoke/ctm")
+    target = "results/smoke/ctm/seed-0/student.safetensors"
+    process = project.start(
+        "snakemake", "--cores", "2", "--configfile", "config/smoke.yaml", "--", target
+    )
+    kill_when(process, project, "runs/smoke/ctm/seed-0/*/checkpoints/step-00000010", group=not orphan)
+    assert not (project.path / target).exists()
+
+    refused = project.snakemake("--", target, code=1)
+    assert "snakemake --unlock" in refused
+    printed = project.run(*CLEAR)
+    assert "Clearing the lock of a killed Snakemake" in printed
+    assert ("left behind" in printed) == orphan
+    assert "continues after step" in project.snakemake("--", target)
+    assert project.results("results/smoke/ctm/seed-0/*") == expected
+
+
+def test_the_lock_of_a_living_snakemake_stays(branch: Branch) -> None:
+    project = branch()
+    project.remove("results/smoke/ctm", "runs/smoke/ctm")
+    target = "results/smoke/ctm/seed-0/student.safetensors"
+    process = project.start(
+        "snakemake", "--cores", "2", "--configfile", "config/smoke.yaml", "--", target
+    )
+    try:
+        while not list(project.path.glob("runs/smoke/ctm/seed-0/*/lock")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert project.run(*CLEAR) == ""
+        assert list((project.path / ".snakemake/locks").glob("*"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert "run the same command again" in output

@@ -1,0 +1,65 @@
+# Scores: what samples are compared with, and the samples of every cell of a model.
+
+
+rule classifier:
+    input:
+        **prepared("{dataset}", "train"),
+    output:
+        "results/features/classifier_{dataset}.safetensors",
+    log:
+        "logs/features/classifier_{dataset}.log",
+    benchmark:
+        "results/benchmarks/features/classifier_{dataset}.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    threads: 2
+    params:
+        data=subpath(input.manifest, parent=True),
+    shell:
+        "ctm features classifier --data {params.data:q} --output {output:q} 2>&1 | tee -i {log:q}"
+
+
+rule reference:
+    input:
+        unpack(reference_data),
+    output:
+        "results/features/{protocol}.safetensors",
+    log:
+        "logs/features/{protocol}.log",
+    benchmark:
+        "results/benchmarks/features/{protocol}.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    threads: 2
+    params:
+        digest=protocol_digest,
+        protocol=protocol_path,
+        data=subpath(input.manifest, parent=True),
+    shell:
+        "ctm features reference --protocol {params.protocol:q} --data {params.data:q}"
+        " --output {output:q} 2>&1 | tee -i {log:q}"
+
+
+rule evaluate:
+    input:
+        weights=evaluated_weights,
+        references=references,
+    output:
+        evaluation="results/{experiment}/{model}/seed-{seed}/step-{step}/evaluation.json",
+        previews="results/{experiment}/{model}/seed-{seed}/step-{step}/previews.safetensors",
+    log:
+        "logs/evaluate/{experiment}/{model}/seed-{seed}/step-{step}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{experiment}/{model}/seed-{seed}/step-{step}.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    threads: evaluation_threads
+    params:
+        digest=evaluation_digest,
+        config=experiment_file,
+        runs="runs",
+        folder=subpath(output.evaluation, parent=True),
+    shell:
+        "ctm evaluate --config {params.config:q} --model {wildcards.model} --seed {wildcards.seed}"
+        " --step {wildcards.step} --weights {input.weights:q} --runs {params.runs:q}"
+        " --output {params.folder:q} {input.references:q} 2>&1 | tee -i {log:q}"

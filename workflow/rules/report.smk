@@ -1,0 +1,68 @@
+# What is read: the table, the figures and the report.
+
+
+rule table:
+    input:
+        evaluated("evaluation.json"),
+    output:
+        runs="results/runs.csv",
+        table=report("results/table.csv", caption="../report/table.rst", category="Table"),
+        markdown="results/table.md",
+        metrics="results/metrics.json",
+    log:
+        "logs/report/table.log",
+    benchmark:
+        "results/benchmarks/report/table.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    params:
+        folder=subpath(output.table, parent=True),
+    shell:
+        "ctm table --output {params.folder:q} {input:q} 2>&1 | tee -i {log:q}"
+
+
+rule figures:
+    input:
+        evaluations=evaluated("evaluation.json"),
+        previews=evaluated("previews.safetensors"),
+        curves=trained("training.jsonl"),
+        records=trained("training.json"),
+    output:
+        report(
+            directory("results/figures"),
+            patterns=["{figure}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+    log:
+        "logs/report/figures.log",
+    benchmark:
+        "results/benchmarks/report/figures.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    params:
+        curves=training_options,
+    shell:
+        "ctm figures --output {output:q} {params.curves:q} {input.evaluations:q}"
+        " 2>&1 | tee -i {log:q}"
+
+
+rule report:
+    input:
+        rules.table.output,
+        rules.figures.output,
+        evaluations=evaluated("evaluation.json"),
+        previews=evaluated("previews.safetensors"),
+        records=trained("training.json"),
+    output:
+        report("results/report.html", caption="../report/report.rst", category="Report"),
+    log:
+        "logs/report/report.log",
+    benchmark:
+        "results/benchmarks/report/report.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    params:
+        results=subpath(input[0], parent=True),
+    shell:
+        "ctm report --results {params.results:q} --output {output:q} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,37 @@
+# Students. The state of a training (checkpoints, scalars, previews) is in runs/, never an output:
+# Snakemake removes outputs before a job starts, and a killed training continues from its state.
+for path, experiment in FILES.values():
+    for model in experiment.models:
+
+        rule:
+            name:
+                f"train_{experiment.experiment}_{model}"
+            input:
+                **prepared(experiment.dataset.name, "train"),
+                teacher=weights(experiment, "teacher", seed=experiment.teacher.seed),
+            output:
+                *snapshots(experiment, model),
+                weights=weights(experiment, model),
+                curve=f"{training_folder(experiment, model)}/training.jsonl",
+                record=f"{training_folder(experiment, model)}/training.json",
+            log:
+                f"logs/train/{experiment.experiment}/{model}/seed-{{seed}}.log",
+            benchmark:
+                f"results/benchmarks/train/{experiment.experiment}/{model}/seed-{{seed}}.tsv"
+            conda:
+                "../envs/ctm.yaml"
+            threads: experiment.threads
+            resources:
+                attempt=attempt,
+            params:
+                digest=experiment.train_hash(model),
+                config=path,
+                model=model,
+                runs="runs",
+                data=subpath(input.manifest, parent=True),
+                folder=subpath(output.weights, parent=True),
+            shell:
+                "ctm train --config {params.config:q} --model {params.model}"
+                " --seed {wildcards.seed} --data {params.data:q} --teacher {input.teacher:q}"
+                " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
+                " 2>&1 | tee -i {log:q}"
