@@ -36,6 +36,8 @@ PIXELS_PER_INCH = 200
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "normal",
     "axes.titlelocation": "left",

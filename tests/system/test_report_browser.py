@@ -7,7 +7,6 @@ Needs Chromium and its driver, so it runs under ``CTM_TEST_SYSTEM=1`` only. A re
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,22 +27,14 @@ REAL = Path(__file__).resolve().parents[2] / "results"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
-pytestmark = [
-    pytest.mark.system("browser"),
-    pytest.mark.skipif(
-        os.environ.get("CTM_TEST_SYSTEM") != "1",
-        reason="suite browser: set CTM_TEST_SYSTEM=1 to run it",
-    ),
-    pytest.mark.skipif(
-        BROWSER is None or DRIVER is None,
-        reason="suite browser: chromium and chromedriver are not installed",
-    ),
-]
+pytestmark = pytest.mark.system("browser")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="suite browser: no selenium")
+    from selenium import webdriver
+
+    assert BROWSER and DRIVER, "install the packages chromium and chromium-driver"
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in (
@@ -87,7 +78,7 @@ def reports() -> list[Any]:
             "results",
             marks=pytest.mark.skipif(
                 not (REAL / "report.html").is_file(),
-                reason="suite browser: no results/report.html yet; `make table` makes one",
+                reason="no results/report.html yet; `make table` makes one",
             ),
         ),
     ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from fixtures import tiny
+from fixtures.tiny import Trained
 
 from ctm_core import cli, jobs
 from ctm_core.data import Dataset, prepare
@@ -42,18 +42,6 @@ def _plain_torch() -> Iterator[None]:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The training split of digits, prepared."""
     return prepare("digits", "train", None, tmp_path_factory.mktemp("data") / "digits")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """An undisturbed training: its exported files and its run folder."""
-
-    weights: Path
-    run: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.weights.parent
 
 
 def _only_run(runs: Path, model: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, digest
 
 from ctm_core.config import Cell
+from ctm_core.files import read_json
 from ctm_core.tables import write_tables
 
 FIXED = (
@@ -142,9 +143,26 @@ def test_markdown_has_one_section_and_one_winner_a_protocol(results: Results) ->
     assert sections[1].count("†") == 2  # the mark and its explanation
 
 
+def test_metrics_hold_the_mean_of_every_cell(results: Results) -> None:
+    found = []
+
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            for value in node.values():
+                walk(value)
+        else:
+            found.append(node)
+
+    walk(read_json(results.root / "metrics.json"))
+    rows = read(results.root / "table.csv")
+    names = (results.metric, "fd_efficientnet_lite0_3072")
+    means = [float(row[f"{name}_mean"]) for row in rows for name in names if row[f"{name}_mean"]]
+    assert sorted(found) == pytest.approx(sorted(means), rel=1e-9)
+
+
 def test_order_and_time_of_inputs_change_no_byte(results: Results) -> None:
     def hashes() -> dict[str, str]:
-        names = ("runs.csv", "table.csv", "table.md")
+        names = ("runs.csv", "table.csv", "table.md", "metrics.json")
         files = {name: results.root / name for name in names}
         return {k: hashlib.sha256(v.read_bytes()).hexdigest() for k, v in files.items()}
 

@@ -186,7 +186,7 @@ def test_a_key_that_cannot_change_results_causes_no_work(branch: Branch) -> None
 
 def test_a_removed_evaluation_is_made_again_from_the_same_weights(branch: Branch) -> None:
     project = branch()
-    project.remove("results/smoke/ctm/seed-0/step-30")
+    project.remove("results/smoke/ctm/seed-0/step-30", "results/table.csv", "results/report.html")
     assert project.planned() == {"evaluate": 1} | READING
 
 

@@ -1,7 +1,9 @@
 """The whole DAG once, from nothing to the report, and what a user does with it afterwards."""
 
 import csv
+import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -40,8 +42,6 @@ def test_every_cell_has_its_row(finished: Project) -> None:
 
 
 def test_every_value_names_its_weights(finished: Project) -> None:
-    import hashlib
-
     path = finished.path / "results/smoke/ctm/seed-0/student.safetensors"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     mine = [
@@ -77,10 +77,10 @@ def test_training_state_is_outside_the_results(finished: Project) -> None:
 def test_the_same_command_elsewhere_gives_the_same_bytes(
     finished: Project, project: Project
 ) -> None:
-    target = "results/smoke/ctm_nodsm/seed-0/student.safetensors"
+    target = "results/smoke/teacher/seed-0/teacher.safetensors"
     project.snakemake("--", target)
     mine = project.results("results/smoke/**/*.safetensors")
-    assert set(mine) >= {target, "results/smoke/teacher/seed-0/teacher.safetensors"}
+    assert set(mine) == {target}
     theirs = finished.results("results/smoke/**/*.safetensors")
     assert mine == {path: theirs[path] for path in mine}
 
@@ -134,7 +134,7 @@ def test_make_clears_the_lock_of_a_killed_snakemake(
     assert not (project.path / target).exists()
 
     refused = project.snakemake("--", target, code=1)
-    assert "snakemake --unlock" in refused
+    assert "--unlock" in refused
     printed = project.run(*CLEAR)
     assert "Clearing the lock of a killed Snakemake" in printed
     assert ("left behind" in printed) == orphan
@@ -156,6 +156,6 @@ def test_the_lock_of_a_living_snakemake_stays(branch: Branch) -> None:
         assert project.run(*CLEAR) == ""
         assert list((project.path / ".snakemake/locks").glob("*"))
     finally:
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         output = process.communicate(timeout=120)[0]
     assert "run the same command again" in output
