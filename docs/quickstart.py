@@ -66,7 +66,7 @@ for (title, pictures), line in zip(rows.items(), axes, strict=True):
     if pictures.is_floating_point():
         pictures = ((pictures.clamp(-1, 1) + 1) * 127.5).byte()
     for picture, panel in zip(pictures, line, strict=True):
-        panel.imshow(picture[0], cmap="gray", vmin=0, vmax=255)
+        panel.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=255)
         panel.set_axis_off()
     line[0].text(-0.3, 0.5, title, transform=line[0].transAxes, ha="right", va="center")
 figure.subplots_adjust(left=0.22, right=0.99, top=0.99, bottom=0.01, wspace=0.05, hspace=0.05)

@@ -27,7 +27,7 @@ GAMMAS = ("", "0", "1")  # the rows shown: no γ, none of the noise, all of it
 
 
 def excerpt(table: str) -> str:
-    """The README's rows of ``table.csv``, given as text: main protocol, last steps, γ at its ends."""
+    """The README's rows of ``table.csv`` (its text): main protocol, last steps, γ at its ends."""
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["experiment"] == EXPERIMENT]
     if not rows:
         raise UserError(f"results/table.csv has no rows of {EXPERIMENT}; run `make table`")

@@ -264,8 +264,9 @@ def test_micro_batches_draw_the_same(sizes: tuple[int, ...]) -> None:
     assert {part_k for part_k, _, _ in drawn} == {k}
     assert torch.equal(torch.cat([part for _, part, _ in drawn]), i)
     assert torch.equal(torch.cat([part for _, _, part in drawn]), j)
-    levels = torch.cat([made.noise_levels(part) for part in parts])
-    assert torch.equal(levels, made.noise_levels(whole))
+    # In the images' precision: float64's last bit depends on where vector instructions end.
+    levels = torch.cat([made.noise_levels(part).float() for part in parts])
+    assert torch.equal(levels, made.noise_levels(whole).float())
     for stream in ("noise", "dsm_noise"):
         noise = torch.cat([part.normal(stream) for part in parts])
         assert torch.equal(noise, whole.normal(stream))

@@ -1,0 +1,111 @@
+"""The pages under docs/ against the code: floors, configurations, the quickstart."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from fixtures.tiny import Trained
+from PIL import Image
+
+from ctm_core.config import load_experiment
+from ctm_core.data import Dataset, reader
+from ctm_core.protocols import load_protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def floors() -> dict[str, int]:
+    """The floor of every module, from the table of architecture.md."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    found: dict[str, int] = {}
+    for floor, modules in re.findall(r"^\| (\d) [^|]*\| ([^|]*) \|$", text, flags=re.M):
+        for module in re.findall(r"`(\w+)`", modules):
+            assert module not in found, f"{module} stands on two floors"
+            found[module] = int(floor)
+    return found
+
+
+def imports(file: Path) -> set[str]:
+    """Modules of ctm_core that a file names in imports, wherever they stand in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ctm_core":
+            inner = (node.module or "").split(".")[1:]
+            found |= {inner[0]} if inner else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = (alias.name.split(".") for alias in node.names)
+            found |= {name[1] for name in names if name[0] == "ctm_core" and len(name) > 1}
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    package = ROOT / "ctm_core"
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
+    assert set(floors()) == modules
+
+
+def test_imports_run_downward_only() -> None:
+    level = floors()
+    package = ROOT / "ctm_core"
+    for file in package.rglob("*.py"):
+        inside = file.relative_to(package).parts[0].removesuffix(".py")
+        if inside == "__init__":
+            continue
+        upward = {name for name in imports(file) if level[name] > level[inside]}
+        assert not upward, f"{file.name} (floor {level[inside]}) imports {upward} from above"
+
+
+def test_picture_shows_the_modules_of_the_table() -> None:
+    picture = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", " ".join(re.findall(r'class="module"[^>]*>([^<]*)<', picture))))
+    assert set(floors()) <= words
+
+
+def test_configurations_in_the_docs_are_valid(tmp_path: Path) -> None:
+    text = (DOCS / "running.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.S)]
+    experiments = [block for block in blocks if block.startswith("experiment:")]
+    assert experiments
+    for block in experiments:
+        file = tmp_path / "experiment.yaml"
+        file.write_text(block, encoding="utf-8")
+        experiment = load_experiment(file)
+        assert experiment.dataset.name in reader(experiment.dataset.name).name
+        for name in experiment.evaluation.protocols:
+            load_protocol(ROOT / "config" / "protocols" / f"{name}.yaml")
+    for block in set(blocks) - set(experiments):
+        profile = yaml.safe_load(block)
+        ours = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text(encoding="utf-8"))
+        assert not set(profile) & set(ours), "profiles/default would win"
+
+
+def test_protocols_are_all_explained() -> None:
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    for file in (ROOT / "config" / "protocols").glob("*.yaml"):
+        assert "smoke" in file.stem or f"`{file.stem}`" in text, f"results.md lacks {file.stem}"
+
+
+def test_quickstart_runs(
+    student: Trained, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "results/digits/ctm/seed-0/student.safetensors"
+    weights.parent.mkdir(parents=True)
+    shutil.copy(student.weights, weights)
+    shutil.copytree(digits.path, tmp_path / "results/data/digits/train")
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path(str(DOCS / "quickstart.py"))
+    rows = made["rows"]
+    assert all(picture.shape == (10, 1, 8, 8) for picture in rows.values())
+    # One jump, drawn by the sampler and written out, is the same picture.
+    by_hand = ((made["at_once"].clamp(-1, 1) + 1) * 127.5).byte()
+    assert int((by_hand.int() - rows["1 jump"].int()).abs().max()) <= 1
+    with Image.open(tmp_path / "results" / "quickstart.png") as picture:
+        assert picture.size[0] > 500

@@ -1,0 +1,582 @@
+"""Whatever interrupts a training, the same command gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import tiny
+from fixtures.tiny import KillAt, Trained
+
+from ctm_core import checkpoint, ema, jobs, training
+from ctm_core.config import Training
+from ctm_core.data import Dataset
+from ctm_core.errors import Diverged, Interrupted
+from ctm_core.files import load_tensors, read_json
+from ctm_core.objectives import Batch
+from ctm_core.objectives.ctm import CtmObjective
+from ctm_core.objectives.dsm import DsmObjective
+from ctm_core.training import Trainer
+
+STEPS = tiny.TRAINING["steps"]
+EXPORTS = {"teacher": ["teacher.safetensors"]}
+EXPORTS["ctm"] = ["snapshot-00000006.safetensors", "student.safetensors"]
+
+
+class Case:
+    """The command of a training, in a folder of its own, and what it must end with."""
+
+    def __init__(
+        self, model: str, folder: Path, digits: Dataset, teacher: Path, undisturbed: Trained
+    ) -> None:
+        self.model, self.folder = model, folder
+        self.digits, self.teacher, self.undisturbed = digits, teacher, undisturbed
+        tiny.write_experiment(folder / "tiny.yaml")
+
+    @property
+    def run(self) -> Path:
+        (run,) = (self.folder / "runs" / "tiny" / self.model / "seed-0").iterdir()
+        return run
+
+    def train(self, changes: tiny.Changes | None = None, **options: Any) -> Path:
+        """Here and now."""
+        given = {"output": self.folder / "out", "runs": self.folder / "runs"} | options
+        experiment = tiny.experiment(changes)
+        if self.model == "teacher":
+            return jobs.train_teacher(experiment, self.digits, **given)
+        return jobs.train_student(
+            experiment, self.model, self.digits, self.teacher, seed=0, **given
+        )
+
+    def command(self, *before: Callable[[], None]) -> tiny.Ended:
+        """As a command in a process of its own."""
+        words: list[str | Path] = ["--config", "tiny.yaml", "--data", self.digits.path]
+        words += ["--output", "out"]
+        if self.model == "teacher":
+            return tiny.ctm(["teacher", *words], self.folder, before)
+        words += ["--model", self.model, "--teacher", self.teacher]
+        return tiny.ctm(["train", *words], self.folder, before)
+
+    def assert_undisturbed(self) -> None:
+        """Same weights, each logged step once, and a record that adds up."""
+        for name in EXPORTS[self.model]:
+            ours = (self.folder / "out" / name).read_bytes()
+            assert ours == (self.undisturbed.folder / name).read_bytes(), name
+        curve, reference = (
+            [json.loads(line) for line in (path / "training.jsonl").open()]
+            for path in (self.folder / "out", self.undisturbed.folder)
+        )
+        assert [line["step"] for line in curve] == list(range(1, STEPS + 1))
+        for line in (*curve, *reference):
+            assert line.pop("images_per_second") > 0
+        assert curve == reference
+        record = read_json(self.folder / "out" / "training.json")
+        expected = read_json(self.undisturbed.folder / "training.json")
+        assert record["forward_passes"] == expected["forward_passes"]
+        assert record["exact"] is True
+        assert not list(self.run.glob("checkpoints/.*"))
+
+
+@pytest.fixture(params=["teacher", "ctm"])
+def case(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    digits: Dataset,
+    teacher: Trained,
+    student: Trained,
+) -> Case:
+    undisturbed = {"teacher": teacher, "ctm": student}[request.param]
+    return Case(request.param, tmp_path, digits, teacher.weights, undisturbed)
+
+
+@pytest.fixture
+def ctm_case(tmp_path: Path, digits: Dataset, teacher: Trained, student: Trained) -> Case:
+    return Case("ctm", tmp_path, digits, teacher.weights, student)
+
+
+def steps_of(run: Path) -> list[int]:
+    return checkpoint.steps(run / "checkpoints")
+
+
+def after_steps(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], None]) -> None:
+    """Do something in the middle of a process's step ``count`` (from 1)."""
+    step, calls = Trainer._step, 0
+
+    def counted(self: Trainer) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            act()
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+
+
+# -- interruptions -----------------------------------------------------------------------------
+
+
+def test_an_exception(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a cable was pulled")
+
+    after_steps(monkeypatch, 7, fail)
+    with pytest.raises(RuntimeError, match="cable"):
+        case.train()
+    monkeypatch.undo()
+    assert steps_of(case.run) == [4]
+    assert not (case.folder / "out").exists()
+    case.train()
+    case.assert_undisturbed()
+    assert read_json(case.run / "run.json")["starts"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_after_the_step_with_a_checkpoint(
+    ctm_case: Case, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    after_steps(monkeypatch, 7, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match=rf"stopped by {number.name} after step 7; run the same"):
+        ctm_case.train()
+    monkeypatch.undo()
+    now = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    assert now == handlers
+    assert steps_of(ctm_case.run) == [4, 7]
+    assert not (ctm_case.run / "failed.json").exists()
+    ctm_case.train()
+    ctm_case.assert_undisturbed()
+
+
+def test_a_signal_in_the_last_step_comes_too_late(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_steps(monkeypatch, STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    case.train()
+    case.assert_undisturbed()
+
+
+def test_kill_9_again_and_again(case: Case) -> None:
+    """In steps, within and between the files of a checkpoint, on export and on delivery."""
+    step = "ctm_core.training:Trainer._step"
+    for place, count in (
+        (step, 3),  # before the first checkpoint
+        ("os:replace", 8),  # within it
+        ("os:rename", 1),  # it is whole and about to appear
+        (step, 7),  # after the snapshot, before the second checkpoint
+        ("ctm_core.checkpoint:prune", 2),
+        ("ctm_core.jobs:_deliver", 1),
+        ("shutil:copyfile", 2),
+    ):
+        ended = case.command(KillAt(place, count))
+        assert ended.code == -signal.SIGKILL, (place, count, ended)
+        assert "Traceback" not in ended.stderr
+    ended = case.command()
+    assert ended.code == 0, ended.stderr
+    case.assert_undisturbed()
+
+
+def test_sigterm_to_the_command(ctm_case: Case) -> None:
+    ended = ctm_case.command(TermAt(5))
+    assert ended.code == 75
+    assert ended.stderr.splitlines()[-1].startswith("ctm: tiny ctm seed 0 stopped by SIGTERM after")
+    assert "Traceback" not in ended.stderr
+    assert ctm_case.command().code == 0
+    ctm_case.assert_undisturbed()
+
+
+class TermAt:
+    """SIGTERM in the middle of a step."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> None:
+        after_steps(pytest.MonkeyPatch(), self.count, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+# -- damage ------------------------------------------------------------------------------------
+
+
+def stop_after(case: Case, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    after_steps(monkeypatch, count, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        case.train()
+    monkeypatch.undo()
+
+
+def test_a_damaged_newest_checkpoint(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_after(case, monkeypatch, 9)
+    assert steps_of(case.run) == [8, 9]
+    file = case.run / "checkpoints" / "step-00000009" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    case.train()
+    assert "skipping a damaged checkpoint" in caplog.text
+    assert "step-00000009" in caplog.text
+    case.assert_undisturbed()
+
+
+def test_every_checkpoint_truncated(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_after(case, monkeypatch, 9)
+    for file in case.run.glob("checkpoints/*/student.safetensors"):
+        file.write_bytes(file.read_bytes()[:1000])
+    case.train()
+    assert caplog.text.count("skipping a damaged checkpoint") == 2
+    case.assert_undisturbed()
+
+
+def test_a_torn_line_of_the_curve(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(case, monkeypatch, 9)
+    with open(case.run / "training.jsonl", "a") as file:
+        file.write('{"step": 10, "lo')
+    case.train()
+    case.assert_undisturbed()
+
+
+# -- exports -----------------------------------------------------------------------------------
+
+
+def test_a_lost_snapshot_is_made_again_even_if_killed_on_the_way(
+    ctm_case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going back forgets the later checkpoints: the curve has no gap where they would resume."""
+    ctm_case.train()
+    assert steps_of(ctm_case.run) == [8, 12]
+    (ctm_case.run / "exports" / "snapshot-00000006.safetensors").unlink()
+    shutil.rmtree(ctm_case.folder / "out")
+
+    def fail() -> None:
+        raise RuntimeError
+
+    after_steps(monkeypatch, 7, fail)  # step 7: the snapshot exists, checkpoint 8 not again
+    with pytest.raises(RuntimeError):
+        ctm_case.train()
+    monkeypatch.undo()
+    assert steps_of(ctm_case.run) == [4]
+    ctm_case.train()
+    ctm_case.assert_undisturbed()
+
+
+def test_snapshots_asked_for_afterwards(ctm_case: Case, student: Trained) -> None:
+    ctm_case.train({"models.ctm.training.snapshots": [2]})
+    snapshot = ctm_case.folder / "out" / "snapshot-00000002.safetensors"
+    early = snapshot.read_bytes()
+    ctm_case.train()
+    ctm_case.assert_undisturbed()
+    assert snapshot.read_bytes() == early
+
+
+def test_a_finished_run_is_delivered_again_without_training(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.train()
+    shutil.rmtree(case.folder / "out")
+
+    def fail() -> None:
+        raise AssertionError("a step was trained")
+
+    after_steps(monkeypatch, 1, fail)
+    case.train()
+    case.assert_undisturbed()
+
+
+@pytest.mark.parametrize("model", ["teacher", "ctm"])
+def test_what_is_not_hashed_changes_nothing(
+    tmp_path: Path, digits: Dataset, teacher: Trained, student: Trained, model: str
+) -> None:
+    made = Case(model, tmp_path, digits, teacher.weights, {"teacher": teacher, "ctm": student}[model])
+    section = "teacher" if model == "teacher" else "models.ctm"
+    made.train(
+        {
+            f"{section}.training.keep": 1,
+            f"{section}.training.checkpoint_every": 5,
+            f"{section}.training.preview_every": 3,
+        }
+    )
+    made.assert_undisturbed()
+    previews = sorted(path.name for path in (made.run / "previews").iterdir())
+    assert previews == [f"step-{step:08d}.png" for step in (3, 6, 9, 12)]
+    assert steps_of(made.run) == [12]
+
+
+def test_channels_last_resumes_exactly_too(
+    ctm_case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"models.ctm.training.channels_last": True, "models.ctm.training.snapshots": []}
+    whole = ctm_case.train(changes, runs=tmp_path / "whole", output=tmp_path / "whole" / "out")
+    after_steps(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        ctm_case.train(changes)
+    monkeypatch.undo()
+    layouts = []
+    original = training._restore
+
+    def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+        original(optimizer, tensors)
+        for parameter, state in optimizer.state.items():
+            layouts.append(state["exp_avg"].stride() == parameter.stride())
+
+    monkeypatch.setattr(training, "_restore", restore)
+    parts = ctm_case.train(changes)
+    assert layouts and all(layouts)
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+# -- divergence --------------------------------------------------------------------------------
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float = math.nan) -> None:
+    """Make a loss term something else at a step (from 1)."""
+    for kind in (CtmObjective, DsmObjective):
+        backward = kind.backward
+
+        def spoilt(
+            self: Any, batch: Batch, share: float, backward: Any = backward
+        ) -> dict[str, float]:
+            terms: dict[str, float] = backward(self, batch, share)
+            if batch.step + 1 == at:
+                terms |= {term: value, "loss": value}
+            return terms
+
+        monkeypatch.setattr(kind, "backward", spoilt)
+
+
+@pytest.mark.parametrize(("term", "value"), [("ctm", math.nan), ("dsm", math.inf), ("loss", math.nan)])
+def test_divergence_names_term_and_step_and_keeps_the_last_checkpoint(
+    ctm_case: Case, monkeypatch: pytest.MonkeyPatch, term: str, value: float
+) -> None:
+    spoil(monkeypatch, term, 7, value)
+    with pytest.raises(Diverged) as first:
+        ctm_case.train()
+    sentence = f"tiny ctm seed 0: the {term} became {value} at step 7 (the checkpoint of step 4 is"
+    assert str(first.value).startswith(sentence)
+    assert steps_of(ctm_case.run) == [4]
+    found = checkpoint.newest(ctm_case.run / "checkpoints")
+    assert found is not None
+    assert all(bool(t.isfinite().all()) for s in found.sections.values() for t in s.values())
+    recorded = read_json(ctm_case.run / "failed.json")
+    assert recorded == {"exit_code": 3, "message": str(first.value)}
+    monkeypatch.undo()
+
+    def fail() -> None:
+        raise AssertionError("a step was trained")
+
+    after_steps(monkeypatch, 1, fail)
+    with pytest.raises(Diverged) as again:
+        ctm_case.train(attempt=2)
+    assert str(again.value) == str(first.value)
+    monkeypatch.undo()
+    ctm_case.train(attempt=1)
+    assert not (ctm_case.run / "failed.json").exists()
+    ctm_case.assert_undisturbed()
+
+
+def test_a_gradient_that_is_not_finite(
+    ctm_case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward = CtmObjective.backward
+
+    def spoilt(self: CtmObjective, batch: Batch, share: float) -> dict[str, float]:
+        terms = backward(self, batch, share)
+        if batch.step == 2:
+            gradient = self.student.output_weight.grad
+            assert gradient is not None
+            gradient[0, 0, 0, 0] = math.inf
+        return terms
+
+    monkeypatch.setattr(CtmObjective, "backward", spoilt)
+    with pytest.raises(Diverged, match=r"gradient norm became inf at step 3 \(no checkpoint yet\)"):
+        ctm_case.train()
+
+
+def test_a_loss_that_overflows_by_itself(ctm_case: Case) -> None:
+    """No patch: a learning rate that no network survives."""
+    with pytest.raises(Diverged, match=r"became (nan|inf) at step \d+"):
+        ctm_case.train({"models.ctm.training.learning_rate": 1e30})
+
+
+# -- the step ----------------------------------------------------------------------------------
+
+
+class Recorded:
+    """An objective that notes its batches and has a known gradient."""
+
+    def __init__(self, student: torch.nn.Module) -> None:
+        self.student = student
+        self.evaluations: dict[str, int] = {}
+        self.batches: list[tuple[Batch, float, torch.Tensor]] = []
+
+    def backward(self, batch: Batch, share: float) -> dict[str, float]:
+        self.batches.append((batch, share, torch.rand(1)))  # the generator dropout draws from
+        value = batch.images.mean() * sum(p.sum() for p in self.student.parameters())
+        (share * value).backward()
+        return {"loss": float(value.detach())}
+
+
+class FakeRun:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+
+def trainer(
+    digits: Dataset, tmp_path: Path, objective: Any = None, **section: Any
+) -> tuple[Trainer, Recorded]:
+    student: Any = torch.nn.Linear(2, 1)
+    recorded = Recorded(student)
+    made = Trainer(
+        title="t",
+        section=Training.model_validate({"steps": 10, "batch_size": 8, "ema": [0.5]} | section),
+        objective=objective or recorded,
+        student=student,
+        averages={0.5: ema.frozen_copy(student)},
+        dataset=digits,
+        labels=True,
+        seed=3,
+        run=FakeRun(tmp_path),  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+    )
+    return made, recorded
+
+
+def test_batches_do_not_depend_on_their_splitting(digits: Dataset, tmp_path: Path) -> None:
+    whole, of_whole = trainer(digits, tmp_path)
+    split, of_split = trainer(digits, tmp_path, micro_batch=2)
+    split.student.load_state_dict(whole.student.state_dict())
+    for _ in range(3):
+        ours, theirs = whole._step(), split._step()
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        for p, q in zip(whole.student.parameters(), split.student.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
+            torch.testing.assert_close(p, q)
+    assert [share for _, share, _ in of_split.batches] == [0.25] * 12
+    assert [batch.start for batch, _, _ in of_split.batches] == [0, 2, 4, 6] * 3
+    for step, (batch, share, _) in enumerate(of_whole.batches):
+        parts = [b for b, _, _ in of_split.batches[4 * step : 4 * step + 4]]
+        assert share == 1.0
+        assert {b.step for b in parts} == {batch.step} == {step}
+        assert torch.equal(batch.images, torch.cat([b.images for b in parts]))
+        assert batch.labels is not None
+        assert torch.equal(batch.labels, torch.cat([b.labels for b in parts]))  # type: ignore[misc]
+
+
+def test_every_epoch_shows_each_image_once(digits: Dataset, tmp_path: Path) -> None:
+    made, _ = trainer(digits, tmp_path, batch_size=599, steps=6)
+    count, seen = len(digits), []
+    assert count == 3 * 599
+    for step in range(6):
+        made.step = step
+        indices = [made._index(step * 599 + offset, count) for offset in range(599)]
+        images, _ = digits.batch(indices)
+        batch = made._batch(0, 599)
+        assert torch.equal(batch.images, images.float() / 127.5 - 1)
+        seen += indices
+    assert sorted(seen[:count]) == sorted(seen[count:]) == list(range(count))
+    assert seen[:count] != seen[count:]
+
+
+def test_flips_are_drawn_by_sample(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = trainer(digits, tmp_path, batch_size=64)
+    straight = plain._batch(0, 64).images
+    monkeypatch.setattr(Dataset, "flip", True)
+    flipped = plain._batch(0, 64).images
+    turned = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, straight, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(flipped, straight, strict=True)]
+    assert all(a or b for a, b in zip(turned, kept, strict=True))
+    assert 16 < sum(turned) < 48
+    assert torch.equal(plain._batch(32, 32).images, flipped[32:])
+
+
+def test_torchs_generator_is_set_before_each_forward(digits: Dataset, tmp_path: Path) -> None:
+    made, recorded = trainer(digits, tmp_path, micro_batch=4)
+    made._step()
+    torch.rand(17)  # whatever happens between steps
+    made._step()
+    again, recorded_again = trainer(digits, tmp_path, micro_batch=4)
+    again.step = 1
+    again._step()
+    drawn = [float(value) for _, _, value in recorded.batches]
+    assert len(set(drawn)) == 4
+    assert [float(value) for _, _, value in recorded_again.batches] == drawn[2:]
+
+
+def test_learning_rate_schedule(digits: Dataset, tmp_path: Path) -> None:
+    made, _ = trainer(digits, tmp_path, warmup_steps=4, decay_steps=5, learning_rate=0.1)
+    factors = [made._schedule(step) for step in range(10)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    made.step = 7
+    made._step()
+    assert [group["lr"] for group in made.optimizer.param_groups] == [pytest.approx(0.06)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("radam", torch.optim.RAdam)]
+)
+def test_optimiser_and_average_follow_the_plain_recursion(
+    digits: Dataset, tmp_path: Path, name: str, kind: type[torch.optim.Optimizer]
+) -> None:
+    made, recorded = trainer(digits, tmp_path, optimizer=name, learning_rate=0.05)
+    weights = [p.detach().clone().requires_grad_() for p in made.student.parameters()]
+    plain = kind(weights, lr=0.05)  # type: ignore[call-arg]
+    average = [w.detach().clone() for w in weights]
+    for _ in range(8):
+        made._step()
+        batch, _, _ = recorded.batches[-1]
+        plain.zero_grad()
+        (batch.images.mean() * sum(w.sum() for w in weights)).backward()  # type: ignore[union-attr]
+        plain.step()
+        average = [0.5 * a + 0.5 * w.detach() for a, w in zip(average, weights, strict=True)]
+    for ours, theirs in zip(made.student.parameters(), weights, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for ours, mean in zip(made.averages[0.5].parameters(), average, strict=True):
+        torch.testing.assert_close(ours, mean)
+
+
+def test_bf16_trains_and_differs(ctm_case: Case, student: Trained) -> None:
+    weights = ctm_case.train(
+        {"models.ctm.training.precision": "bf16", "models.ctm.training.snapshots": []}
+    )
+    low, high = load_tensors(weights)[0], load_tensors(student.weights)[0]
+    assert all(value.dtype == torch.float32 for value in low.values())
+    assert any(not torch.equal(low[name], high[name]) for name in high)
+
+
+def test_precision_auto_is_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (("flags: avx amx_bf16", "bf16"), ("flags: avx", "fp32")):
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
+        assert training.resolve_precision("auto") == expected
+        assert training.resolve_precision("bf16") == "bf16"
+
+
+def test_off_the_main_thread_signals_are_left_alone(ctm_case: Case) -> None:
+    import threading
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=ctm_case.train)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    ctm_case.assert_undisturbed()
+
+
+def test_resume_says_where_it_continues(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_after(case, monkeypatch, 5)
+    with caplog.at_level(logging.INFO):
+        case.train()
+    assert "continues after step 5" in caplog.text
