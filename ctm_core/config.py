@@ -32,11 +32,11 @@ __all__ = [
     "Cell",
     "Dataset",
     "Diffusion",
-    "Distance",
     "Dsm",
     "Evaluation",
     "Experiment",
     "Network",
+    "Perceptual",
     "SamplerGrid",
     "Student",
     "Teacher",
@@ -184,24 +184,17 @@ class Teacher(_Section):
     p_std: float = Field(default=1.2, gt=0, description="standard deviation of ln sigma")
 
 
-class Distance(_Section):
-    """The distance d of the consistency loss."""
+class Perceptual(_Section):
+    """How images are fed to a perceptual network."""
 
-    name: Literal["l2", "pseudo_huber", "stlpips_vgg"] = "l2"
-    resize: Positive | None = Field(
-        default=None, description="side fed to a perceptual network; the paper's is 224"
-    )
+    resize: int = Field(description="side; the paper's is 224, max(32, side) does for small images")
 
-    @model_validator(mode="after")
-    def _only_perceptual(self) -> Distance:
-        if self.name == "stlpips_vgg":
-            if self.resize is None:
-                raise ValueError("stlpips_vgg needs resize: 224 as in the paper, or max(32, side)")
-            if self.resize < 32:
-                raise ValueError("resize must be at least 32: VGG16 halves its input four times")
-        elif self.resize is not None:
-            raise ValueError(f"resize belongs to perceptual distances, not to {self.name}")
-        return self
+    @field_validator("resize")
+    @classmethod
+    def _at_least_32(cls, value: int) -> int:
+        if value < 32:
+            raise ValueError("resize must be at least 32: VGG16 halves its input four times")
+        return value
 
 
 class Dsm(_Section):
@@ -235,7 +228,10 @@ class Student(_Section):
         description="weights of the target's inner map; null: model if released, else ema",
     )
     target_ema: Rate = Field(default=0.999, description="decay of the stop-gradient network")
-    distance: Distance = Distance()
+    distance: Literal["l2", "pseudo_huber", "stlpips_vgg"] = "l2"
+    perceptual: Perceptual | None = Field(
+        None, description="for a perceptual distance, and only there"
+    )
     dsm: Dsm = Dsm()
     initial: Literal["teacher", "random"] = "teacher"
     training: Training
@@ -246,6 +242,13 @@ class Student(_Section):
             raise ValueError("max_heun_steps must be at most grid_points - 1")
         if self.matching == "global" and self.target_inner is not None:
             raise ValueError("global matching has no inner target map; leave target_inner out")
+        if self.distance == "stlpips_vgg" and self.perceptual is None:
+            raise ValueError(
+                "the distance stlpips_vgg needs perceptual.resize: 224 as in the paper, or "
+                "max(32, side)"
+            )
+        if self.distance != "stlpips_vgg" and self.perceptual is not None:
+            raise ValueError(f"perceptual belongs to perceptual distances, not to {self.distance}")
         return self
 
     @property

@@ -60,7 +60,8 @@ class Finding:
         if self.first.mean > 0 and self.second.mean > 0:
             ratio = self.second.mean / self.first.mean
             lower = ratio >= 1
-            text += f": {ratio if lower else 1 / ratio:.2g} times "
+            times = ratio if lower else 1 / ratio
+            text += f": {times:.2g} times " if times < 99.5 else f": {times:.0f} times "
             text += "lower" if lower else "higher"
         if self.first.interval is None or self.second.interval is None:
             text += " (without intervals nothing is decided)"

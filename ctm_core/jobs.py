@@ -110,7 +110,7 @@ def train_student(
     if section.initial == "teacher":
         copied = student.load_state_dict(denoiser.state_dict(), strict=False)
         assert not copied.unexpected_keys
-    distance = perceptual.build_distance(section.distance).to(device)
+    distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
 
     def objective(averages: dict[float, Trajectory]) -> objectives.Objective:
         return objectives.build(

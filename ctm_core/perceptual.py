@@ -219,7 +219,7 @@ class ShiftTolerantVgg(Distance):
         if channels not in (1, 3):
             raise UserError(
                 f"the distance stlpips_vgg takes images of 1 or 3 channels, not {channels}; "
-                "set distance.name to l2 or pseudo_huber"
+                "set distance to l2 or pseudo_huber"
             )
         x = images.to(self.shift.dtype)
         if x.shape[2:] != (self.resize, self.resize):
@@ -256,7 +256,7 @@ def stlpips_weight_file() -> Path:
     return Path(sysconfig.get_path("purelib"), STLPIPS_VGG_FILE)
 
 
-def build_distance(distance: config.Distance) -> Distance:
+def build_distance(name: str, perceptual: config.Perceptual | None = None) -> Distance:
     """The distance a config names, its weights loaded and frozen, on the CPU in float32.
 
     Raises
@@ -264,15 +264,15 @@ def build_distance(distance: config.Distance) -> Distance:
     UserError
         If the perceptual weights are missing or damaged; the sentence says what to install.
     """
-    if distance.name == "l2":
+    if name == "l2":
         return SquaredError()
-    if distance.name == "pseudo_huber":
+    if name == "pseudo_huber":
         return PseudoHuber()
-    if distance.resize is None:
-        raise ValueError("config.Distance lets no stlpips_vgg pass without resize")
-    perceptual = ShiftTolerantVgg(distance.resize)
-    perceptual.load(stlpips_weight_file())
-    return perceptual
+    if name != "stlpips_vgg" or perceptual is None:
+        raise ValueError(f"config.Student lets no {name} pass without perceptual.resize")
+    network = ShiftTolerantVgg(perceptual.resize)
+    network.load(stlpips_weight_file())
+    return network
 
 
 def _at_least_single(x: Tensor) -> Tensor:

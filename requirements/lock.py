@@ -11,6 +11,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -30,8 +31,8 @@ def resolve(source: Path, lock: Path) -> dict[str, str]:
         keep = Path(folder) / "keep.txt"
         keep.write_text(lock.read_text() if lock.exists() else "")
         command = ["-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        command += ["--no-build-isolation"]
-        command += ["--report", str(report), "--constraint", str(keep), "--requirement", str(source)]
+        command += ["--no-build-isolation", "--report", str(report)]
+        command += ["--constraint", str(keep), "--requirement", str(source)]
         subprocess.run([sys.executable, *command, f"{ROOT}[dev,slurm]"], check=True)
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     # A local version (2.13.0+cpu) names one build of a release; the release is what is pinned.
@@ -40,7 +41,7 @@ def resolve(source: Path, lock: Path) -> dict[str, str]:
     return versions
 
 
-def project() -> dict:
+def project() -> dict[str, Any]:
     """The `[project]` section of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -57,8 +58,8 @@ def lock_text(source: str, versions: dict[str, str]) -> str:
 def conda_text(versions: dict[str, str]) -> str:
     """The `conda:` file of every rule: the direct requirements at their locked versions."""
     lines = [
-        "# Made from requirements/ by `make lock`. The rules name it so that they state their",
-        "# software; it is read only under `--sdm conda`. `make setup` installs the same versions.",
+        "# Made from pyproject.toml by `make lock`. The rules name it to state their software; it",
+        "# is read only under `--sdm conda`. `make setup` installs the same versions.",
         "channels:",
         "  - conda-forge",
         "dependencies:",

@@ -32,10 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = [report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)]
-    suites = sorted({text.split("system suite ")[1].split(":")[0] for text in reasons
-                     if "system suite " in text})  # fmt: skip
-    if suites:
-        terminalreporter.write_line(f"System suites skipped ({VARIABLE} is not 1): {', '.join(suites)}")
+    mark = "system suite "
+    named = {text.split(mark)[1].split(":")[0] for text in reasons if mark in text}
+    if named:
+        suites = ", ".join(sorted(named))
+        terminalreporter.write_line(f"System suites skipped ({VARIABLE} is not 1): {suites}")
 
 
 @pytest.fixture(autouse=True, scope="session")

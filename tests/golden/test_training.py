@@ -55,7 +55,7 @@ def objective(case: Case, precision: torch.dtype, *, adaptive: bool = True) -> G
     section = config.Student.model_validate(
         {
             "grid_points": case.meta["N"],
-            "distance": {"name": "l2"},
+            "distance": "l2",
             "dsm": {"adaptive": adaptive},
             "training": {"steps": 8, "batch_size": len(case["in/x0"])},
         }

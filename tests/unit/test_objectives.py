@@ -138,7 +138,7 @@ def plain_step(made: CtmObjective, given: Batch) -> dict[str, float]:
         {"matching": "local", "target_inner": "model"},
         {"matching": "local", "target_inner": "ema"},
         {"matching": "global"},
-        {"distance": {"name": "pseudo_huber"}, "dsm": {"weight": 0.5}},
+        {"distance": "pseudo_huber", "dsm": {"weight": 0.5}},
         {"dsm": {"adaptive": False, "weight": 2.0}},
         {"dsm": {"enabled": False}},
         {"max_heun_steps": 2, "variant": "printed"},
@@ -346,7 +346,7 @@ def test_objectives_by_name() -> None:
         "student": network(0, time_s=True),
         "target": network(1, time_s=True),
         "teacher": network(2, time_s=False),
-        "distance": perceptual.build_distance(config.Distance()),
+        "distance": perceptual.build_distance("l2"),
     }
     made = objectives.build("ctm", **parts)  # type: ignore[arg-type]
     assert isinstance(made, CtmObjective)

@@ -24,8 +24,8 @@ Images = dict[str, Tensor]
 
 
 def build(name: str, resize: int | None = None) -> perceptual.Distance:
-    section: dict[str, Any] = {"name": name, "resize": resize}
-    return perceptual.build_distance(config.Distance.model_validate(section))
+    section = None if resize is None else config.Perceptual(resize=resize)
+    return perceptual.build_distance(name, section)
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +238,13 @@ def test_bf16_autocast_stays_close(
 
 
 def test_resize_is_checked_by_the_config() -> None:
+    training = config.Training(steps=1, batch_size=1)
     with pytest.raises(ValidationError, match="at least 32"):
-        config.Distance(name="stlpips_vgg", resize=31)
-    with pytest.raises(ValidationError, match="needs resize"):
-        config.Distance(name="stlpips_vgg")
+        config.Perceptual(resize=31)
+    with pytest.raises(ValidationError, match=r"needs perceptual\.resize"):
+        config.Student(distance="stlpips_vgg", training=training)
     with pytest.raises(ValidationError, match="belongs to perceptual distances"):
-        config.Distance(name="l2", resize=32)
+        config.Student(perceptual=config.Perceptual(resize=32), training=training)
 
 
 def test_names_and_hashes(perceptual32: perceptual.Distance) -> None:

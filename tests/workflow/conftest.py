@@ -21,7 +21,6 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke configuration, run once from nothing; read it, do not change it."""
-    if "H4FIN" in os.environ: return Project(Path(os.environ["H4FIN"]))  # TEMP
     project = copy_project(tmp_path_factory.mktemp("finished") / "project")
     began = time.monotonic()
     output = project.snakemake()
@@ -46,7 +45,9 @@ def branch(finished: Project, tmp_path: Path) -> Callable[[], Project]:
 def kill_when() -> Callable[..., None]:
     """SIGKILLs a Snakemake, or its whole group, as soon as a file exists."""
 
-    def kill(process: "subprocess.Popen[str]", project: Project, pattern: str, group: bool) -> None:
+    def kill(
+        process: "subprocess.Popen[str]", project: Project, pattern: str, group: bool
+    ) -> None:
         while not list(project.path.glob(pattern)):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.02)

@@ -191,5 +191,5 @@ def test_a_removed_evaluation_is_made_again_from_the_same_weights(branch: Branch
 
 
 def test_job_counts_are_read_from_the_dry_run() -> None:
-    text = "Job stats:\njob      count\n-----  -------\nall          1\na_b         12\ntotal       13\n"
+    text = "Job stats:\njob    count\n---  -------\nall        1\na_b       12\ntotal     13\n"
     assert jobs(text) == {"all": 1, "a_b": 12}

@@ -49,7 +49,8 @@ def test_versions_of_the_results(versioned: Project, tmp_path: Path) -> None:
     assert project.run("git", "status", "--porcelain") == "", "results must not be in git"
 
     # A parameter changed by hand.
-    project.edit(EXPERIMENT, "dsm: {enabled: false}\n    target_ema: 0.9", "dsm: {enabled: false}\n    target_ema: 0.8")  # fmt: skip
+    old = "dsm: {enabled: false}\n    target_ema: 0.9"
+    project.edit(EXPERIMENT, old, old.replace("0.9", "0.8"))
     ran = jobs(project.run("dvc", "repro"))
     assert (ran["train_smoke_ctm_nodsm"], ran["evaluate"]) == (1, 1)
     assert not {"teacher_smoke", "train_smoke_ctm"} & set(ran)

@@ -75,7 +75,8 @@ def test_locks_pin_every_requirement_exactly(name: str) -> None:
     ]
     assert all(re.fullmatch(r"[a-z0-9-]+==[^ =*]+(  ; \S.*)?", line) for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", w)[0]).lower() for w in wanted}
     assert names <= set(_pins(name))
 

@@ -130,7 +130,8 @@ def test_make_clears_the_lock_of_a_killed_snakemake(
     process = project.start(
         "snakemake", "--cores", "2", "--configfile", "config/smoke.yaml", "--", target
     )
-    kill_when(process, project, "runs/smoke/ctm/seed-0/*/checkpoints/step-00000010", group=not orphan)
+    checkpoint = "runs/smoke/ctm/seed-0/*/checkpoints/step-00000010"
+    kill_when(process, project, checkpoint, group=not orphan)
     assert not (project.path / target).exists()
 
     refused = project.snakemake("--", target, code=1)

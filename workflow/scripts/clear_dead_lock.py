@@ -1,8 +1,9 @@
 """Clear what a killed Snakemake left in the working directory: its lock, and jobs still running.
 
-`make table` runs this first. A living Snakemake holds `.snakemake/alive` (workflow/rules/common.smk);
-the kernel drops that hold however the process ends. So a lock without the hold is a dead one, and a
-job marked as this directory's is an orphan, which would fight its own successor over a run folder.
+`make table` runs this first. A living Snakemake holds `.snakemake/alive` (see
+workflow/rules/common.smk); the kernel drops that hold however the process ends. So a lock without
+the hold is a dead one, and a job marked as this directory's is an orphan, which would fight its
+own successor over a run folder.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ALIVE = Path(".snakemake/alive")
@@ -48,10 +50,8 @@ def end(processes: list[int]) -> None:
     deadline = time.monotonic() + PATIENCE
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in processes:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
         while set(processes) & set(orphans()) and time.monotonic() < deadline:
             time.sleep(0.1)
 

@@ -1,8 +1,9 @@
 """Kills its own process with SIGKILL at a chosen rename, so that a test dies where it means to.
 
-Python imports this module at start when its folder is on PYTHONPATH. ``CTM_KILL_AT`` is a pattern
-of the renamed file's final path; ``CTM_KILL_SKIP`` matches are let through first; ``CTM_KILL_MARK``
-is a file that records the kill, so that the same command started again runs through.
+Python imports this module at start when its folder is on PYTHONPATH. ``CTM_KILL_AT`` is a
+pattern of the renamed file's final path; ``CTM_KILL_SKIP`` matches are let through first;
+``CTM_KILL_MARK`` is a file that records the kill, so that the same command started again runs
+through.
 """
 
 import fnmatch
