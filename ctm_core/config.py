@@ -187,7 +187,7 @@ class Teacher(_Section):
 class Perceptual(_Section):
     """How images are fed to a perceptual network."""
 
-    resize: int = Field(description="side; the paper's is 224, max(32, side) does for small images")
+    resize: int = Field(description="side; 224 in the paper, max(32, side) for small images")
 
     @field_validator("resize")
     @classmethod

@@ -204,7 +204,9 @@ def _markdown(rows: Sequence[Row], records: Sequence[Evaluation]) -> str:
         parts += [f"## {experiment} · {protocol}", _protocol_line(facts[protocol])]
         parts += [_markdown_table(section)]
         if any(row.rank_deficient for row in section):
-            parts += ["† rank-deficient covariance: fewer samples than features, or features that are constant."]
+            parts += [
+                "† rank-deficient covariance: fewer samples than features, or constant features."
+            ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,7 +21,9 @@ SECTIONS = {
 
 
 def save(root: Path, step: int) -> Path:
-    return checkpoint.save(root, step, SECTIONS, {"seconds": 1.5, "evaluations": {"teacher": step}})
+    return checkpoint.save(
+        root, step, SECTIONS, {"seconds": 1.5, "evaluations": {"teacher": step}}
+    )
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_local_matching_takes_one_step_at_a_time() -> None:
 
 
 def test_gradient_reaches_the_student_through_the_frozen_map() -> None:
-    """The estimate's outer map is no constant factor: without its Jacobian the gradient differs."""
+    """The outer map is no constant factor: without its Jacobian the gradient differs."""
     made, without = objective(dsm={"enabled": False}), objective(dsm={"enabled": False})
     given = batch()
     _, _, j = made.draw(given)
@@ -239,7 +239,9 @@ def test_adaptive_weight_is_clipped_and_detached() -> None:
     assert not weight.requires_grad
     assert float(weight) == pytest.approx(5 / 2.0001)
     assert float(adaptive_weight(reference, torch.zeros(2))) == 1e4
-    assert float(adaptive_weight(1e-3 * reference, other, low=0.01, high=10)) == pytest.approx(0.01)
+    assert float(adaptive_weight(1e-3 * reference, other, low=0.01, high=10)) == pytest.approx(
+        0.01
+    )
 
 
 def test_share_scales_the_gradient_alone() -> None:

@@ -16,7 +16,9 @@ from ctm_core import pictures
 
 def samples(n: int, channels: int = 1, size: int = 8) -> torch.Tensor:
     """Image i has level i + 1 everywhere, channel c ten more."""
-    levels = torch.arange(1, n + 1).view(n, 1, 1, 1) + 10 * torch.arange(channels).view(1, -1, 1, 1)
+    levels = torch.arange(1, n + 1).view(n, 1, 1, 1) + 10 * torch.arange(channels).view(
+        1, -1, 1, 1
+    )
     return levels.expand(n, channels, size, size).to(torch.uint8)
 
 

@@ -31,9 +31,7 @@ def test_lines_elsewhere(
     lines = capsys.readouterr().err.splitlines()
     # Every 5 s at the earliest, so each third step of 2 s, and the last one.
     assert [line.split()[3] for line in lines] == ["103/110", "106/110", "109/110", "110/110"]
-    assert lines[0] == (
-        "digits ctm: step 103/110  loss 1.235 ctm 0.5  32 images/s  14 s left"
-    )
+    assert lines[0] == ("digits ctm: step 103/110  loss 1.235 ctm 0.5  32 images/s  14 s left")
     assert lines[-1].endswith("0 s left")
     assert progress.images_per_second == pytest.approx(32)
 

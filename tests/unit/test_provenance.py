@@ -62,8 +62,6 @@ def test_an_installed_package_is_not_its_surroundings(
     assert re.fullmatch(r"\d+\.\d+\.\d+", version_in(site, monkeypatch))
 
 
-def test_without_git(
-    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_git(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert re.fullmatch(r"\d+\.\d+\.\d+", version_in(checkout, monkeypatch))

@@ -35,9 +35,7 @@ def test_draws_are_philox_of_the_documented_key_and_counter() -> None:
     key = (seed, int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little"))
     # Six numbers need two blocks a sample; the generator counts up before each block.
     words = [
-        word
-        for block in range(2)
-        for word in philox(key, [2 * index + block + 1, 0, step, 0])
+        word for block in range(2) for word in philox(key, [2 * index + block + 1, 0, step, 0])
     ]
     expected = [((word >> 12) + 0.5) * 2.0**-52 for word in words[:6]]
     drawn = randomness.uniform(seed, stream, step, index, 1, (6,))[0]
@@ -112,7 +110,7 @@ def test_types_and_shapes() -> None:
 
 def test_the_unit_interval_is_open() -> None:
     extremes = randomness._unit(np.array([0, 1, 2**64 - 1], dtype=np.uint64))
-    assert 0 < extremes.min() and extremes.max() < 1
+    assert extremes.min() > 0 and extremes.max() < 1
     assert np.isfinite(stats.norm.ppf(extremes)).all()
 
 

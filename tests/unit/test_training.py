@@ -187,7 +187,9 @@ def test_kill_9_again_and_again(case: Case) -> None:
 def test_sigterm_to_the_command(ctm_case: Case) -> None:
     ended = ctm_case.command(TermAt(5))
     assert ended.code == 75
-    assert ended.stderr.splitlines()[-1].startswith("ctm: tiny ctm seed 0 stopped by SIGTERM after")
+    assert ended.stderr.splitlines()[-1].startswith(
+        "ctm: tiny ctm seed 0 stopped by SIGTERM after"
+    )
     assert "Traceback" not in ended.stderr
     assert ctm_case.command().code == 0
     ctm_case.assert_undisturbed()
@@ -296,7 +298,9 @@ def test_a_finished_run_is_delivered_again_without_training(
 def test_what_is_not_hashed_changes_nothing(
     tmp_path: Path, digits: Dataset, teacher: Trained, student: Trained, model: str
 ) -> None:
-    made = Case(model, tmp_path, digits, teacher.weights, {"teacher": teacher, "ctm": student}[model])
+    made = Case(
+        model, tmp_path, digits, teacher.weights, {"teacher": teacher, "ctm": student}[model]
+    )
     section = "teacher" if model == "teacher" else "models.ctm"
     made.train(
         {
@@ -353,7 +357,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float = ma
         monkeypatch.setattr(kind, "backward", spoilt)
 
 
-@pytest.mark.parametrize(("term", "value"), [("ctm", math.nan), ("dsm", math.inf), ("loss", math.nan)])
+@pytest.mark.parametrize(
+    ("term", "value"), [("ctm", math.nan), ("dsm", math.inf), ("loss", math.nan)]
+)
 def test_divergence_names_term_and_step_and_keeps_the_last_checkpoint(
     ctm_case: Case, monkeypatch: pytest.MonkeyPatch, term: str, value: float
 ) -> None:
@@ -383,9 +389,7 @@ def test_divergence_names_term_and_step_and_keeps_the_last_checkpoint(
     ctm_case.assert_undisturbed()
 
 
-def test_a_gradient_that_is_not_finite(
-    ctm_case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_that_is_not_finite(ctm_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     backward = CtmObjective.backward
 
     def spoilt(self: CtmObjective, batch: Batch, share: float) -> dict[str, float]:
@@ -397,7 +401,9 @@ def test_a_gradient_that_is_not_finite(
         return terms
 
     monkeypatch.setattr(CtmObjective, "backward", spoilt)
-    with pytest.raises(Diverged, match=r"gradient norm became inf at step 3 \(no checkpoint yet\)"):
+    with pytest.raises(
+        Diverged, match=r"gradient norm became inf at step 3 \(no checkpoint yet\)"
+    ):
         ctm_case.train()
 
 
