@@ -22,10 +22,8 @@ def project(tmp_path: Path) -> Project:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke configuration, run once from nothing; read it, do not change it."""
     project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    began = time.monotonic()
     output = project.snakemake()
     (project.path / "smoke.log").write_text(output)
-    (project.path / "smoke.seconds").write_text(f"{time.monotonic() - began:.1f}")
     return project
 
 

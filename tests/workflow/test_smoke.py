@@ -24,11 +24,6 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_run_takes_minutes_at_most(finished: Project) -> None:
-    # 90 s on two idle cores; a machine that also does something else gets twice that.
-    assert float((finished.path / "smoke.seconds").read_text()) < 180
-
-
 def test_every_cell_has_its_row(finished: Project) -> None:
     experiment = load_experiment(ROOT / "config/experiments/smoke.yaml")
     expected = []
@@ -97,9 +92,10 @@ def test_a_missing_file_of_a_finished_run_is_made_again(branch: Branch) -> None:
     before = project.results()
     # The whole training folder: its state in runs/ is whole, so nothing is trained again.
     project.remove("results/smoke/ctm_nodsm")
-    began = time.monotonic()
+    [last] = (project.path / "runs/smoke/ctm_nodsm/seed-0").glob("*/checkpoints/step-00000020")
+    written = (last / "state.json").stat().st_mtime_ns
     project.snakemake("--", "results/smoke/ctm_nodsm/seed-0/step-20/evaluation.json")
-    assert time.monotonic() - began < 90
+    assert (last / "state.json").stat().st_mtime_ns == written
     assert project.results() == before
 
 
