@@ -1,0 +1,47 @@
+"""What a notebook gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fixtures.tiny import Trained
+
+import ctm_core
+from ctm_core.errors import UserError
+from ctm_core.generation import Generator
+
+
+def test_a_student(student: Trained) -> None:
+    model = ctm_core.load(student.weights)
+    assert model.record["model"] == "ctm"
+    one = model.sample(5, seed=2, batch_size=8)
+    assert (one.dtype, one.shape) == (torch.uint8, (5, 1, 8, 8))
+    same = Generator.from_file(student.weights).images(
+        5, sampler="gamma", nfe=1, gamma=0.0, seed=2, batch_size=8
+    )
+    assert torch.equal(one, same)
+    y = torch.tensor([3, 4])
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(model.G(x, 2.0, 2.0, y), x)
+    # At sigma_min a jump is the identity up to the last bit, so a short one hardly moves.
+    torch.testing.assert_close(model.G(x, 0.0021, 0.002, y), x, atol=0.2, rtol=0)
+    assert model.denoise(x, torch.tensor([1.0, 2.0]), y).shape == x.shape
+    assert not model.G(x, 80, 1, y).requires_grad
+
+
+def test_explicit_labels_decide(student: Trained) -> None:
+    model = ctm_core.load(student.weights)
+    zeros, ones = (model.sample(6, labels=torch.full((6,), c), batch_size=8) for c in (0, 1))
+    assert not torch.equal(zeros, ones)
+
+
+def test_a_teacher_solves_and_does_not_jump(teacher: Trained) -> None:
+    model = ctm_core.load(teacher.weights)
+    assert model.sample(2, nfe=3, batch_size=2).shape == (2, 1, 8, 8)
+    with pytest.raises(UserError, match="cannot jump"):
+        model.G(torch.zeros(1, 1, 8, 8), 2.0, 1.0)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.safetensors is missing"):
+        ctm_core.load("nowhere.safetensors")
