@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fixtures import tiny
 from fixtures.tiny import Trained
 
 from ctm_core import evaluation
-from ctm_core.errors import UserError
-from ctm_core.files import load_tensors
+from ctm_core.errors import Interrupted, UserError
+from ctm_core.files import load_tensors, save_tensors
 from ctm_core.generation import Generator
 from ctm_core.metrics.frechet import frechet_distance
 from ctm_core.metrics.moments import Moments
+from ctm_core.model_file import read_record
+from ctm_core.runs import RunFolder
 
 CELLS = 3  # NFE 1, and NFE 2 with gamma 0 and 1
 SEEDS = 2
@@ -130,16 +133,57 @@ def test_another_batch_size_is_another_cell(bench: Bench) -> None:
     assert len(bench.sampled) == CELLS * SEEDS
 
 
-def test_a_damaged_cell_is_named_or_made_again(bench: Bench) -> None:
+@pytest.mark.parametrize("damage", ["cut", "missing", "no moments"])
+def test_a_damaged_cell_is_made_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     whole = bench.evaluate()
+    bench.sampled.clear()
     [cell, *_] = sorted(bench.folder.glob("runs/**/cells/*.safetensors"))
-    cell.write_bytes(cell.read_bytes()[:100])
-    try:
-        assert bench.evaluate() == whole
-    except UserError as error:
-        assert cell.name in str(error)
+    if damage == "cut":
+        cell.write_bytes(cell.read_bytes()[:-1])
+    elif damage == "missing":
         cell.unlink()
-        assert bench.evaluate() == whole
+    else:
+        save_tensors(cell, {"n": torch.tensor([24])})
+    assert bench.evaluate() == whole
+    assert len(bench.sampled) == 1
+    assert (f"{cell} is damaged and made again" in caplog.text) == (damage != "missing")
+
+
+def test_snapshots_are_evaluated_side_by_side(bench: Bench) -> None:
+    """The job of one step holds no other step's lock."""
+    snapshot = bench.student.folder / "snapshot-00000006.safetensors"
+    record = read_record(snapshot)
+    runs = bench.folder / "runs"
+    bench.evaluate()
+    [folder] = runs.glob("tiny/ctm/seed-0/*")
+    with RunFolder(folder, config=json.loads((folder / "config.json").read_text()), inputs={}):
+        with pytest.raises(Interrupted, match="is in use by process"):
+            bench.evaluate()
+        assert (
+            bench.evaluate(weights=snapshot, step=6, output="six")["step"] == record["step"] == 6
+        )
+    assert len(list(runs.glob("tiny/ctm/seed-0/*"))) == 2
+
+
+def test_previews_show_the_same_noises_in_every_cell(bench: Bench) -> None:
+    bench.evaluate()
+    images, metadata = load_tensors(bench.folder / "out" / "previews.safetensors")
+    labels = json.loads(metadata["labels"])
+    assert labels == [n % 10 for n in range(64)]
+    assert images.keys() == {
+        "gamma/nfe-1/gamma-none",
+        "gamma/nfe-2/gamma-0",
+        "gamma/nfe-2/gamma-1",
+    }
+    generator = Generator.from_file(bench.student.weights)
+    for gamma in (0.0, 1.0):
+        made = generator.images(
+            64, sampler="gamma", nfe=2, gamma=gamma, seed=0, batch_size=64,
+            labels=torch.tensor(labels),
+        )  # fmt: skip
+        assert torch.equal(images[f"gamma/nfe-2/gamma-{gamma:g}"], made)
 
 
 def test_what_does_not_belong_together_is_refused(bench: Bench, teacher: Trained) -> None:
@@ -153,4 +197,35 @@ def test_what_does_not_belong_together_is_refused(bench: Bench, teacher: Trained
         bench.evaluate(references=bench.references[:1])
     with pytest.raises(UserError, match="is not a reference file"):
         bench.evaluate(references=[bench.student.weights])
+    with pytest.raises(UserError, match="has no student 'cd'"):
+        bench.evaluate(model="cd")
+    changed = {"models.ctm.training.learning_rate": 1e-3}
+    with pytest.raises(UserError, match=r"trained with another configuration of ctm \(train_hash"):
+        bench.evaluate(changed)
     assert not bench.sampled
+    assert not (bench.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset_fingerprint": "f" * 64}, "was made from other images of digits than ctm has"),
+        ({"resolution": "16"}, "is of 16-pixel images, ctm makes 8-pixel ones"),
+        ({"weights_sha256": "f" * 64}, "was made with other weights of classifier_digits"),
+    ],
+)
+def test_a_reference_that_does_not_belong(
+    bench: Bench, changes: dict[str, str], expected: str
+) -> None:
+    wrong = bench.folder / "wrong.safetensors"
+    tensors, metadata = load_tensors(bench.references[0])
+    save_tensors(wrong, tensors, metadata | changes)
+    with pytest.raises(UserError) as error:
+        bench.evaluate(references=[wrong, bench.references[1]])
+    assert expected in str(error.value)
+    assert not bench.sampled
+
+
+def test_auto_precision_belongs_to_whatever_it_was_resolved_to(bench: Bench) -> None:
+    record = bench.evaluate({"models.ctm.training.precision": "auto"})
+    assert record["train_hash"] == tiny.experiment().train_hash("ctm")

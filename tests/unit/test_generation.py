@@ -8,7 +8,7 @@ import pytest
 import torch
 from fixtures.tiny import Trained
 
-from ctm_core import randomness
+from ctm_core import randomness, sampling
 from ctm_core.errors import UserError
 from ctm_core.generation import Generator
 
@@ -33,6 +33,28 @@ def test_batch_size_moves_hardly_a_pixel(generator: Generator) -> None:
     moved = (whole - split).abs()
     assert int(moved.max()) <= 1
     assert float((moved > 0).double().mean()) <= 0.001
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_what_the_network_is_fed_does_not_depend_on_the_batch_size(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Latents, labels and injected noises of the first samples, as they reach the sampler."""
+    fed: list[tuple[torch.Tensor, ...]] = []
+
+    def sample(model: object, **given: Any) -> torch.Tensor:
+        fed.append((given["latents"], given["labels"], given["noise"](0), given["noise"](1)))
+        return given["latents"]
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    generator.images(20, batch_size=size, **JUMP)
+    assert all(len(part) == size for parts in fed for part in parts)  # the last batch is padded
+    latents, labels, first, second = (torch.cat(parts)[:20] for parts in zip(*fed, strict=True))
+    shape = (1, 8, 8)
+    assert torch.equal(latents, randomness.normal(3, "latents", 0, 0, 20, shape))
+    assert torch.equal(labels, randomness.integers(3, "labels", 0, 0, 20, 10))
+    assert torch.equal(first, randomness.normal(3, "inject", 0, 0, 20, shape))
+    assert torch.equal(second, randomness.normal(3, "inject", 1, 0, 20, shape))
 
 
 def test_labels_and_noises_belong_to_the_sample(generator: Generator) -> None:
@@ -60,6 +82,28 @@ def test_explicit_labels_fill_the_last_batch(generator: Generator) -> None:
     assert len(made) == 10
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"labels": torch.arange(9)}, "must be int64 of shape (10,)"),
+        ({"labels": torch.zeros(10)}, "must be int64 of shape (10,)"),
+        ({"labels": torch.arange(10) + 1}, "there is no class 10; they are 0 to 9"),
+        ({"label": -1}, "there is no class -1"),
+    ],
+)
+def test_labels_that_do_not_fit(
+    generator: Generator, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        generator.images(10, batch_size=4, **options, **JUMP)
+    assert expected in str(error.value)
+
+
+def test_no_samples_are_none(generator: Generator) -> None:
+    with pytest.raises(UserError, match="at least one sample"):
+        generator.images(0, batch_size=4, **JUMP)
+
+
 def test_class_by_name_or_number(generator: Generator) -> None:
     assert generator.class_index("7") == 7
     for wrong in ("10", "-1", "seven", ""):
@@ -72,13 +116,18 @@ def test_a_model_without_classes_has_none(generator: Generator) -> None:
     assert generator.labels(0, 0, 4) is None
     with pytest.raises(UserError, match="unconditional"):
         generator.class_index("3")
+    with pytest.raises(UserError, match="unconditional"):
+        generator.images(4, batch_size=4, label=3, **JUMP)
 
 
-def test_nan_is_refused(generator: Generator) -> None:
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_nan_is_refused(generator: Generator, value: str) -> None:
+    """Infinity too, which clamping to [-1, 1] would turn into plain white."""
+    bias = generator.model.get_parameter("model.dec.8x8_aux_conv.bias")
     with torch.no_grad():
-        generator.model.output_weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="gives NaN or infinity by gamma at nfe 2"):
-        generator.images(4, batch_size=4, **JUMP)
+        bias.fill_(float(value))
+    with pytest.raises(UserError, match="gives NaN or infinity by gamma at nfe 1"):
+        generator.images(4, batch_size=4, **(JUMP | {"nfe": 1}))
 
 
 def test_a_teacher_cannot_jump(teacher: Trained) -> None:

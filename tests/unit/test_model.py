@@ -42,6 +42,23 @@ def test_a_teacher_solves_and_does_not_jump(teacher: Trained) -> None:
         model.G(torch.zeros(1, 1, 8, 8), 2.0, 1.0)
 
 
+def test_gamma_of_a_teacher_is_refused_not_ignored(teacher: Trained, student: Trained) -> None:
+    with pytest.raises(UserError, match="has no gamma"):
+        ctm_core.load(teacher.weights).sample(2, nfe=3, gamma=0.5, batch_size=2)
+    with pytest.raises(UserError, match="at least one evaluation, not nfe = 0"):
+        ctm_core.load(student.weights).sample(2, nfe=0, batch_size=2)
+
+
+def test_samplers_by_name(student: Trained) -> None:
+    model = ctm_core.load(student.weights)
+    options = {"batch_size": 4, "seed": 1}
+    exact = model.sample(4, 4, **options)
+    assert torch.equal(exact, model.sample(4, 4, 0.0, sampler="gamma_paper", **options))
+    assert not torch.equal(exact, model.sample(4, 4, 1.0, **options))
+    for sampler, nfe in (("heun", 5), ("euler", 4)):
+        assert model.sample(4, nfe, sampler=sampler, **options).shape == (4, 1, 8, 8)
+
+
 def test_a_missing_file() -> None:
     with pytest.raises(UserError, match=r"nowhere\.safetensors is missing"):
         ctm_core.load("nowhere.safetensors")

@@ -1,0 +1,274 @@
+"""Whole trainings: what goes in is checked, what comes out says where it is from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures import tiny
+from fixtures.tiny import Trained
+
+from ctm_core import jobs, model_file
+from ctm_core.data import Dataset
+from ctm_core.errors import Interrupted, UserError
+from ctm_core.files import load_tensors, read_json, sha256_file
+from ctm_core.runs import RunFolder
+
+Train = Callable[..., Path]
+#: As short as can be: nothing is learned, everything is checked.
+SHORT = {
+    "models.ctm.training.steps": 2,
+    "models.ctm.training.snapshots": [],
+    "models.ctm.training.decay_steps": 0,
+}
+
+
+@pytest.fixture
+def train(digits: Dataset, teacher: Trained, tmp_path: Path) -> Train:
+    """Train the student for two steps into ``tmp_path``."""
+
+    def run(changes: tiny.Changes | None = None, **options: Any) -> Path:
+        given = {
+            "dataset": digits,
+            "teacher": teacher.weights,
+            "output": tmp_path / "out",
+            "runs": tmp_path / "runs",
+            "seed": 0,
+        }
+        experiment = tiny.experiment(SHORT | dict(changes or {}))
+        return jobs.train_student(experiment, "ctm", **(given | options))
+
+    return run
+
+
+def test_records(student: Trained, teacher: Trained, digits: Dataset) -> None:
+    experiment = tiny.experiment()
+    record = read_json(student.folder / "training.json")
+    assert record["experiment"] == "tiny"
+    assert record["model"] == record["objective"] == "ctm"
+    assert record["train_hash"] == experiment.train_hash("ctm")
+    assert record["steps"] == 12
+    assert record["weights_sha256"] == sha256_file(student.weights)
+    assert record["teacher_sha256"] == sha256_file(teacher.weights)
+    assert record["dataset_fingerprint"] == digits.fingerprint
+    assert record["exact"] is True
+    assert record["hardware"]["threads"] == 1
+    assert record["seconds"] > 0
+    tensors, _ = load_tensors(student.weights)
+    assert record["parameters"] == sum(value.numel() for value in tensors.values())
+    of_teacher = read_json(teacher.folder / "training.json")
+    assert of_teacher["teacher_sha256"] is None
+    assert of_teacher["forward_passes"] == {"student": 12 * 8}
+
+    weights = model_file.read_record(student.weights)
+    assert weights["inputs"] == {
+        "dataset": digits.fingerprint,
+        "teacher": sha256_file(teacher.weights),
+        "distance": None,
+    }
+    snapshot = model_file.read_record(student.folder / "snapshot-00000006.safetensors")
+    assert (weights["step"], snapshot["step"]) == (12, 6)
+    assert weights["ema"] == 0.9 and weights["time_s"] is True
+    assert student.run.name == experiment.train_hash("ctm")[:12]
+
+
+def test_the_exported_weights_are_the_evaluated_average(train: Train, tmp_path: Path) -> None:
+    changes = {"models.ctm.training.ema": [0.9, 0.5], "models.ctm.training.evaluated_ema": 0.5}
+    exported, _ = load_tensors(train(changes))
+    [state] = tmp_path.glob("runs/tiny/ctm/seed-0/*/checkpoints/step-00000002")
+    average = {
+        rate: load_tensors(state / f"ema_{rate}.safetensors")[0] for rate in (0.5, 0.8, 0.9)
+    }
+    live, _ = load_tensors(state / "student.safetensors")
+    name = "model.map_layer0.weight"
+    assert torch.equal(exported[name], average[0.5][name])
+    for other in (average[0.8], average[0.9], live):
+        assert not torch.equal(exported[name], other[name])
+
+
+def test_the_student_begins_at_the_teacher(
+    train: Train, teacher: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def look(self: Any, exports: Any, export: Any) -> None:
+        seen.append({name: v.clone() for name, v in self.student.state_dict().items()})
+        raise Interrupted("seen enough")
+
+    monkeypatch.setattr(jobs.Trainer, "train", look)
+    denoiser, _ = load_tensors(teacher.weights)
+    for initial in ("teacher", "random"):
+        with pytest.raises(Interrupted):
+            train({"models.ctm.initial": initial})
+    with pytest.raises(Interrupted):
+        train({"models.ctm.initial": "random"}, seed=1)
+    begun, drawn, other = seen
+    assert denoiser.keys() < begun.keys()
+    assert all(torch.equal(begun[name], value) for name, value in denoiser.items())
+    fresh = set(begun) - set(denoiser)
+    assert all("_s." in name for name in fresh)
+    # What the teacher has not is drawn: not zero, and by the seed.
+    assert all(torch.equal(begun[name], drawn[name]) for name in fresh)
+    assert begun["model.map_layer0_s.weight"].norm() > 0
+    name = "model.map_layer0.weight"
+    assert not torch.equal(drawn[name], begun[name])
+    assert not torch.equal(drawn[name], other[name])
+
+
+def test_changed_inputs_begin_anew_and_lose_nothing(
+    train: Train, tmp_path: Path, teacher: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train().read_bytes()
+    [run] = tmp_path.glob("runs/tiny/ctm/seed-0/*")
+    old = tiny.tree(run / "exports")
+    model, record = model_file.load_weights(teacher.weights)
+    with torch.no_grad():
+        model.output_weight.mul_(1.5)
+    other = tmp_path / "other.safetensors"
+    model_file.export(other, model, record)
+    second = train(teacher=other).read_bytes()
+    assert second != first
+    assert "teacher changed since this run began; its state is set aside" in caplog.text
+    assert tiny.tree(run / "set-aside-1" / "exports") == old
+    curve = [json.loads(line)["step"] for line in (tmp_path / "out" / "training.jsonl").open()]
+    assert curve == [1, 2]
+    assert train().read_bytes() == first  # anew once more, to the same end
+
+
+def test_another_configuration_has_another_folder(train: Train, tmp_path: Path) -> None:
+    train()
+    train({"models.ctm.training.learning_rate": 1e-3})
+    train({"models.ctm.training.log_every": 2})
+    assert len(list(tmp_path.glob("runs/tiny/ctm/seed-0/*"))) == 2
+
+
+def test_an_explicit_folder_is_one_runs(train: Train, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    weights = train(run=mine).read_bytes()
+    assert (mine / "checkpoints").is_dir()
+    assert not (tmp_path / "runs").exists()
+    state = tiny.tree(mine / "checkpoints")
+    for changes, options in (
+        ({"models.ctm.training.learning_rate": 1e-3}, {}),
+        ({}, {"seed": 1}),
+        ({"experiment": "other"}, {}),
+    ):
+        with pytest.raises(UserError, match="mine belongs to another run: its"):
+            train(changes, run=mine, **options)
+    assert tiny.tree(mine / "checkpoints") == state
+    assert not (mine / "failed.json").exists()
+    assert train(run=mine).read_bytes() == weights
+
+
+def test_a_run_in_use_is_left_alone(train: Train, tmp_path: Path) -> None:
+    train()
+    [run] = tmp_path.glob("runs/tiny/ctm/seed-0/*")
+    config, inputs = read_json(run / "config.json"), read_json(run / "inputs.json")
+    with RunFolder(run, config=config, inputs=inputs):
+        before = tiny.tree(tmp_path)
+        with pytest.raises(Interrupted, match="is in use by process"):
+            train()
+        assert tiny.tree(tmp_path) == before
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+def with_manifest(dataset: Dataset, **changes: Any) -> Dataset:
+    return replace(dataset, manifest=dataset.manifest | changes)
+
+
+def test_a_teacher_of_another_data_set(train: Train, digits: Dataset, tmp_path: Path) -> None:
+    experiment = {"dataset.name": "fashion-mnist"}
+    others = with_manifest(digits, name="fashion-mnist", fingerprint="f" * 64)
+    with pytest.raises(
+        UserError, match="was trained for the data set digits, not fashion-mnist; train a teacher"
+    ):
+        train(experiment, dataset=others)
+    changed = with_manifest(digits, fingerprint="f" * 64)
+    with pytest.raises(UserError, match="was trained on other images of digits; train a teacher"):
+        train(dataset=changed)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"network.model_channels": 12}, "network"),
+        ({"diffusion": {"sigma_data": 0.4}}, "diffusion"),
+        ({"conditional": False}, "label_dim"),
+    ],
+)
+def test_a_teacher_that_does_not_fit(train: Train, changes: tiny.Changes, what: str) -> None:
+    with pytest.raises(UserError, match=rf"has another {what} than tiny; train a teacher for it"):
+        train(changes)
+
+
+def test_a_student_is_no_teacher(train: Train, student: Trained) -> None:
+    with pytest.raises(UserError, match=r"is a student \(ctm\), not a teacher"):
+        train(teacher=student.weights)
+
+
+def test_only_training_images_are_learned(train: Train, digits: Dataset) -> None:
+    with pytest.raises(UserError, match=r"holds digits, split train, but .* learns fashion-mnist"):
+        train({"dataset.name": "fashion-mnist"})
+    test = with_manifest(digits, split="test")
+    with pytest.raises(UserError, match=r"holds digits, split test, but .* digits, split train"):
+        train(dataset=test)
+
+
+# -- kinds -------------------------------------------------------------------------------------
+
+
+def test_unconditional_models_know_no_classes(digits: Dataset, tmp_path: Path) -> None:
+    changes = SHORT | {
+        "conditional": False,
+        "teacher.training.steps": 2,
+        "teacher.training.preview_every": 1,
+        "models.ctm.training.preview_every": 1,
+    }
+    experiment = tiny.experiment(changes)
+    options: dict[str, Any] = {"runs": tmp_path / "runs"}
+    weights = jobs.train_teacher(experiment, digits, output=tmp_path / "t", **options)
+    made = jobs.train_student(
+        experiment, "ctm", digits, weights, output=tmp_path / "s", seed=0, **options
+    )
+    model, record = model_file.load_weights(made)
+    assert record["label_dim"] == model.label_dim == 0
+    assert not any("map_label" in name for name in load_tensors(made)[0])
+    assert len(list(tmp_path.glob("runs/**/previews/*.png"))) == 4
+
+
+@pytest.mark.parametrize("matching", ["local", "global"])
+def test_matchings_train(train: Train, tmp_path: Path, matching: str) -> None:
+    train({"models.ctm.matching": matching})
+    passes = read_json(tmp_path / "out" / "training.json")["forward_passes"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").open()]
+    if matching == "local":
+        assert [line["k"] for line in lines] == [1, 1]
+        assert passes["teacher"] == 2 * 1 * 8 * 2
+    else:
+        assert passes["teacher"] >= 2 * sum(int(line["k"]) for line in lines) * 8
+        assert passes["student"] == 2 * 2 * 8
+
+
+def test_micro_batches_and_perceptual_distance_train(
+    train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {
+        "models.ctm.training.micro_batch": 2,
+        "models.ctm.training.batch_size": 4,
+        "models.ctm.distance": "stlpips_vgg",
+        "models.ctm.perceptual": {"resize": 32},
+    }
+    with caplog.at_level(logging.WARNING):
+        weights = train(changes)
+    record = model_file.read_record(weights)
+    assert len(record["inputs"]["distance"]) == 64
+    assert caplog.text == ""
