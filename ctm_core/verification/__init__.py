@@ -1,0 +1,121 @@
+"""Our code against numbers of the reference implementations: what ``ctm verify`` runs.
+
+A *case* is a function that takes a golden file and a precision and yields
+:class:`~ctm_core.verification.golden.Check` objects. Cases live in the modules of this folder, one
+theme each, and register themselves by :func:`case`; a new module needs no other mention.
+
+>>> @case("edm_adm")  # doctest: +SKIP
+... def adm(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+...     yield compare("D", model.denoise(x, t), golden.expected("D", precision), precision)
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ctm_core.errors import UserError
+from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
+
+__all__ = ["Case", "Result", "case", "cases", "run", "uncovered"]
+
+Function = Callable[[Golden, torch.dtype], Iterator[Check]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function that checks a golden file at some precisions."""
+
+    file: str
+    function: Function
+    precisions: tuple[torch.dtype, ...]
+
+    @property
+    def name(self) -> str:
+        """``<file>:<function>``."""
+        return f"{self.file}:{self.function.__name__}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a case found at one precision; ``problem`` is set if it could not run to its end."""
+
+    case: Case
+    precision: torch.dtype
+    checks: tuple[Check, ...]
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """True if it ran, checked something, and everything was within tolerance."""
+        return self.problem is None and bool(self.checks) and all(c.passed for c in self.checks)
+
+
+_cases: list[Case] = []
+
+
+def case(
+    file: str, precisions: tuple[torch.dtype, ...] = (SINGLE, DOUBLE)
+) -> Callable[[Function], Function]:
+    """Register a function as a case of the golden file called ``file``."""
+
+    def register(function: Function) -> Function:
+        _cases.append(Case(file, function, precisions))
+        return function
+
+    return register
+
+
+def cases() -> list[Case]:
+    """Every case of every module of this folder, by file."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_cases, key=lambda found: found.file)
+
+
+def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
+    """Run one case, gradients on and torch's default dtype float32."""
+    checks: list[Check] = []
+    problem = None
+    try:
+        with torch.enable_grad():
+            for done in found.function(folder.load(found.file), precision):
+                checks.append(done)
+    except UserError as error:
+        problem = str(error)
+    except Exception as error:  # a case that cannot run has not passed, whatever stopped it
+        problem = f"{type(error).__name__}: {error}"
+    return Result(found, precision, tuple(checks), problem)
+
+
+def run(path: str | Path) -> tuple[Folder, Iterator[Result]]:
+    """Check a golden set.
+
+    Returns
+    -------
+    The folder, and the results as they come; :func:`uncovered` tells afterwards what none read.
+
+    Raises
+    ------
+    UserError
+        If the folder is absent or empty.
+    """
+    folder = Folder(Path(path))
+
+    def results() -> Iterator[Result]:
+        for found in cases():
+            for precision in found.precisions:
+                yield check(found, folder, precision)
+
+    return folder, results()
+
+
+def uncovered(folder: Folder) -> dict[str, list[str]]:
+    """Tensors that no case has read, by file; files without any are left out."""
+    unused = {name: folder.load(name).unused() for name in folder.names()}
+    return {name: keys for name, keys in unused.items() if keys}
