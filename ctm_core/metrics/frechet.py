@@ -19,6 +19,7 @@ the factors are Cholesky's. Otherwise they come from the symmetric eigenvalues,
 from typing import NamedTuple
 
 import torch
+from scipy import linalg
 
 from ctm_core.metrics.moments import Moments
 
@@ -47,7 +48,8 @@ def _factor(covariance: torch.Tensor, rank_at_most: int) -> torch.Tensor:
         if not failed and pivots.min() > 1e3 * rounding * covariance.diagonal().max():
             whole: torch.Tensor = triangle
             return whole
-    values, vectors = torch.linalg.eigh(covariance)
+    # SciPy's LAPACK: torch's (MKL) does not converge where most features are constant.
+    values, vectors = map(torch.from_numpy, linalg.eigh(covariance.numpy(), driver="evr"))
     floor = rounding * float(values[-1].clamp(min=0.0))
     first = max(int((values <= floor).sum()), dim - rank_at_most)
     factor: torch.Tensor = vectors[:, first:] * values[first:].sqrt()
@@ -56,7 +58,7 @@ def _factor(covariance: torch.Tensor, rank_at_most: int) -> torch.Tensor:
 
 def _nuclear_norm(left: torch.Tensor, right: torch.Tensor) -> float:
     product = left.T @ right
-    return float(torch.linalg.svdvals(product).sum()) if product.numel() else 0.0
+    return float(linalg.svdvals(product.numpy()).sum()) if product.numel() else 0.0
 
 
 def trace_sqrt_product(a: torch.Tensor, b: torch.Tensor) -> float:

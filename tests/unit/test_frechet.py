@@ -146,3 +146,21 @@ def test_an_indefinite_matrix_is_clamped():
 def test_different_dimensions_are_refused():
     with pytest.raises(ValueError, match="no distance"):
         frechet_distance(moments([0.0], [[1.0]]), moments([0.0, 0.0], np.eye(2)))
+
+
+@pytest.mark.parametrize("seed", [3, 9, 10])
+def test_few_distinct_images_and_mostly_constant_features(seed: int) -> None:
+    """What a student that has learned little gives Lite0; some eigensolvers do not converge."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.zeros(64, 1280, dtype=torch.float64)
+    varying = torch.randperm(1280, generator=generator)[:106]
+    rows = torch.randn(64, 106, generator=generator, dtype=torch.float64)
+    rows *= torch.logspace(0, -12, 106, dtype=torch.float64)
+    rows[8:] = rows[0]
+    features[:, varying] = rows
+    one, other = Moments.of(features), Moments.of(2 * features)
+    # Σ and 4 Σ: tr Σ + 4 tr Σ - 2 · 2 tr Σ = tr Σ, beside the shift of the mean.
+    expected = float(one.covariance().trace()) + float(one.mean.square().sum())
+    found = frechet_distance(one, other)
+    assert found.rank_deficient
+    assert found.value == pytest.approx(expected, rel=1e-9)
