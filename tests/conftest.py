@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from fixtures.project import Project, copy_project
 
 VARIABLE = "CTM_TEST_SYSTEM"
 
@@ -44,3 +45,12 @@ def _quiet_threads() -> Iterator[None]:
     """Threads of a test and of what it starts share two cores; waiting ones must not spin."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke configuration, run once from nothing; read it, do not change it."""
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    output = project.snakemake()
+    (project.path / "smoke.log").write_text(output)
+    return project

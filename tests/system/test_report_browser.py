@@ -1,7 +1,8 @@
 """The report in a real browser, at the width of a desk and of a telephone.
 
-Needs Chromium and its driver, so it runs under ``CTM_TEST_SYSTEM=1`` only. A report under
-``results/`` is looked at too, and its screenshots are kept in ``results/report/``.
+Needs Chromium and its driver, so it runs under ``CTM_TEST_SYSTEM=1`` only. Three reports are
+looked at: a synthetic one, that of the smoke run, and the one under ``results/`` where there is
+one; the screenshots are kept in ``report/`` beside each.
 """
 
 from __future__ import annotations
@@ -72,16 +73,22 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reports() -> list[str]:
-    """The synthetic report, and the real one where `make table` has made it."""
-    return ["synthetic", "results"] if (REAL / "report.html").is_file() else ["synthetic"]
+    """The synthetic report, that of the smoke run, and `make table`'s where it was made."""
+    made = ["results"] if (REAL / "report.html").is_file() else []
+    return ["synthetic", "smoke", *made]
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))
 @pytest.mark.parametrize("which", reports())
 def test_report_is_whole_at_every_width(
-    browser: Chrome, synthetic: Path, which: str, width: str
+    browser: Chrome, request: pytest.FixtureRequest, which: str, width: str
 ) -> None:
-    report = synthetic if which == "synthetic" else REAL / "report.html"
+    if which == "synthetic":
+        report = request.getfixturevalue("synthetic")
+    elif which == "smoke":
+        report = request.getfixturevalue("finished").path / "results/report.html"
+    else:
+        report = REAL / "report.html"
     show(browser, report, width)
     screenshot(browser, report.parent / "report" / f"{width}.png")
 

@@ -18,15 +18,6 @@ def project(tmp_path: Path) -> Project:
     return copy_project(tmp_path / "project")
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke configuration, run once from nothing; read it, do not change it."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    output = project.snakemake()
-    (project.path / "smoke.log").write_text(output)
-    return project
-
-
 @pytest.fixture
 def branch(finished: Project, tmp_path: Path) -> Callable[[], Project]:
     """Makes copies of the finished run that a test may change."""
