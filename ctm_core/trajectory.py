@@ -21,31 +21,14 @@ G jumps along the probability-flow ODE from t to s; :math:`G(x, t, t) = x` holds
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core.errors import UserError
+from ctm_core.scalings import Scalings, outer_coefficients, scalings
 
 __all__ = ["Scalings", "Trajectory", "scalings"]
-
-
-class Scalings(NamedTuple):
-    """EDM's preconditioning coefficients at some t; tensors of the shape of t."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-    c_noise: Tensor
-
-
-def scalings(t: Tensor, sigma_data: float = 0.5) -> Scalings:
-    """Coefficients at times ``t`` > 0, in the dtype of ``t`` (Karras et al. 2022, table 1)."""
-    total = t**2 + sigma_data**2
-    root = total.sqrt()
-    return Scalings(sigma_data**2 / total, t * sigma_data / root, 1 / root, t.log() / 4)
 
 
 class Trajectory(nn.Module):
@@ -147,8 +130,8 @@ class Trajectory(nn.Module):
 
     def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """G from the raw output F of (x, t, s)."""
-        ratio = _times(s, x) / _times(t, x)
-        return _scale(ratio, x) + _scale(1 - ratio, self.inner(raw, x, t))
+        outer = outer_coefficients("euler", _times(t, x), _times(s, x))
+        return _scale(outer.c_skip, x) + _scale(outer.c_out, self.inner(raw, x, t))
 
     def denoise(
         self,

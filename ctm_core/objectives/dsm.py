@@ -15,6 +15,7 @@ import torch
 from ctm_core import schedule
 from ctm_core.config import Teacher
 from ctm_core.objectives import Batch
+from ctm_core.scalings import loss_weight
 from ctm_core.trajectory import Trajectory
 
 __all__ = ["DsmObjective", "dsm_loss"]
@@ -42,12 +43,11 @@ def dsm_loss(
     -------
     The loss per sample, shape (B,), and the raw network output F, shape (B, C, H, W).
     """
-    sd = model.sigma_data
     level = sigma.to(images.dtype).view(-1, 1, 1, 1)
     noisy = images + level * noise
     raw = model.raw(noisy, sigma, None, labels)
     denoised = model.inner(raw, noisy, sigma)
-    weight = (level**2 + sd**2) / (level * sd) ** 2
+    weight = loss_weight("karras_weight", level, sigma_data=model.sigma_data)
     return (weight * (denoised - images) ** 2).flatten(1).mean(1), raw
 
 
