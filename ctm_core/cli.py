@@ -315,6 +315,16 @@ def report(results: Path, output: Path | None) -> None:
     click.echo(output)
 
 
+@cli.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--json", "document", type=FILE, help="Also write every check to this file.")
+def verify(folder: Path, document: Path | None) -> None:
+    """Check our numbers against the golden set in FOLDER (see docs/verification.md)."""
+    from ctm_core.verification.summary import verify as verify_folder
+
+    click.echo(verify_folder(folder, document, show=click.echo))
+
+
 def main() -> None:
     """Entry point of the console command."""
     logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)

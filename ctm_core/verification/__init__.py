@@ -22,7 +22,7 @@ import torch
 from ctm_core.errors import UserError
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
 
-__all__ = ["Case", "Result", "case", "cases", "run", "uncovered"]
+__all__ = ["Case", "Result", "case", "cases", "check", "run", "uncovered"]
 
 Function = Callable[[Golden, torch.dtype], Iterator[Check]]
 
@@ -103,9 +103,11 @@ def run(path: str | Path) -> tuple[Folder, Iterator[Result]]:
     Raises
     ------
     UserError
-        If the folder is absent or empty.
+        If the folder is absent or empty, or a file in it is damaged.
     """
     folder = Folder(Path(path))
+    for name in folder.names():
+        folder.load(name)
 
     def results() -> Iterator[Result]:
         for found in cases():
@@ -116,6 +118,14 @@ def run(path: str | Path) -> tuple[Folder, Iterator[Result]]:
 
 
 def uncovered(folder: Folder) -> dict[str, list[str]]:
-    """Tensors that no case has read, by file; files without any are left out."""
-    unused = {name: folder.load(name).unused() for name in folder.names()}
-    return {name: keys for name, keys in unused.items() if keys}
+    """Tensors that no case has read, by file.
+
+    A file all of whose tensors were read is left out; one of which nothing was read is named even
+    if it holds no tensor.
+    """
+    files = {name: folder.load(name) for name in folder.names()}
+    return {
+        name: golden.unused()
+        for name, golden in files.items()
+        if golden.unused() or not golden.used
+    }

@@ -16,7 +16,7 @@ from ctm_core.networks import DDPMpp
 from ctm_core.trajectory import Trajectory
 from ctm_core.verification.golden import Golden
 
-__all__ = ["build", "student", "teacher"]
+__all__ = ["build", "denoiser", "student", "teacher"]
 
 
 def build(
@@ -69,6 +69,11 @@ def build(
     model = Trajectory(network, sigma_data).to(dtype)
     model.load_state_dict(dict(weights), strict=True)
     return model
+
+
+def denoiser(golden: Golden, dtype: torch.dtype) -> Trajectory:
+    """The network ``net`` of an EDM file: D, no target time."""
+    return build(golden.meta["kwargs"], golden.weights("net", dtype), dtype, time_s=False)
 
 
 def student(golden: Golden, dtype: torch.dtype, prefix: str = "net") -> Trajectory:

@@ -8,6 +8,7 @@ remembered: a tensor that no case has read is a number that nothing was checked 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "error",
     "exact",
+    "likely",
 ]
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -149,9 +151,21 @@ class Golden:
         }
 
     def expected(self, key: str, precision: torch.dtype) -> Tensor:
-        """``out32/<key>`` or ``out64/<key>`` by the run's precision; out64 if it stands alone."""
+        """What a run at ``precision`` is compared with.
+
+        ``out32/<key>`` or ``out64/<key>``; where a value has one form only, that one:
+        ``out64/<key>``, or ``<key>`` itself.
+        """
         own = f"out{32 if precision == SINGLE else 64}/{key}"
-        return _tensor(self[own if own in self else f"out64/{key}"])
+        for name in (own, f"out64/{key}"):
+            if name in self:
+                return _tensor(self[name])
+        return _tensor(self[key])
+
+    def expects(self, key: str, precision: torch.dtype) -> bool:
+        """Whether :meth:`expected` has something."""
+        own = f"out{32 if precision == SINGLE else 64}/{key}"
+        return any(name in self for name in (own, f"out64/{key}", key))
 
     def labels(self, dtype: torch.dtype, prefix: str = "") -> Tensor | None:
         """Class labels below ``<prefix>in/``: int64 (B,), or one-hot (B, label_dim) in ``dtype``.
@@ -159,7 +173,10 @@ class Golden:
         None in an unconditional set.
         """
         for key in self.tensors:
-            if re.fullmatch(rf"{prefix}in/(y|y_.*|.*label.*)", key) and "augment" not in key:
+            if (
+                re.fullmatch(rf"{prefix}in/(y|y_.*|class(es)?|.*label.*)", key)
+                and "augment" not in key
+            ):
                 labels = _tensor(self[key])
                 return labels.to(dtype) if labels.ndim == 2 else labels.long()
         return None
@@ -218,6 +235,11 @@ def exact(name: str, ours: Any, golden: Any) -> Check:
     else:
         same = ours == golden
     return Check(name, 0.0 if same else float("inf"), 0.0)
+
+
+def likely(name: str, p_value: float) -> Check:
+    """A statistical test of our own draws, passed at p ≥ 1e-4; the error shown is -lg p."""
+    return Check(name, -math.log10(p_value) if p_value > 0 else float("inf"), 4.0)
 
 
 def _tensor(value: Any) -> Tensor:

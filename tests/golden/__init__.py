@@ -1,1 +1,1 @@
-"""Numbers of the official implementations; see data/README.md for what every tensor means."""
+"""Numbers of the reference implementations; see data/README.md for what every tensor means."""

@@ -1,36 +1,36 @@
-"""The golden suite runs every network case in float32 and in float64."""
+"""The golden suite: one folder, read once, and what its cases have found so far."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from functools import cache
+from pathlib import Path
 
-import pytest
 import torch
 
-from . import reference
+from ctm_core import verification
+from ctm_core.verification.golden import Folder
+
+DEFAULT = Path(__file__).parent / "data"
 
 
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
-def precision(request: pytest.FixtureRequest) -> torch.dtype:
-    """Dtype of the networks in a run."""
-    return request.param
+def path() -> Path:
+    """The golden set: the folder that CTM_GOLDEN names, else the committed copy of set A."""
+    return Path(os.environ.get("CTM_GOLDEN") or DEFAULT)
 
 
-@pytest.fixture(autouse=True)
-def _plain_torch() -> Iterator[None]:
-    """Gradients on, default dtype float32, whatever an earlier test left behind."""
-    torch.set_default_dtype(torch.float32)
-    with torch.enable_grad():
-        yield
+@cache
+def golden_folder() -> Folder:
+    """That set; raises UserError where there is none, which fails a test and never skips it."""
+    return Folder(path())
+
+
+@cache
+def outcome(case: verification.Case, precision: torch.dtype) -> verification.Result:
+    """What a case finds in that set."""
+    return verification.check(case, golden_folder(), precision)
 
 
 def pytest_report_header() -> str:
     """Say which set is checked."""
-    return f"golden values: {reference.folder()}"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the golden files that no test of this session has read."""
-    unread = [name for name in reference.CASES if name not in reference.loaded]
-    if unread and reference.loaded:
-        terminalreporter.write_line(f"golden files that no test read: {', '.join(unread)}")
+    return f"golden values: {path()}"

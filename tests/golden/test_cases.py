@@ -1,0 +1,31 @@
+"""Every registered case of the golden set, and that together they read all of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ctm_core import verification
+from ctm_core.verification import Case
+
+from .conftest import outcome
+
+RUNS = [(case, precision) for case in verification.cases() for precision in case.precisions]
+
+
+def _id(value: Case | torch.dtype) -> str:
+    return value.name if isinstance(value, Case) else str(value).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    RUNS,
+    ids=[f"{_id(case)}:{_id(precision)}" for case, precision in RUNS],
+)
+def test_case(case: Case, precision: torch.dtype) -> None:
+    result = outcome(case, precision)
+    assert result.problem is None, result.problem
+    assert result.checks, "the case checked nothing"
+    failed = [str(check) for check in result.checks if not check.passed]
+    assert not failed, "\n".join(failed)
+    assert result.passed
