@@ -1,0 +1,43 @@
+"""Typed configuration: one YAML file an experiment, one that lists experiments.
+
+The models below are the single source of every key: the files under ``config/`` are validated by
+them, Snakemake's JSON schemas are generated from them (``python -m ctm_core.config``), and the
+hashes that name run folders are taken over them. A mistake in a file ends in one sentence with
+file, key and what is allowed.
+"""
+
+from ctm_core.config.evaluation import Cell, Evaluation, SamplerGrid
+from ctm_core.config.experiment import Dataset, Experiment
+from ctm_core.config.network import Diffusion, Network
+from ctm_core.config.reading import (
+    Workflow,
+    json_schema,
+    load_experiment,
+    load_workflow,
+    read_yaml,
+    validated,
+)
+from ctm_core.config.student import Dsm, Perceptual, Student
+from ctm_core.config.teacher import Teacher
+from ctm_core.config.training import Training
+
+__all__ = [
+    "Cell",
+    "Dataset",
+    "Diffusion",
+    "Dsm",
+    "Evaluation",
+    "Experiment",
+    "Network",
+    "Perceptual",
+    "SamplerGrid",
+    "Student",
+    "Teacher",
+    "Training",
+    "Workflow",
+    "json_schema",
+    "load_experiment",
+    "load_workflow",
+    "read_yaml",
+    "validated",
+]

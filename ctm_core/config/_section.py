@@ -1,0 +1,34 @@
+"""What every section shares: strict keys, and the types that many keys have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Keys a file may have; others are refused, and so are truth values for numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, and YAML reads `yes` as true.
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError("true and false (also yes, no, on, off) do not belong here")
+        return value
+
+
+def without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds themselves, or a complaint about one that is listed twice."""
+    if len(set(value)) < len(value):
+        raise ValueError(f"a seed stands there twice: {list(value)}")
+    return value

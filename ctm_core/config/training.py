@@ -1,0 +1,67 @@
+"""One optimisation: length, rate, averages, and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ctm_core.config._section import Positive, Rate, Section
+
+#: Keys of a training section that cannot change the final weights, so are left out of its hash.
+WITHOUT_EFFECT = ("keep", "snapshots", "log_every", "preview_every", "checkpoint_every")
+
+
+class Training(Section):
+    """One optimisation: how long, how fast, and what is kept of it."""
+
+    steps: Positive = Field(description="optimiser steps")
+    batch_size: Positive = Field(description="samples a step, over all processes")
+    micro_batch: Positive | None = Field(
+        default=None, description="samples a forward pass; null: all"
+    )
+    learning_rate: float = Field(default=4e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the learning rate")
+    decay_steps: int = Field(
+        default=0, ge=0, description="linear decay to zero over the last steps"
+    )
+    optimizer: Literal["radam", "adam"] = "radam"
+    ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay a step")
+    ema_rampup: float | None = Field(
+        default=None, gt=0, description="half-life of the EMA at most this share of the steps done"
+    )
+    evaluated_ema: Rate | None = Field(default=None, description="null: the first of `ema`")
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    checkpoint_every: Positive = 1000
+    keep: Positive = Field(default=2, description="checkpoints kept in the run folder")
+    snapshots: tuple[Positive, ...] = Field(
+        default=(), description="steps whose weights are exported"
+    )
+    log_every: Positive = 10
+    preview_every: int = Field(default=0, ge=0, description="steps between sample grids; 0: none")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_half(cls, value: Any) -> Any:
+        if value in ("fp16", "float16", "half"):
+            raise ValueError(
+                "fp16 is refused: CTM's fp16 default collapsed when others retrained it; "
+                "use bf16 or fp32"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.evaluated_ema is not None and self.evaluated_ema not in self.ema:
+            raise ValueError(f"evaluated_ema must be one of ema = {list(self.ema)}")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError("micro_batch must divide batch_size")
+        if any(step > self.steps for step in self.snapshots):
+            raise ValueError("snapshots lie beyond the last step")
+        return self
+
+    @property
+    def final_ema(self) -> float:
+        """Decay of the EMA that is exported and evaluated."""
+        return self.ema[0] if self.evaluated_ema is None else self.evaluated_ema
