@@ -1,0 +1,1 @@
+"""The method on Gaussian mixtures, where every answer is known: solvers, samplers, objectives."""
