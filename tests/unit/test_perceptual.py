@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import pickle
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ctm_core import config, perceptual
+from ctm_core import config, perceptual, torchvision_shim
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_file
 
@@ -291,3 +292,131 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "--force-reinstall",
     ):
         assert part in message
+
+
+# -- LPIPS ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def package() -> nn.Module:
+    """LPIPS 0.1 of the package ``lpips``: its own linear weights on a random trunk."""
+    torchvision_shim.apply()
+    import lpips
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def files(package: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The trunk's file as torchvision names its tensors, and the package's own file."""
+    trunk = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    slices = (getattr(package.net, f"slice{n}") for n in range(1, 6))
+    state = {
+        f"features.{place}.{leaf}": getattr(layer, leaf).data
+        for stage in slices
+        for place, layer in stage.named_children()
+        if isinstance(layer, nn.Conv2d)
+        for leaf in ("weight", "bias")
+    }
+    torch.save(state | {"classifier.0.bias": torch.zeros(3)}, trunk)
+    import lpips
+
+    return {"trunk": trunk, "heads": Path(lpips.__file__).parent / "weights/v0.1/vgg.pth"}
+
+
+@pytest.fixture(scope="module")
+def lpips_max(files: dict[str, Path]) -> perceptual.LpipsVgg:
+    distance = perceptual.LpipsVgg(resize=64, pooling="max")
+    distance.load(**files)
+    return distance
+
+
+def test_lpips_with_max_pooling_agrees_with_the_package(
+    package: nn.Module, lpips_max: perceptual.LpipsVgg, images: Images
+) -> None:
+    a, b = 1.5 * crop(images["china"], 100, 200, 64), crop(images["flower"], 100, 200, 64)
+    torch.testing.assert_close(lpips_max(a, b), package(a, b).flatten(), rtol=1e-5, atol=0)
+    large = crop(images["china"], 0, 0, 256), crop(images["flower"], 0, 0, 256)
+    torch.testing.assert_close(
+        lpips_max(*large), package(*large).flatten(), rtol=1e-5, atol=0
+    )  # no resizing
+
+
+def test_lpips_resizes_small_images_without_clamping(
+    lpips_max: perceptual.LpipsVgg, images: Images
+) -> None:
+    a, b = (1.5 * crop(images[name], 100, 200, 32) for name in ("china", "flower"))
+    enlarged = (
+        nn.functional.interpolate(x, size=(64, 64), mode="bilinear", align_corners=False)
+        for x in (a, b)
+    )
+    assert torch.equal(lpips_max(a, b), lpips_max(*enlarged))
+    assert not torch.equal(lpips_max(a, b), lpips_max(a.clamp(-1, 1), b))
+
+
+def test_lpips_pooling_is_a_choice(
+    files: dict[str, Path], lpips_max: perceptual.LpipsVgg, images: Images
+) -> None:
+    released = perceptual.LpipsVgg(resize=64)
+    released.load(**files)
+    assert sum(isinstance(m, nn.AvgPool2d) for m in released.modules()) == 4
+    assert sum(isinstance(m, nn.MaxPool2d) for m in lpips_max.modules()) == 4
+    a, b = (crop(images[name], 100, 200, 64) for name in ("china", "flower"))
+    assert released(a, b).item() != pytest.approx(lpips_max(a, b).item(), rel=1e-3)
+
+
+def test_lpips_gradient_and_bf16(lpips_max: perceptual.LpipsVgg, images: Images) -> None:
+    a = crop(images["china"], 100, 200, 64)[:, :1].clone().requires_grad_()
+    b = crop(images["flower"], 100, 200, 64)[:, :1]
+    exact = lpips_max(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        last = (x.to(memory_format=torch.channels_last) for x in (a, b))
+        rounded = lpips_max(*last)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=0)
+    rounded.sum().backward()
+    assert a.grad is not None
+    assert torch.isfinite(a.grad).all()
+    assert a.grad.norm() > 0
+    assert all(p.grad is None for p in lpips_max.parameters())
+
+
+def test_lpips_gradient_is_finite_where_all_features_vanish(files: dict[str, Path]) -> None:
+    distance = perceptual.LpipsVgg(resize=32)
+    distance.load(**files)
+    for name, parameter in distance.named_parameters():
+        if name.endswith("bias"):
+            parameter.fill_(-1e4)
+    a = noise(1, 3, 32, 32, seed=1).requires_grad_()
+    value = distance(a, noise(1, 3, 32, 32, seed=2))
+    value.sum().backward()
+    assert value.item() == 0.0
+    assert a.grad is not None
+    assert torch.equal(a.grad, torch.zeros_like(a))
+
+
+def test_lpips_hashes_its_files(lpips_max: perceptual.LpipsVgg, files: dict[str, Path]) -> None:
+    hashes = f"{sha256_file(files['trunk'])};{sha256_file(files['heads'])}"
+    assert lpips_max.weights_sha256 == hashes
+
+
+@pytest.mark.parametrize("damage", ["text", "other tensors", "other shapes", "pickle"])
+def test_lpips_refuses_other_files(damage: str, files: dict[str, Path], tmp_path: Path) -> None:
+    trunk = tmp_path / "vgg16.pth"
+    if damage == "text":
+        trunk.write_text("no tensors here")
+    elif damage == "pickle":
+        trunk.write_bytes(pickle.dumps({"features.0.weight": print}))
+    else:
+        state = torch.load(files["trunk"], weights_only=True)
+        if damage == "other tensors":
+            state.pop("features.28.bias")
+        else:
+            state["features.0.weight"] = torch.zeros(64, 3, 5, 5)
+        torch.save(state, trunk)
+    with pytest.raises(UserError) as caught:
+        perceptual.LpipsVgg(resize=32).load(trunk, files["heads"])
+    assert str(trunk) in str(caught.value)
+    assert "\n" not in str(caught.value)
