@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
 from ctm_core.config.evaluation import Cell, Evaluation, ProtocolCell
-from ctm_core.config.network import Diffusion, Network
+from ctm_core.config.network import WITH_TARGET_TIME, Diffusion, Network
 from ctm_core.config.student import Student
 from ctm_core.config.teacher import Teacher
 from ctm_core.config.training import WITHOUT_EFFECT, Training
@@ -52,6 +52,11 @@ class Experiment(Section):
         known = {"teacher", *self.models}
         if "teacher" in self.models:
             raise ValueError("`teacher` is the teacher's own name and cannot be a student's")
+        if self.models and not self.network.target_time:
+            raise ValueError(
+                f"network.architecture {self.network.architecture} has no target time s, so it "
+                f"can be no student's; use {' or '.join(WITH_TARGET_TIME)}"
+            )
         for name in self.evaluation.samplers:
             if name not in known:
                 raise ValueError(

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ctm_core.config._section import Positive, Section
+
+#: Architectures and the keys that are theirs beside those that all have.
+ARCHITECTURE_KEYS: dict[str, tuple[str, ...]] = {
+    "ddpmpp": ("channel_mult_emb", "resample_filter", "augment_dim"),
+    "ncsnpp": ("channel_mult_emb", "resample_filter", "augment_dim"),
+    "adm": ("channel_mult_emb", "augment_dim"),
+    "openai_adm": ("num_head_channels", "num_heads"),
+}
+
+#: Architectures that can know the target time s, so can be students.
+WITH_TARGET_TIME = ("ddpmpp", "openai_adm")
 
 
 class Diffusion(Section):
@@ -25,14 +42,34 @@ class Diffusion(Section):
 
 
 class Network(Section):
-    """Size of the U-Net; teacher and student share it."""
+    """Architecture and size of the U-Net; teacher and student share it.
 
-    architecture: Literal["ddpmpp"] = "ddpmpp"
+    Keys that default to null are some architectures' own (:data:`ARCHITECTURE_KEYS`); null leaves
+    the choice to the architecture, and they stand in hashes and records only where they are given.
+    """
+
+    architecture: Literal["ddpmpp", "ncsnpp", "adm", "openai_adm"] = "ddpmpp"
     model_channels: Positive = 128
     channel_mult: tuple[Positive, ...] = Field(default=(2, 2, 2), min_length=1)
     num_blocks: Positive = 4
-    attn_resolutions: tuple[Positive, ...] = (16,)
+    attn_resolutions: tuple[Positive, ...] = Field(
+        default=(16,), description="sides of the feature maps at which blocks attend"
+    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    channel_mult_emb: Positive | None = Field(
+        default=None, description="width of the embedding in model_channels; null: 4"
+    )
+    resample_filter: tuple[float, ...] | None = Field(
+        default=None, description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]"
+    )
+    augment_dim: Positive | None = Field(
+        default=None,
+        description="width of the teacher's augmentation labels (9 in EDM's); students have none",
+    )
+    num_head_channels: Positive | None = Field(
+        default=None, description="channels of an attention head; null: 64 unless num_heads"
+    )
+    num_heads: Positive | None = Field(default=None, description="attention heads at every level")
 
     @field_validator("model_channels")
     @classmethod
@@ -40,3 +77,42 @@ class Network(Section):
         if value % 4:
             raise ValueError("model_channels must be a multiple of 4 (the group norms need it)")
         return value
+
+    @field_validator("resample_filter")
+    @classmethod
+    def _a_filter(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (not value or len(value) % 2 or sum(value) == 0):
+            raise ValueError(
+                "resample_filter must have an even number of taps whose sum is not zero"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Network:
+        own = ARCHITECTURE_KEYS[self.architecture]
+        for key in sorted({key for keys in ARCHITECTURE_KEYS.values() for key in keys}):
+            if key not in own and getattr(self, key) is not None:
+                having = [name for name, keys in ARCHITECTURE_KEYS.items() if key in keys]
+                raise ValueError(
+                    f"{self.architecture} has no {key}; leave it out (it belongs to "
+                    f"{', '.join(having)})"
+                )
+        if self.num_heads is not None and self.num_head_channels is not None:
+            raise ValueError("give num_heads or num_head_channels, not both")
+        if self.architecture == "openai_adm":
+            for mult in self.channel_mult:
+                if self.model_channels * mult % 32:
+                    raise ValueError(
+                        "openai_adm needs a multiple of 32 channels at every level, not "
+                        f"{self.model_channels * mult} (model_channels * channel_mult)"
+                    )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    @property
+    def target_time(self) -> bool:
+        """Whether the architecture can know the target time s."""
+        return self.architecture in WITH_TARGET_TIME

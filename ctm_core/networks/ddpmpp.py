@@ -18,19 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctm_core.errors import UserError
-from ctm_core.networks.layers import (
-    Conv2d,
-    PositionalEmbedding,
-    UNetBlock,
-    group_norm,
-    initialise,
-)
+from ctm_core.networks.embeddings import FourierEmbedding, PositionalEmbedding
+from ctm_core.networks.initial import draw_xavier
+from ctm_core.networks.layers import Conv2d, UNetBlock, group_norm
+from ctm_core.networks.raw import RawNetwork
 
 __all__ = ["DDPMpp"]
 
 
-class DDPMpp(nn.Module):
+class DDPMpp(RawNetwork):
     """Raw network F(x, c_noise(t), c_noise(s), y) (EDM's SongUNet, CTM section 5.1).
 
     Parameters
@@ -49,6 +45,8 @@ class DDPMpp(nn.Module):
     model_channels, channel_mult, num_blocks, attn_resolutions, dropout
         Width, factors of it per level, blocks per level, sides at which the level's blocks attend
         (in the decoder the last block of the level only), dropout probability.
+    channel_mult_emb
+        Width of the embedding in units of ``model_channels``.
     resample_filter
         Taps of the filter of up and down blocks.
     generator
@@ -59,6 +57,9 @@ class DDPMpp(nn.Module):
     UserError
         If the levels cannot halve the resolution or a width cannot be split into norm groups.
     """
+
+    #: Whether each lower level also gets the shrunken input: NCSN++ has it.
+    residual_encoder = False
 
     def __init__(
         self,
@@ -73,35 +74,31 @@ class DDPMpp(nn.Module):
         num_blocks: int = 4,
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.0,
+        channel_mult_emb: int = 4,
         resample_filter: Sequence[float] = (1, 1),
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        factor = 2 ** (len(channel_mult) - 1)
-        if resolution % factor:
-            raise UserError(
-                f"network: images of {resolution}x{resolution} cannot be halved for "
-                f"{len(channel_mult)} levels (channel_mult); the side must be a multiple "
-                f"of {factor}"
-            )
-        if model_channels % 2:
-            raise UserError(f"network: model_channels must be even, not {model_channels}")
-        self.resolution = resolution
-        self.channels = channels
-        self.label_dim = label_dim
-        self.augment_dim = augment_dim
-        self.time_s = time_s
-        emb_channels = 4 * model_channels
-
-        self.map_noise = PositionalEmbedding(model_channels)
-        self.map_label = nn.Linear(label_dim, model_channels) if label_dim else None
-        self.map_augment = (
-            nn.Linear(augment_dim, model_channels, bias=False) if augment_dim else None
+        super().__init__(
+            resolution=resolution,
+            channels=channels,
+            label_dim=label_dim,
+            time_s=time_s,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
         )
-        self.map_layer0 = nn.Linear(model_channels, emb_channels)
+        self.augment_dim = augment_dim
+        emb_channels = channel_mult_emb * model_channels
+
+        self.map_noise = self._embedding(model_channels, generator)
+        noise_channels = self.map_noise.channels
+        self.map_label = nn.Linear(label_dim, noise_channels) if label_dim else None
+        self.map_augment = (
+            nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        )
+        self.map_layer0 = nn.Linear(noise_channels, emb_channels)
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
         if time_s:
-            self.map_layer0_s = nn.Linear(model_channels, emb_channels)
+            self.map_layer0_s = nn.Linear(noise_channels, emb_channels)
             self.map_layer1_s = nn.Linear(emb_channels, emb_channels)
 
         def block(
@@ -126,13 +123,23 @@ class DDPMpp(nn.Module):
 
         self.enc = nn.ModuleDict()
         skips = []  # channels of the encoder's outputs, in order
-        width = model_channels
+        width, carried = model_channels, channels
         for level, mult in enumerate(channel_mult):
             side = resolution >> level
             if level == 0:
                 self.enc[f"{side}x{side}_conv"] = Conv2d(channels, width, 3)
             else:
                 self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
+                if self.residual_encoder:
+                    self.enc[f"{side}x{side}_aux_residual"] = Conv2d(
+                        carried,
+                        width,
+                        3,
+                        down=True,
+                        resample_filter=resample_filter,
+                        conv_first=True,
+                    )
+                    carried = width
             skips.append(width)
             for index in range(num_blocks):
                 self.enc[f"{side}x{side}_block{index}"] = block(
@@ -160,11 +167,16 @@ class DDPMpp(nn.Module):
         self._last_conv = f"{resolution}x{resolution}_aux_conv"
         self.dec[self._last_norm] = group_norm(width)
         self.dec[self._last_conv] = Conv2d(width, channels, 3)
-        initialise(self, generator)
+        draw_xavier(self, ("conv1", "proj", "aux_conv"), generator)
+
+    def _embedding(
+        self, model_channels: int, generator: torch.Generator | None
+    ) -> PositionalEmbedding | FourierEmbedding:
+        return PositionalEmbedding(model_channels)
 
     @property
     def output_weight(self) -> Tensor:
-        """Weight of the last convolution, on which CTM's adaptive loss weights are measured."""
+        """Weight of the last convolution, (channels, width, 3, 3)."""
         weight: Tensor = self.dec[self._last_conv].weight  # type: ignore[assignment]
         return weight
 
@@ -176,19 +188,8 @@ class DDPMpp(nn.Module):
         labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """Evaluate F.
-
-        Parameters
-        ----------
-        x
-            (B, channels, resolution, resolution), already scaled by c_in.
-        c_noise, c_noise_s
-            (B,) noise conditions of t and, in a network with ``time_s``, of s.
-        labels
-            (B, label_dim) one-hot; None means all zero.
-        augment_labels
-            (B, augment_dim); None means all zero.
-        """
+        """Evaluate F; see :class:`~ctm_core.networks.raw.RawNetwork`."""
+        self._check_target_time(c_noise_s)
         added = None  # what both embeddings get before their layers
         if self.map_label is not None:
             if labels is None:
@@ -205,16 +206,16 @@ class DDPMpp(nn.Module):
 
         emb = hidden(c_noise, self.map_layer0, self.map_layer1)
         emb_s = None
-        if self.time_s:
-            if c_noise_s is None:
-                raise UserError("network: this network needs the target time s")
+        if c_noise_s is not None:
             emb_s = hidden(c_noise_s, self.map_layer0_s, self.map_layer1_s)
-        elif c_noise_s is not None:
-            raise UserError("network: this network was built without a target time s")
 
-        skips = []
-        for module in self.enc.values():
-            x = module(x, emb, emb_s) if isinstance(module, UNetBlock) else module(x)
+        skips: list[Tensor] = []
+        shrunken = x  # the input as the residual encoder carries it down
+        for name, module in self.enc.items():
+            if name.endswith("_aux_residual"):
+                x = shrunken = (skips.pop() + module(shrunken)) * math.sqrt(0.5)
+            else:
+                x = module(x, emb, emb_s) if isinstance(module, UNetBlock) else module(x)
             skips.append(x)
         for name, module in self.dec.items():
             if not isinstance(module, UNetBlock):

@@ -1,4 +1,4 @@
-r"""Parts of the EDM U-Nets (Karras et al. 2022, appendix F): convolution, norm, embedding, block.
+r"""Parts of the EDM U-Nets (Karras et al. 2022, appendix F): convolution, norm, attention, block.
 
 Parameter names and numbers follow the published checkpoints, so their weights load strictly; every
 part runs in the dtype of its parameters (float32, float64) and under bf16 autocast.
@@ -15,10 +15,7 @@ from torch.nn import functional
 
 from ctm_core.errors import UserError
 
-__all__ = ["Conv2d", "PositionalEmbedding", "UNetBlock", "group_norm", "initialise"]
-
-#: Scale of the layers that end a residual branch: at the start each block is nearly the identity.
-BRANCH_END_SCALE = 1e-5
+__all__ = ["Conv2d", "Resample", "UNetBlock", "attend", "group_norm"]
 
 
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
@@ -39,13 +36,50 @@ def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-class Conv2d(nn.Conv2d):
-    r"""Convolution of odd kernel size that keeps the size, with an optional resampling before it.
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    r"""Attention :math:`\mathrm{softmax}(q^\top k/\sqrt d)`, applied to v, over places.
 
-    With filter f the kernel is :math:`K = f f^\top / (\sum f)^2`. Down: depthwise convolution with
-    K, stride 2; up: depthwise transposed convolution with 4K, stride 2; zero padding
-    :math:`(|f|-1)/2`. For f = [1, 1] these are the 2x2 average and the nearest neighbour, which is
-    how they are computed. The buffer ``resample_filter`` (1, 1, \|f\|, \|f\|) holds K.
+    Each argument and the result are (B * heads, d, places). The softmax runs in float32 at least:
+    bf16 would lose the small weights.
+    """
+    scores = torch.bmm(q.transpose(1, 2) / math.sqrt(q.shape[1]), k)
+    weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return torch.bmm(v, weights.to(v.dtype).transpose(1, 2))
+
+
+class Resample(nn.Module):
+    r"""Doubles or halves images with a filter f, and has no weights.
+
+    The kernel is :math:`K = f f^\top / (\sum f)^2`. Down: depthwise convolution with K, stride 2;
+    up: depthwise transposed convolution with 4K, stride 2; zero padding :math:`(|f|-1)/2`, rounded
+    down. For f = [1, 1] these are the 2x2 average and the nearest neighbour, which is how they are
+    computed. The buffer ``resample_filter`` (1, 1, \|f\|, \|f\|) holds K.
+
+    Raises
+    ------
+    UserError
+        If the filter has an odd number of taps, with which sides would not double.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(self, *, up: bool, resample_filter: Sequence[float] = (1, 1)) -> None:
+        super().__init__()
+        self.up = up
+        self.box = list(resample_filter) == [1, 1]
+        self.register_buffer("resample_filter", _kernel(resample_filter))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W) or (B, C, H/2, W/2)."""
+        return _resampled(x, self.resample_filter, self.up, self.box)
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution of odd kernel size that keeps the size, with an optional resampling.
+
+    The resampling is :class:`Resample`'s and comes first. With ``conv_first`` (NCSN++'s residual
+    encoder) it is down, after the convolution, and the filter reads what the convolution yields
+    around the image instead of zeros.
     """
 
     resample_filter: Tensor
@@ -59,58 +93,33 @@ class Conv2d(nn.Conv2d):
         up: bool = False,
         down: bool = False,
         resample_filter: Sequence[float] = (1, 1),
+        conv_first: bool = False,
     ) -> None:
         if up and down:
             raise ValueError("a convolution resamples up or down, not both")
-        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+        if conv_first and not down:
+            raise ValueError("a convolution comes first only before a resampling down")
+        border = (len(resample_filter) - 1) // 2 if conv_first else 0
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2 + border)
         self.up = up
         self.down = down
+        self.conv_first = conv_first
         self.box = list(resample_filter) == [1, 1]
         if up or down:
-            taps = torch.as_tensor(resample_filter, dtype=torch.get_default_dtype())
-            kernel2d = taps.outer(taps) / taps.sum() ** 2
-            self.register_buffer("resample_filter", kernel2d[None, None])
+            self.register_buffer("resample_filter", _kernel(resample_filter))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) to (B, out, H', W'), H' = 2H, H/2 or H."""
         if not (self.up or self.down):
             return super().forward(x)
-        if not self.box:
-            return super().forward(self._filtered(x))
-        if self.down:
-            return super().forward(functional.avg_pool2d(x, 2))
-        if self.kernel_size == (1, 1):  # pointwise maps commute with copying
+        if self.conv_first:
+            h = super().forward(x)
+            kernel = self.resample_filter.to(h.dtype).expand(h.shape[1], 1, -1, -1)
+            return functional.conv2d(h, kernel, stride=2, groups=h.shape[1])
+        if self.up and self.box and self.kernel_size == (1, 1):
+            # Pointwise maps commute with copying.
             return functional.interpolate(super().forward(x), scale_factor=2, mode="nearest")
-        return super().forward(functional.interpolate(x, scale_factor=2, mode="nearest"))
-
-    def _filtered(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        kernel = self.resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
-        padding = (self.resample_filter.shape[-1] - 1) // 2
-        if self.down:
-            return functional.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
-        return functional.conv_transpose2d(
-            x, 4 * kernel, stride=2, padding=padding, groups=channels
-        )
-
-
-class PositionalEmbedding(nn.Module):
-    r"""Sinusoids of a scalar :math:`a`, in the order of DDPM++.
-
-    .. math:: [\sin(a\,\omega_0), …, \sin(a\,\omega_{h-1}), \cos(a\,\omega_0), …],
-       \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = \text{channels}/2.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, a: Tensor) -> Tensor:
-        """(B,) to (B, channels), in the dtype of ``a``."""
-        half = self.channels // 2
-        powers = torch.arange(half, dtype=a.dtype, device=a.device) / max(half - 1, 1)
-        angles = a[:, None] * (1 / 10000) ** powers
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        return super().forward(_resampled(x, self.resample_filter, self.up, self.box))
 
 
 class UNetBlock(nn.Module):
@@ -123,9 +132,10 @@ class UNetBlock(nn.Module):
        y &= (h + \mathrm{skip}(x))\,k \\
        y &\leftarrow (y + \mathrm{proj}(\mathrm{attention}(\mathrm{qkv}(\mathrm{norm}_2(y)))))\,k
 
-    with :math:`k=\sqrt{1/2}`. ``skip`` is a 1x1 convolution where channels or size change. The
-    output channels of ``qkv`` are ordered (head, channel, {q, k, v}). ``affine_s`` exists only in
-    a network that knows the target time s (CTM, section 5.1).
+    with :math:`k=\sqrt{1/2}`. The output channels of ``qkv`` are ordered (head, channel,
+    {q, k, v}). ``affine_s`` exists only in a network that knows the target time s (CTM, section
+    5.1). In ADM :math:`k=1` and p holds a scale and a shift, which act after the norm:
+    :math:`\mathrm{norm}_1(h)\,(1 + p_\text{scale}) + p_\text{shift}`.
 
     Parameters
     ----------
@@ -134,9 +144,19 @@ class UNetBlock(nn.Module):
     up, down
         Doubles or halves the image before ``conv0``.
     attention, heads
-        Self-attention after the block and its number of heads.
+        Self-attention after the block and its number of heads; 0 heads are no attention.
     dropout
         Probability, active in train mode.
+    adaptive_scale
+        Whether p holds scale and shift (ADM).
+    resample_proj
+        Whether ``skip`` is a 1x1 convolution in every block that resamples (DDPM++, NCSN++), or,
+        where channels are kept, a resampling alone (ADM). Where channels change it always is.
+
+    Raises
+    ------
+    UserError
+        If a width cannot be split into equal norm groups or heads.
     """
 
     def __init__(
@@ -153,37 +173,53 @@ class UNetBlock(nn.Module):
         skip_scale: float = math.sqrt(0.5),
         eps: float = 1e-6,
         resample_filter: Sequence[float] = (1, 1),
+        adaptive_scale: bool = False,
+        resample_proj: bool = True,
         time_s: bool = False,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.skip_scale = skip_scale
         self.heads = heads if attention else 0
+        self.adaptive_scale = adaptive_scale
+        if self.heads and out_channels % self.heads:
+            raise UserError(
+                f"network: attention over {out_channels} channels cannot be split into "
+                f"{self.heads} equal heads; change model_channels or attn_resolutions"
+            )
         self.norm0 = group_norm(in_channels, eps)
         self.conv0 = Conv2d(
             in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter
         )
-        self.affine = nn.Linear(emb_channels, out_channels)
-        self.affine_s = nn.Linear(emb_channels, out_channels) if time_s else None
+        told = out_channels * (2 if adaptive_scale else 1)
+        self.affine = nn.Linear(emb_channels, told)
+        self.affine_s = nn.Linear(emb_channels, told) if time_s else None
         self.norm1 = group_norm(out_channels, eps)
         self.conv1 = Conv2d(out_channels, out_channels, 3)
-        self.skip = (
-            Conv2d(in_channels, out_channels, 1, up=up, down=down, resample_filter=resample_filter)
-            if up or down or in_channels != out_channels
-            else None
-        )
-        if attention:
+        self.skip: nn.Module | None = None
+        if in_channels != out_channels or (resample_proj and (up or down)):
+            self.skip = Conv2d(
+                in_channels, out_channels, 1, up=up, down=down, resample_filter=resample_filter
+            )
+        elif up or down:
+            self.skip = Resample(up=up, resample_filter=resample_filter)
+        if self.heads:
             self.norm2 = group_norm(out_channels, eps)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
         """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
-        shift = self.affine(emb)
+        told = self.affine(emb)
         if self.affine_s is not None:
-            shift = shift + self.affine_s(emb_s)
+            told = told + self.affine_s(emb_s)
         h = self.conv0(functional.silu(self.norm0(x)))
-        h = functional.silu(self.norm1(h + shift[:, :, None, None].to(h.dtype)))
+        told = told[:, :, None, None].to(h.dtype)
+        if self.adaptive_scale:
+            scale, shift = told.chunk(2, dim=1)
+            h = functional.silu(self.norm1(h) * (1 + scale) + shift)
+        else:
+            h = functional.silu(self.norm1(h + told))
         if self.dropout and self.training:
             h = functional.dropout(h, self.dropout)
         y: Tensor = (self.conv1(h) + (x if self.skip is None else self.skip(x))) * self.skip_scale
@@ -194,28 +230,27 @@ class UNetBlock(nn.Module):
         # Contiguous: on channels_last strides bmm would copy matrix by matrix.
         qkv = self.qkv(self.norm2(y)).contiguous()
         qkv = qkv.view(batch * self.heads, channels // self.heads, 3, height * width)
-        q, k, v = qkv.unbind(2)
-        # Softmax in float32 at least: bf16 would lose the small weights.
-        scores = torch.bmm(q.transpose(1, 2) / math.sqrt(q.shape[1]), k)
-        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
-        mixed: Tensor = torch.bmm(v, weights.to(v.dtype).transpose(1, 2))
+        mixed = attend(*qkv.unbind(2))
         out: Tensor = self.proj(mixed.reshape(batch, channels, height, width))
         return out
 
 
-def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw starting weights in place: Xavier-uniform, zero biases.
+def _kernel(taps: Sequence[float]) -> Tensor:
+    if len(taps) % 2:
+        raise UserError(f"network: resample_filter needs an even number of taps, not {len(taps)}")
+    row = torch.as_tensor(taps, dtype=torch.get_default_dtype())
+    return (row.outer(row) / row.sum() ** 2)[None, None]
 
-    Layers that end a residual branch or the network (``conv1``, ``proj``, ``aux_conv``) are scaled
-    by 1e-5, so the network starts near a linear map of its input. The layers of the target time s
-    are Xavier-uniform like the rest, not zero (CTM, section 5.1): a student made from a teacher
-    starts as the teacher with a small perturbation.
-    """
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-            if name.endswith(("conv1", "proj", "aux_conv")):
-                with torch.no_grad():
-                    module.weight.mul_(BRANCH_END_SCALE)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+
+def _resampled(x: Tensor, kernel: Tensor, up: bool, box: bool) -> Tensor:
+    if box and up:
+        return functional.interpolate(x, scale_factor=2, mode="nearest")
+    if box:
+        return functional.avg_pool2d(x, 2)
+    channels, padding = x.shape[1], (kernel.shape[-1] - 1) // 2
+    kernel = kernel.to(x.dtype).expand(channels, 1, -1, -1)
+    if up:
+        return functional.conv_transpose2d(
+            x, 4 * kernel, stride=2, padding=padding, groups=channels
+        )
+    return functional.conv2d(x, kernel, stride=2, padding=padding, groups=channels)

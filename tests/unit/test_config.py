@@ -65,7 +65,19 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         ("teacher.training.steps", 2.5, "(given: 2.5)"),
         ("teacher.training.steps", 0, "greater than or equal to 1 (given: 0)"),
         ("teacher.training.steps", True, "teacher.training.steps: true and false (also yes, no"),
-        ("network.architecture", "unet", "network.architecture: Input should be 'ddpmpp' (given"),
+        ("network.architecture", "unet", "'ncsnpp', 'adm' or 'openai_adm' (given: 'unet')"),
+        ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so it can be no stud"),
+        ("network.architecture", "openai_adm", "needs a multiple of 32 channels at every level"),
+        (
+            "network.num_heads",
+            2,
+            "ddpmpp has no num_heads; leave it out (it belongs to openai_adm",
+        ),
+        ("network.resample_filter", [1, 2, 1], "an even number of taps whose sum is not zero"),
+        ("network.resample_filter", [1, -1], "an even number of taps whose sum is not zero"),
+        ("network.resample_filter", [], "an even number of taps whose sum is not zero"),
+        ("network.augment_dim", 0, "greater than or equal to 1 (given: 0)"),
+        ("network.channel_mult_emb", True, "true and false (also yes, no"),
         ("network.model_channels", 10, "must be a multiple of 4"),
         ("teacher.training.precision", "fp16", "fp16 is refused"),
         ("teacher.training.learning_rate", float("inf"), "should be a finite number"),
@@ -107,6 +119,39 @@ def test_committed_schemas_are_those_of_the_models() -> None:
 )
 def test_mistakes(tmp_path: Path, key: str, value: Any, expected: str) -> None:
     assert expected in sentence(tmp_path, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"architecture": "adm", "resample_filter": [1, 1]}, "adm has no resample_filter"),
+        ({"architecture": "openai_adm", "augment_dim": 9}, "openai_adm has no augment_dim"),
+        ({"architecture": "openai_adm", "channel_mult_emb": 4}, "has no channel_mult_emb"),
+        (
+            {"architecture": "openai_adm", "num_heads": 4, "num_head_channels": 8},
+            "give num_heads or num_head_channels, not both",
+        ),
+        (
+            {"architecture": "openai_adm", "model_channels": 48, "channel_mult": [2, 1]},
+            "not 48 (model_channels * channel_mult)",
+        ),
+    ],
+)
+def test_keys_of_other_architectures(section: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.validated(config.Network, section, "x.yaml")
+    assert expected in str(error.value)
+
+
+def test_a_network_records_only_what_was_given() -> None:
+    # Keys that another architecture gains must not move the hashes of runs that do not use them.
+    assert set(config.Network().model_dump(mode="json")) == {
+        *("architecture", "model_channels", "channel_mult", "num_blocks"),
+        *("attn_resolutions", "dropout"),
+    }
+    network = config.Network(architecture="openai_adm", num_heads=2)
+    assert config.Network.model_validate(network.model_dump(mode="json")) == network
+    assert network.model_dump()["num_heads"] == 2
 
 
 def test_global_matching_has_no_inner_map(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ctm_core.networks: shapes, names, parameter counts, conditioning, initial weights."""
+"""ctm_core.networks: what all architectures share, and DDPM++ in detail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from ctm_core.config import Network
 from ctm_core.errors import UserError
-from ctm_core.networks import DDPMpp, build
-from ctm_core.networks.layers import Conv2d, PositionalEmbedding, UNetBlock, group_norm
+from ctm_core.networks import ARCHITECTURES, DDPMpp, RawNetwork, build
+from ctm_core.networks.layers import Conv2d, Resample, UNetBlock, group_norm
 
 SMALL: dict[str, Any] = {
     "resolution": 8,
@@ -109,15 +109,23 @@ def test_impossible_sizes_are_refused(changes: dict[str, Any], words: str) -> No
 
 def test_build_from_configuration() -> None:
     section = Network(
-        model_channels=8, channel_mult=(1, 2), num_blocks=2, attn_resolutions=(4,), dropout=0.2
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_blocks=2,
+        attn_resolutions=(4,),
+        dropout=0.2,
+        augment_dim=5,
     )
-    network = build(section, resolution=8, channels=1, label_dim=3, augment_dim=5, time_s=True)
+    network = build(section, resolution=8, channels=1, label_dim=3, time_s=True)
     assert isinstance(network, DDPMpp)
-    assert (network.label_dim, network.augment_dim, network.time_s) == (3, 5, True)
+    assert (network.label_dim, network.augment_dim, network.time_s) == (3, 0, True)
+    teacher = build(section, resolution=8, channels=1, label_dim=3, time_s=False)
+    assert isinstance(teacher, DDPMpp)
+    assert (teacher.label_dim, teacher.augment_dim, teacher.time_s) == (3, 5, False)
     assert "8x8_block1" in network.enc
     assert {m.dropout for m in network.modules() if isinstance(m, UNetBlock)} == {0.2}
     unknown = section.model_construct(**(section.model_dump() | {"architecture": "unet"}))
-    with pytest.raises(UserError, match=r"'unet'.*allowed: ddpmpp"):
+    with pytest.raises(UserError, match=r"'unet'.*allowed: adm, ddpmpp"):
         build(unknown, resolution=8, channels=1, time_s=False)
 
 
@@ -167,14 +175,6 @@ def test_the_target_time_enters() -> None:
         small()(x, c, c_s)
 
 
-def test_positional_embedding_closed_form() -> None:
-    a = torch.tensor([0.0, 1.0, -1.55], dtype=torch.float64)
-    emb = PositionalEmbedding(6)(a)
-    frequencies = torch.tensor([1.0, 1e-2, 1e-4], dtype=torch.float64)  # 10000^(-i/2)
-    expected = torch.cat([(a[:, None] * frequencies).sin(), (a[:, None] * frequencies).cos()], 1)
-    torch.testing.assert_close(emb, expected, rtol=1e-12, atol=1e-12)
-
-
 # -- arithmetic -----------------------------------------------------------------------------------
 
 
@@ -189,9 +189,62 @@ def test_box_resampling_equals_its_convolution(direction: str, kernel: int) -> N
     torch.testing.assert_close(by_pooling, layer(x), rtol=1e-12, atol=1e-12)
 
 
-def test_resampling_both_ways_is_a_mistake() -> None:
+@torch.no_grad()
+def test_a_filter_after_the_convolution_reads_around_the_image() -> None:
+    """On a canvas of zeros around the image both orders are one; then the image is cut out."""
+    taps = (1, 3, 3, 1)
+    layer = Conv2d(2, 3, 3, down=True, resample_filter=taps, conv_first=True).double()
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    canvas = torch.nn.functional.pad(x, (4,) * 4)
+    whole = torch.nn.functional.conv2d(canvas, layer.weight, layer.bias, padding=1)
+    expected = Resample(up=False, resample_filter=taps)(whole)[:, :, 2:-2, 2:-2]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    before = Conv2d(2, 3, 3, down=True, resample_filter=taps).double()
+    before.load_state_dict(layer.state_dict())
+    assert (before(x) - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+def test_resampling_keeps_constants_and_doubles_or_halves(taps: tuple[float, ...]) -> None:
+    x = torch.ones(1, 2, 8, 8)
+    for up, side in ((True, 16), (False, 4)):
+        layer = Resample(up=up, resample_filter=taps)
+        assert not list(layer.parameters())
+        assert layer(x).shape == (1, 2, side, side)
+        torch.testing.assert_close(
+            layer(x)[:, :, 1:-1, 1:-1], x.new_ones(1, 2, side - 2, side - 2)
+        )
+
+
+def test_impossible_resampling_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="not both"):
         Conv2d(4, 4, 3, up=True, down=True)
+    with pytest.raises(ValueError, match="only before a resampling down"):
+        Conv2d(4, 4, 3, up=True, conv_first=True)
+    with pytest.raises(UserError, match="even number of taps, not 3"):
+        Resample(up=True, resample_filter=(1, 2, 1))
+
+
+@torch.no_grad()
+def test_a_block_scales_and_shifts() -> None:
+    """ADM's modulation written out, and a skip without weights."""
+    block = UNetBlock(8, 8, 4, down=True, adaptive_scale=True, resample_proj=False, skip_scale=1.0)
+    for parameter in block.parameters():
+        parameter.normal_()
+    x, emb = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
+    scale, shift = block.affine(emb)[:, :, None, None].split(8, dim=1)
+    silu = torch.nn.functional.silu
+    h = block.norm1(block.conv0(silu(block.norm0(x)))) * (1 + scale) + shift
+    expected = block.conv1(silu(h)) + torch.nn.functional.avg_pool2d(x, 2)
+    torch.testing.assert_close(block(x, emb), expected)
+    assert "skip.weight" not in block.state_dict()
+    assert "skip.resample_filter" in block.state_dict()
+
+
+def test_heads_must_divide_the_channels() -> None:
+    with pytest.raises(UserError, match="12 channels cannot be split into 5 equal heads"):
+        UNetBlock(8, 12, 4, attention=True, heads=5)
 
 
 @torch.no_grad()
@@ -297,3 +350,180 @@ def test_norm_groups() -> None:
     assert [group_norm(c).num_groups for c in (4, 12, 36, 128, 256)] == [1, 3, 9, 32, 32]
     with pytest.raises(UserError, match="2 channels"):
         group_norm(2)
+
+
+# -- every architecture ---------------------------------------------------------------------------
+
+#: Small networks of 8x8 images that attend at 4x4.
+SECTIONS: dict[str, dict[str, Any]] = {
+    "ddpmpp": {"model_channels": 8},
+    "ncsnpp": {"model_channels": 8},
+    "adm": {"model_channels": 32},
+    "openai_adm": {"model_channels": 32, "num_head_channels": 16},
+}
+
+KINDS = [("ddpmpp", False), ("ddpmpp", True), ("ncsnpp", False), ("adm", False)]
+KINDS += [("openai_adm", False), ("openai_adm", True)]
+every = pytest.mark.parametrize(("architecture", "time_s"), KINDS)
+
+
+def section_of(architecture: str, **changes: Any) -> Network:
+    sizes = {"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,)}
+    return Network(architecture=architecture, **(sizes | SECTIONS[architecture] | changes))
+
+
+def stirred(architecture: str, time_s: bool, label_dim: int = 3, **changes: Any) -> RawNetwork:
+    """A small network without zeros, so that every part has its say."""
+    network = build(
+        section_of(architecture, **changes),
+        resolution=8,
+        channels=1,
+        label_dim=label_dim,
+        time_s=time_s,
+        generator=torch.Generator().manual_seed(0),
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def arguments(time_s: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor | None]:
+    x, c, c_s = (value.to(dtype) for value in inputs())
+    return [x, c, c_s if time_s else None, torch.eye(3, dtype=dtype)]
+
+
+def test_the_list_of_architectures_is_complete() -> None:
+    assert set(SECTIONS) == set(ARCHITECTURES)
+
+
+@every
+def test_every_parameter_gets_a_gradient(architecture: str, time_s: bool) -> None:
+    network = stirred(architecture, time_s)
+    out = network(*arguments(time_s))
+    assert out.shape == (3, 1, 8, 8) and out.dtype == torch.float32
+    out.square().sum().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+    assert any(parameter is network.output_weight for parameter in network.parameters())
+
+
+@every
+def test_the_output_weight_needs_only_the_end_of_the_graph(
+    architecture: str, time_s: bool
+) -> None:
+    """Adaptive weights pull a gradient from F back to it; the same as by a whole backward."""
+    network = stirred(architecture, time_s)
+    raw = network(*arguments(time_s))
+    delta = torch.randn(raw.shape, generator=torch.Generator().manual_seed(3))
+    (early,) = torch.autograd.grad(raw, network.output_weight, delta, retain_graph=True)
+    raw.backward(delta)
+    torch.testing.assert_close(early, network.output_weight.grad)
+
+
+@every
+@torch.no_grad()
+def test_labels_matter_and_none_are_zeros(architecture: str, time_s: bool) -> None:
+    network = stirred(architecture, time_s)
+    x, c, c_s, labels = arguments(time_s)
+    none = network(x, c, c_s)
+    torch.testing.assert_close(none, network(x, c, c_s, torch.zeros(3, 3)))
+    told, other = network(x, c, c_s, labels), network(x, c, c_s, labels.roll(1, 0))
+    for row in range(3):
+        assert (told - none)[row].abs().max() > 1e-4
+        assert (told - other)[row].abs().max() > 1e-4
+
+
+@every
+@torch.no_grad()
+def test_layouts_precisions_and_batches_agree(architecture: str, time_s: bool) -> None:
+    network = stirred(architecture, time_s)
+    told = arguments(time_s)
+    exact = copy.deepcopy(network).double()(*arguments(time_s, torch.float64))
+    single = network(*told)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-3, atol=1e-4)
+    for row in range(3):
+        alone = network(*(None if v is None else v[row : row + 1] for v in told))
+        torch.testing.assert_close(alone, single[row : row + 1], rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(*told).double()
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.1
+    network = network.to(memory_format=torch.channels_last)
+    told[0] = told[0].contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(*told), single, rtol=1e-4, atol=1e-5)
+
+
+@every
+@torch.no_grad()
+def test_dropout_is_active_in_train_mode_only(architecture: str, time_s: bool) -> None:
+    network = stirred(architecture, time_s, dropout=0.5)
+    told = arguments(time_s)
+    torch.manual_seed(0)
+    assert not torch.equal(network(*told), network(*told))
+    network.eval()
+    assert torch.equal(network(*told), network(*told))
+    torch.testing.assert_close(network(*told), stirred(architecture, time_s)(*told))
+
+
+@every
+def test_a_network_on_the_meta_device_takes_the_tensors_of_a_file(
+    architecture: str, time_s: bool
+) -> None:
+    network = stirred(architecture, time_s)
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    with torch.device("meta"):
+        empty = build(
+            section_of(architecture), resolution=8, channels=1, label_dim=3, time_s=time_s
+        )
+    assert torch.equal(torch.get_rng_state(), state)
+    empty.load_state_dict(network.state_dict(), assign=True)
+    with torch.no_grad():
+        assert torch.equal(empty(*arguments(time_s)), network(*arguments(time_s)))
+
+
+@every
+def test_weights_follow_the_generator_alone(architecture: str, time_s: bool) -> None:
+    def state(seed: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        network = build(
+            section_of(architecture),
+            resolution=8,
+            channels=1,
+            label_dim=3,
+            time_s=time_s,
+            generator=generator,
+        )
+        return network.state_dict()
+
+    first, second, other = state(1), state(1), state(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("architecture", ["ncsnpp", "adm"])
+def test_only_two_architectures_know_the_target_time(architecture: str) -> None:
+    with pytest.raises(UserError, match=f"{architecture} has no target time s"):
+        build(section_of(architecture), resolution=8, channels=1, time_s=True)
+    x, c, c_s = inputs()
+    with pytest.raises(UserError, match="without a target time"):
+        stirred(architecture, False)(x, c, c_s)
+
+
+@pytest.mark.parametrize("architecture", sorted(SECTIONS))
+def test_impossible_sides_are_refused_by_all(architecture: str) -> None:
+    with pytest.raises(UserError, match="9x9 cannot be halved for 2 levels"):
+        build(section_of(architecture), resolution=9, channels=1, time_s=False)
+
+
+@every
+def test_sizes_change_the_network(architecture: str, time_s: bool) -> None:
+    """Other widths, depths and sides of attention are built and run."""
+    for changes in (
+        {"num_blocks": 2},
+        {"channel_mult": (2, 1, 1), "attn_resolutions": (8, 2)},
+        {"channel_mult": (1,), "attn_resolutions": ()},
+    ):
+        network = stirred(architecture, time_s, **changes)
+        assert network(*arguments(time_s)).shape == (3, 1, 8, 8)

@@ -1,0 +1,60 @@
+"""Starting weights. On the meta device nothing is drawn: there the weights come from a file."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+__all__ = ["draw_default", "draw_xavier", "zero"]
+
+#: Scale of the layers that end a residual branch: at the start each block is nearly the identity.
+BRANCH_END_SCALE = 1e-5
+
+
+def draw_xavier(
+    network: nn.Module, ends: tuple[str, ...], generator: torch.Generator | None = None
+) -> None:
+    """Draw the weights of DDPM++ and NCSN++ in place: Xavier-uniform, zero biases.
+
+    Layers whose name ends with one of ``ends`` close a residual branch or the network; they are
+    scaled by 1e-5, so the network starts near a linear map of its input. The layers of the target
+    time s are Xavier-uniform like the rest, not zero (CTM, section 5.1): a student made from a
+    teacher starts as the teacher with a small perturbation.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            if name.endswith(ends):
+                with torch.no_grad():
+                    module.weight.mul_(BRANCH_END_SCALE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def draw_default(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw the weights of both ADMs in place: PyTorch's own laws.
+
+    Uniform within :math:`1/\\sqrt{\\text{fan in}}` for weights and biases of convolutions and
+    linear layers, standard normal for tables of labels. Without a generator the layers keep what
+    they drew when they were made, which are these laws.
+    """
+    if generator is None:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Embedding) and not module.weight.is_meta:
+            nn.init.normal_(module.weight, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+
+def zero(network: nn.Module, ends: tuple[str, ...]) -> None:
+    """Zero the layers whose name ends with one of ``ends`` (Dhariwal and Nichol 2021)."""
+    for name, module in network.named_modules():
+        if name.endswith(ends):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
