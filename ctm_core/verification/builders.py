@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctm_core.errors import UserError
-from ctm_core.networks import DDPMpp
+from ctm_core import networks
+from ctm_core.networks.published import from_arguments
 from ctm_core.trajectory import Trajectory
 from ctm_core.verification.golden import Golden
 
@@ -32,9 +32,10 @@ def build(
     Parameters
     ----------
     kwargs
-        Arguments of the reference implementation's constructor.
+        Arguments of the reference implementation's constructor, EDM's or OpenAI's.
     weights
-        Tensors by our names (``model.…``); every one must fit, and none may be missing.
+        Tensors by our names (``model.…``; OpenAI's files leave that prefix out); every one must
+        fit, and none may be missing.
     dtype
         Of the model's parameters.
     time_s
@@ -45,30 +46,18 @@ def build(
     UserError
         For arguments that no network of ours has.
     """
-    if kwargs.get("model_type") != "SongUNet":
-        raise UserError(f"no network of ours is a {kwargs.get('model_type')}")
-    for key, only in (
-        ("embedding_type", "positional"),
-        ("encoder_type", "standard"),
-        ("decoder_type", "standard"),
-        ("channel_mult_noise", 1),
-    ):
-        if kwargs.get(key, only) != only:
-            raise UserError(f"no network of ours has {key} = {kwargs[key]}")
-    network = DDPMpp(
-        resolution=kwargs["img_resolution"],
-        channels=kwargs["img_channels"],
-        label_dim=kwargs["label_dim"],
-        augment_dim=kwargs.get("augment_dim", 0),
-        time_s=time_s,
-        resample_filter=kwargs.get("resample_filter", (1, 1)),
-        **{key: kwargs[key] for key in ("model_channels", "channel_mult", "num_blocks")},
-        attn_resolutions=kwargs["attn_resolutions"],
-        dropout=kwargs.get("dropout", 0.0),
+    network, resolution, channels, label_dim = from_arguments(kwargs)
+    raw = networks.build(
+        network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
     )
-    model = Trajectory(network, sigma_data).to(dtype)
-    model.load_state_dict(dict(weights), strict=True)
+    model = Trajectory(raw, sigma_data).to(dtype)
+    (model if _wrapped(kwargs) else raw).load_state_dict(dict(weights), strict=True)
     return model
+
+
+def _wrapped(kwargs: Mapping[str, Any]) -> bool:
+    """Whether parameter names start with the wrapper's ``model.``, as all but OpenAI's do."""
+    return "image_size" not in kwargs
 
 
 def denoiser(golden: Golden, dtype: torch.dtype) -> Trajectory:
@@ -77,16 +66,29 @@ def denoiser(golden: Golden, dtype: torch.dtype) -> Trajectory:
 
 
 def student(golden: Golden, dtype: torch.dtype, prefix: str = "net") -> Trajectory:
-    """A CTM network: ``net`` of ctm_student_cifar, ``student`` or ``ema`` of ctm_training."""
+    """A CTM network: ``net`` of a student's file, ``student`` or ``ema`` of ctm_training."""
     kwargs = golden.meta["kwargs" if "kwargs" in golden.meta else "student_kwargs"]
     sigma_data = float(golden.meta.get("sigma_data", 0.5))
     return build(kwargs, golden.weights(prefix, dtype), dtype, time_s=True, sigma_data=sigma_data)
 
 
 def teacher(golden: Golden, dtype: torch.dtype) -> Trajectory:
-    """The teacher of ctm_training: one wrapper more in its names than a student has."""
-    weights = {
-        key.removeprefix("model."): value
-        for key, value in golden.weights("teacher", dtype).items()
-    }
-    return build(golden.meta["teacher_kwargs"], weights, dtype, time_s=False)
+    """The teacher of a file.
+
+    In ctm_training it has weights of its own, with one wrapper more in their names than a student
+    has; in ctm_student_sony it is the student without the parameters of s.
+    """
+    if "teacher_kwargs" in golden.meta:
+        kwargs = golden.meta["teacher_kwargs"]
+        weights = {
+            key.removeprefix("model."): value
+            for key, value in golden.weights("teacher", dtype).items()
+        }
+    else:
+        kwargs = golden.meta["kwargs"]
+        weights = {
+            key: value
+            for key, value in golden.weights("net", dtype).items()
+            if "_s." not in key  # time_embed_s.0.weight, emb_layers_s.1.bias
+        }
+    return build(kwargs, weights, dtype, time_s=False)
