@@ -102,14 +102,15 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
     """
     record = read_record(path)
     tensors, _ = load_tensors(path)
-    model = build_model(
-        network=config.validated(config.Network, record["network"], path),
-        diffusion=config.validated(config.Diffusion, record["diffusion"], path),
-        resolution=record["resolution"],
-        channels=record["channels"],
-        label_dim=record["label_dim"],
-        time_s=record["time_s"],
-    )
+    with torch.device("meta"):  # the file holds every tensor, so none is drawn or stored twice
+        model = build_model(
+            network=config.validated(config.Network, record["network"], path),
+            diffusion=config.validated(config.Diffusion, record["diffusion"], path),
+            resolution=record["resolution"],
+            channels=record["channels"],
+            label_dim=record["label_dim"],
+            time_s=record["time_s"],
+        )
     load_state(model, tensors, path)
     return model.eval().requires_grad_(False), record
 
@@ -117,7 +118,10 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
 def load_state(
     model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
 ) -> None:
-    """Load tensors strictly; raises UserError naming the first name or shape that does not fit."""
+    """Load tensors strictly; raises UserError naming the first name or shape that does not fit.
+
+    A model on the meta device takes the tensors themselves, another copies them.
+    """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in tensors]
     problems += [f"holds the unknown {name}" for name in tensors if name not in own]
@@ -129,4 +133,6 @@ def load_state(
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{path} does not fit its network: it {problems[0]}{more}")
-    model.load_state_dict(dict(tensors))
+    meta = any(tensor.is_meta for tensor in own.values())
+    fitting = {name: tensors[name].to(own[name].dtype) for name in own} if meta else dict(tensors)
+    model.load_state_dict(fitting, assign=meta)
