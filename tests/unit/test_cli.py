@@ -32,6 +32,7 @@ from ctm_core.runs import RunFolder
 
 Ctm = Callable[..., Ended]
 VERBS = (
+    "assets",
     "data",
     "evaluate",
     "features",
