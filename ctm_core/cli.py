@@ -31,15 +31,24 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--dataset", required=True, help="digits or fashion-mnist.")
+@click.option("--dataset", required=True, help="digits, fashion-mnist, cifar10 or imagenet64.")
 @click.option("--split", default="train", show_default=True, help="train or test.")
-@click.option("--source", help="Folder or URL of the original files, where a data set needs one.")
+@click.option(
+    "--source", help="Folder, file or URL of the original files, where a data set needs one."
+)
 @click.option("--output", type=FOLDER, required=True, help="Folder to write.")
-def data(dataset: str, split: str, source: str | None, output: Path) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    envvar="CTM_WORKERS",
+    show_envvar=True,
+    help="Processes that compute images (imagenet64)  [default: one a CPU]",
+)
+def data(dataset: str, split: str, source: str | None, output: Path, workers: int | None) -> None:
     """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""
     from ctm_core.data import open_dataset, prepare
 
-    prepare(dataset, split, source, output)
+    prepare(dataset, split, source, output, workers=workers)
     made = open_dataset(output)
     click.echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
 

@@ -8,8 +8,9 @@ A prepared split is a folder of three files:
     int64 of shape (N,).
 ``manifest.json``
     Name, split, shape, classes, source, SHA-256 of every file, and the fingerprint: SHA-256 over
-    shape, image bytes and label bytes, which every later result carries. It is written last: a
-    folder with a manifest is complete.
+    shape, image bytes and label bytes, which every later result carries. A reader that computes
+    its images adds how, under ``preparation``. It is written last: a folder with a manifest is
+    complete.
 
 Networks see :math:`x = v / 127.5 - 1 \\in [-1, 1]` of a level v (:func:`to_float`).
 
@@ -17,21 +18,26 @@ A data set is one module of this folder that defines ``READER`` (see ``_reader.p
 name, with ``-`` for ``_``, is the data set's name. Nothing else has to be told about it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib
+import os
 import pkgutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ctm_core.data._reader import Images, Reader
 from ctm_core.errors import UserError
-from ctm_core.files import atomic_write, read_json, sha256_file, write_json
+from ctm_core.files import atomic_write, read_json, remove_tree, sha256_file, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Dataset",
@@ -84,7 +90,7 @@ def reader(name: str) -> Reader:
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """Map uint8 levels 0 … 255 to float32 in [-1, 1]: x = v / 127.5 - 1."""
-    return images.to(torch.float32) / 127.5 - 1.0
+    return images.float() / 127.5 - 1.0
 
 
 @dataclass(frozen=True)
@@ -155,24 +161,37 @@ class Dataset:
         (images, labels)
             uint8 of shape (B, C, H, W) and int64 of shape (B,), copies in memory.
         """
+        import torch  # here, for worker processes of a reader import this module too
+
         rows = np.asarray(indices, dtype=np.int64)
         return torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
 
 
-def prepare(name: str, split: str, source: str | None, output: str | Path) -> Dataset:
+def prepare(
+    name: str,
+    split: str,
+    source: str | None,
+    output: str | Path,
+    *,
+    workers: int | None = None,
+) -> Dataset:
     """Read a data set from its source and write it as images, labels and manifest.
 
     Equal sources give equal files, so running it again changes nothing. Files fetched from a URL
-    are kept in ``downloads`` beside ``output``.
+    are kept in ``downloads`` beside ``output``; there, too, a long preparation keeps what it has
+    finished until the manifest stands, so that a killed one continues.
 
     Parameters
     ----------
     name, split
         As :func:`reader` and its ``splits`` know them.
     source
-        A folder or URL; None takes the data set's default.
+        A folder, file or URL; None takes the data set's default.
     output
         The folder to write.
+    workers
+        Processes for a data set whose images are computed; None takes one a CPU that this
+        process may use. Their number changes no byte.
 
     Raises
     ------
@@ -185,7 +204,8 @@ def prepare(name: str, split: str, source: str | None, output: str | Path) -> Da
             f"the dataset {name} has no split {split!r}; it has {' and '.join(known.splits)}"
         )
     output = Path(output)
-    images = known.read(split, source, output.parent / "downloads")
+    images = known.read(split, source, output.parent / "downloads", workers or _cpus())
+    class_names = known.class_names if images.class_names is None else images.class_names
     shape = (len(images.labels), *images.shape)
 
     # From here until the new manifest stands, the folder is incomplete and says so.
@@ -199,7 +219,7 @@ def prepare(name: str, split: str, source: str | None, output: str | Path) -> Da
         for chunk in images.chunks:
             if chunk.dtype != np.uint8 or chunk.shape[1:] != images.shape:
                 raise ValueError(f"the reader of {name} gave {chunk.dtype} {chunk.shape}")
-            data = np.ascontiguousarray(chunk).tobytes()
+            data = np.ascontiguousarray(chunk).data
             fingerprint.update(data)
             file.write(data)
             count += len(chunk)
@@ -209,24 +229,33 @@ def prepare(name: str, split: str, source: str | None, output: str | Path) -> Da
     fingerprint.update(labels.tobytes())
     with atomic_write(output / "labels.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, labels, allow_pickle=False)
-    write_json(
-        output / "manifest.json",
-        {
-            "name": name,
-            "split": split,
-            "shape": list(shape),
-            "count": count,
-            "classes": len(known.class_names),
-            "class_names": list(known.class_names),
-            "flip": known.flip,
-            "source": images.source,
-            "source_files": [{"name": n, "sha256": h} for n, h in images.source_files],
-            "files": {n: sha256_file(output / n) for n in ("images.npy", "labels.npy")},
-            "fingerprint": fingerprint.hexdigest(),
-            "format": FORMAT,
-        },
-    )
+    manifest = {
+        "name": name,
+        "split": split,
+        "shape": list(shape),
+        "count": count,
+        "classes": len(class_names),
+        "class_names": list(class_names),
+        "flip": known.flip,
+        "source": images.source,
+        "source_files": [{"name": n, "sha256": h} for n, h in images.source_files],
+        "files": {n: sha256_file(output / n) for n in ("images.npy", "labels.npy")},
+        "fingerprint": fingerprint.hexdigest(),
+        "format": FORMAT,
+    }
+    if images.preparation:
+        manifest["preparation"] = dict(images.preparation)
+    write_json(output / "manifest.json", manifest)
+    if images.scratch is not None:
+        remove_tree(images.scratch)
     return open_dataset(output)
+
+
+def _cpus() -> int:
+    """CPUs that this process may use: a batch system gives a job fewer than the node has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:

@@ -1,8 +1,9 @@
 """What a module of this folder provides to become a data set."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,16 @@ class Images:
     source
         Where the images came from, for the manifest.
     source_files
-        (name, SHA-256) of every file read.
+        (name, SHA-256) of every file read. A folder of very many files is one entry: its name,
+        and the SHA-256 of what ``sha256sum`` prints for its files in the order of their names.
+    class_names
+        One name a class in the order of the labels, where the source decides them; None: the
+        reader's.
+    preparation
+        What the manifest tells of images that were computed rather than copied: recipe, library
+        versions, files left out.
+    scratch
+        A folder that is removed once the manifest stands.
     """
 
     shape: tuple[int, int, int]
@@ -34,6 +44,9 @@ class Images:
     chunks: Iterable[NDArray[np.uint8]]
     source: str
     source_files: tuple[tuple[str, str], ...]
+    class_names: tuple[str, ...] | None = None
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +60,18 @@ class Reader:
     splits
         The splits it has, the training split first.
     class_names
-        One name per class, in the order of the labels.
+        One name per class, in the order of the labels; empty where the source decides them.
     flip
         Whether a mirrored image is an image of the same set (used by augmentation).
     read
-        ``read(split, source, downloads) -> Images``. ``source`` is the folder or URL the user
-        gave, or None for the default; ``downloads`` is a folder for fetched files, which may not
-        exist yet. A source that is missing or wrong raises `UserError` with the fix.
+        ``read(split, source, downloads, workers) -> Images``. ``source`` is the folder, file or
+        URL the user gave, or None for the default; ``downloads`` is a folder for fetched and
+        half-finished files, which may not exist yet; ``workers`` is how many processes it may
+        start. A source that is missing or wrong raises `UserError` with the fix.
     """
 
     name: str
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     flip: bool
-    read: Callable[[str, str | None, Path], Images]
+    read: Callable[[str, str | None, Path, int], Images]

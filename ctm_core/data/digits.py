@@ -16,7 +16,7 @@ from ctm_core.files import sha256_file
 __all__ = ["READER"]
 
 
-def read(split: str, source: str | None, downloads: Path) -> Images:
+def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
     """The one split, from the installed package.
 
     Raises

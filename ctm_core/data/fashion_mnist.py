@@ -7,18 +7,17 @@ packed. The images stay 28×28.
 
 import gzip
 import hashlib
-import http.client
 import struct
-import urllib.request
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctm_core.data._download import fetch
 from ctm_core.data._reader import Images, Reader
 from ctm_core.errors import UserError
-from ctm_core.files import atomic_write, sha256_file
+from ctm_core.files import sha256_file
 
 __all__ = ["READER", "parse_idx"]
 
@@ -74,24 +73,6 @@ def _locate(folder: Path, name: str) -> Path:
     raise UserError(f"Fashion-MNIST: neither {folder / name}.gz nor {name} exists; {REMEDY}")
 
 
-def _download(base: str, name: str, downloads: Path) -> Path:
-    path = downloads / f"{name}.gz"
-    if path.is_file():
-        return path
-    url = f"{base.rstrip('/')}/{name}.gz"
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=60) as answer,
-            atomic_write(path) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            while block := answer.read(1 << 20):
-                file.write(block)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise UserError(f"Fashion-MNIST: {url} cannot be fetched ({error}); {REMEDY}") from None
-    return path
-
-
 def _content(path: Path, md5: str) -> NDArray[np.uint8]:
     data = path.read_bytes()
     if path.suffix == ".gz":
@@ -110,7 +91,7 @@ def _content(path: Path, md5: str) -> NDArray[np.uint8]:
     return parse_idx(data)
 
 
-def read(split: str, source: str | None, downloads: Path) -> Images:
+def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
     """One split from a folder, a URL, or (by default) where the Debian package puts it.
 
     Raises
@@ -127,7 +108,8 @@ def read(split: str, source: str | None, downloads: Path) -> Images:
     for name, md5 in FILES[split]:
         if fetched:
             assert source is not None
-            path = _download(source, name, downloads)
+            url = f"{source.rstrip('/')}/{name}.gz"
+            path = fetch(url, downloads / f"{name}.gz", title="Fashion-MNIST", remedy=REMEDY)
         else:
             path = _locate(folder, name)
         try:

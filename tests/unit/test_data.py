@@ -2,17 +2,15 @@
 
 import gzip
 import hashlib
-import http.server
 import json
 import shutil
 import struct
-import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixtures.web import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -228,22 +226,10 @@ def test_fashion_with_a_missing_file(small_fashion, tmp_path):
         data.prepare("fashion-mnist", "train", str(small_fashion), tmp_path / "out")
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def mirror(small_fashion):
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Quiet, directory=str(small_fashion))
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(small_fashion) as url:
+        yield url
 
 
 def test_fashion_from_a_url_is_fetched_once(mirror, small_fashion, tmp_path):
