@@ -1,0 +1,47 @@
+"""A photograph to a small square: the recipe published with guided diffusion.
+
+To RGB; while the shorter side is at least twice the target, halve both sides (rounded down) by box
+filter; resize by bicubic filter until the shorter side is the target; keep the central square
+(Dhariwal & Nichol, 2021). The filters are Pillow's, antialiased, each step rounded to 8 bits. EXIF
+orientation is not applied. An image smaller than the target is enlarged by the same bicubic step.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, features
+
+__all__ = ["decoder", "shrink"]
+
+
+def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
+    """A JPEG or PNG file's content as uint8 of shape (3, side, side).
+
+    Raises
+    ------
+    Exception
+        Of any kind, if the content is no whole image of these formats.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF data, which play no part
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as opened:
+            image = opened.convert("RGB")
+    while min(image.size) >= 2 * side:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), resample=Image.Resampling.BOX)
+    scale = side / min(image.size)
+    width, height = (round(length * scale) for length in image.size)
+    image = image.resize((width, height), resample=Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    pixels = np.asarray(image)[top : top + side, left : left + side]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def decoder() -> str:
+    """What decides a pixel beside the recipe: Pillow and its JPEG library, with versions."""
+    turbo = features.version_feature("libjpeg_turbo")
+    jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    return f"Pillow {PIL.__version__}, {jpeg}"
