@@ -42,6 +42,7 @@ VERBS = (
     "table",
     "teacher",
     "train",
+    "verify",
 )
 
 
@@ -141,7 +142,7 @@ def test_a_mistake_of_ours_is_not_hidden(ctm: Ctm, monkeypatch: pytest.MonkeyPat
     """Only what the user can mend becomes a sentence."""
     for error in (ZeroDivisionError(), OSError(errno.EIO, "Input/output error")):
 
-        def fail(*arguments: Any, error: Exception = error) -> None:
+        def fail(*arguments: Any, error: Exception = error, **options: Any) -> None:
             raise error
 
         monkeypatch.setattr("ctm_core.data.prepare", fail)
@@ -218,7 +219,8 @@ def test_unknown_key(desk: Desk) -> None:
 
 def test_unknown_data_set(desk: Desk) -> None:
     ended = desk.run("data", "--dataset", "digts", "--output", desk.folder / "data")
-    assert refused(ended) == "unknown dataset 'digts'; known are digits, fashion-mnist"
+    known = "cifar10, digits, fashion-mnist, imagenet64"
+    assert refused(ended) == f"unknown dataset 'digts'; known are {known}"
     ended = desk.run(
         "data", "--dataset", "digits", "--split", "dev", "--output", desk.folder / "d"
     )
