@@ -172,14 +172,15 @@ class Golden:
 
         None in an unconditional set.
         """
-        for key in self.tensors:
-            if (
-                re.fullmatch(rf"{prefix}in/(y|y_.*|class(es)?|.*label.*)", key)
-                and "augment" not in key
-            ):
+        for key in self.keys(rf"{prefix}in/(y|y_.*|class(es)?|.*label.*)"):
+            if "augment" not in key:
                 labels = _tensor(self[key])
                 return labels.to(dtype) if labels.ndim == 2 else labels.long()
         return None
+
+    def augment_labels(self, dtype: torch.dtype) -> Tensor | None:
+        """Augmentation labels (B, augment_dim), where the set has them."""
+        return self.input("augment_labels", dtype) if "in/augment_labels" in self else None
 
 
 def error(ours: Tensor, golden: Tensor, *, per_sample: bool = True) -> float:

@@ -73,14 +73,14 @@ def index_laws(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
             name: law.sum(axis=tuple({0, 1, 2} - {axis})) for axis, name in enumerate("tus")
         }
         prefix = f"index_hist/{setting}"
-        if f"{prefix}/exact_prob_t_u_s" in golden:
-            yield _same_law(f"{prefix}/exact_prob_t_u_s", law, golden)
-        for name in "tus":
-            yield _same_law(f"{prefix}/marginal_prob_{name}", of[name], golden)
-            yield from _plausible(f"{prefix}/marginal_counts_{name}", of[name], golden)
-        yield from _plausible(f"{prefix}/counts_h", of_h, golden)
-        if f"{prefix}/counts_t_u_s" in golden:
-            yield from _plausible(f"{prefix}/counts_t_u_s", law, golden)
+        for key in golden.keys(rf"{prefix}/.+"):
+            kind, _, name = key.rpartition("/")[2].partition("_")
+            if kind == "exact":
+                yield _same_law(key, law, golden)
+            elif kind == "marginal" and name.startswith("prob_"):
+                yield _same_law(key, of[name[-1]], golden)
+            elif kind in ("marginal", "counts"):
+                yield from _plausible(key, law if name == "t_u_s" else of[name[-1]], golden)
         yield from _own_index_draws(prefix, n, max_steps, law, of)
 
 
@@ -182,6 +182,8 @@ def noise_level_law(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     ):
         far = float((probability - q).abs().max())
         yield Check(f"dsm_sigma/{name}_quantiles (probability)", far, QUANTILE)
+        beyond = float((probability - probability.clamp(0, 1)).abs().max())
+        yield Check(f"dsm_sigma/{name}_quantiles beyond the law", beyond, 1e-6)
     moments = [v for half in (ours, curve) for v in (half.log().mean(), half.log().std())]
     stored = golden["dsm_sigma/log_mean_std"]
     far = float((torch.stack(moments) - stored).abs().max())

@@ -22,7 +22,8 @@ __all__: list[str] = []
 def maps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """Times, the teacher's solves, and every inner and outer map that the file has."""
     grid = karras_grid(golden.meta["N"])
-    i, j, h = golden["in/idx_t"], golden["in/idx_s"], int(golden["in/heun_steps"])
+    i, j = golden["in/idx_t"].long(), golden["in/idx_s"].long()
+    h = int(golden["in/heun_steps"])
     yield exact("heun_steps", h, golden.meta["heun_steps"])
     y = golden.labels(precision)
     times = {"t": grid[i], "u": grid[i + h], "s": grid[j]}

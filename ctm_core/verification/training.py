@@ -49,8 +49,8 @@ class GoldenObjective(CtmObjective):
         """The stored k, i and j."""
         return (
             int(self.golden["in/heun_steps"]),
-            self.golden["in/idx_t"],
-            self.golden["in/idx_s"],
+            self.golden["in/idx_t"].long(),
+            self.golden["in/idx_s"].long(),
         )
 
     def noise_levels(self, batch: Batch) -> Tensor:

@@ -1,0 +1,110 @@
+"""The golden suite itself: it reads everything, and it can fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctm_core import verification
+from ctm_core.files import load_tensors, save_tensors, write_json
+from ctm_core.verification import Result
+from ctm_core.verification.golden import DOUBLE, SINGLE, Folder
+
+from .conftest import path
+
+#: Names, as patterns, of values that are damaged one at a time.
+DAMAGED = [
+    ("ctm_sampling", r"[^/]+/final", DOUBLE),
+    ("ctm_sampling", r"[^/]+/t", SINGLE),
+    ("ctm_student_cifar", "out32/G", SINGLE),
+    ("ctm_student_cifar", "out64/F", DOUBLE),
+    ("ctm_training", r"out64/heun_n\d+/x_u", DOUBLE),
+    ("ctm_training", "out32/l2_adaptive/lambda_dsm", SINGLE),
+    ("ctm_training", "grad_l2_adaptive/.+", DOUBLE),
+    ("ctm_training", "train8/target_after_8/.+", SINGLE),
+    ("edm_augment", "out32/images", SINGLE),
+    ("edm_ddpmpp", "out32/D", SINGLE),
+    ("edm_sampler", "out64/x_all.*", DOUBLE),
+    ("grids_and_draws", "diffaug/y", SINGLE),
+    ("grids_and_draws", "dsm_sigma/grid_half_quantiles", DOUBLE),
+    ("grids_and_draws", "index_hist/.*/marginal_prob_s", DOUBLE),
+    ("grids_and_draws", "scalings/inner_cm/c_out", SINGLE),
+    ("grids_and_draws", "weight/.+", DOUBLE),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "precision"), DAMAGED, ids=[f"{d[0]}:{d[1]}" for d in DAMAGED]
+)
+def test_a_damaged_value_fails(file: str, pattern: str, precision: torch.dtype) -> None:
+    golden = (folder := Folder(path())).load(file)
+    key = golden.keys(pattern)[-1]
+    golden.tensors[key] = damaged(golden.tensors[key])
+    found = [case for case in verification.cases() if case.file == file]
+    runs = (verification.check(c, folder, precision) for c in found if precision in c.precisions)
+    assert any(not result.passed and not result.problem for result in runs), key
+
+
+def damaged(value: object) -> object:
+    """One number of a tensor's last sample, by 1 % of the sample; or a JSON number, by one."""
+    if not isinstance(value, torch.Tensor):
+        assert isinstance(value, int)
+        return value + 1
+    value = value.clone()
+    sample = value[-1] if value.ndim else value
+    # 100 times the loosest tolerance of a network's value, 2 times the one of stored quantiles.
+    sample.view(-1)[0] += 0.01 * sample.double().norm()
+    return value
+
+
+@pytest.mark.parametrize("state", ["absent", "empty"])
+def test_an_absent_or_empty_folder_fails(state: str, tmp_path: Path) -> None:
+    folder = tmp_path / "golden"
+    if state == "empty":
+        folder.mkdir()
+    suite = Path(__file__).with_name("test_cases.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)],
+        env={**os.environ, "CTM_GOLDEN": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    summary = done.stdout.splitlines()[-1]
+    assert "failed" in summary
+    assert "passed" not in summary
+    assert "skipped" not in summary
+    assert f"the golden folder {folder} is absent or holds no golden file" in done.stdout
+
+
+def test_a_foreign_tensor_is_named(tmp_path: Path) -> None:
+    copy = tmp_path / "golden"
+    copy.mkdir()
+    name = "edm_ddpmpp.safetensors"
+    tensors, meta = load_tensors(path() / name)
+    save_tensors(copy / name, tensors | {"out64/foreign": torch.zeros(2)}, meta)
+    shutil.copy(path() / "edm_sampler.safetensors", copy)
+    save_tensors(copy / "stranger.safetensors", {"x": torch.zeros(1)})
+    write_json(copy / "hollow.json", {})
+    folder, results = run(copy, "edm_ddpmpp")
+    assert all(result.passed for result in results)
+    found = verification.uncovered(folder)
+    assert found["edm_ddpmpp"] == ["out64/foreign"]
+    assert found["stranger"] == ["x"]
+    assert found["hollow"] == []
+    assert len(found["edm_sampler"]) == len(load_tensors(copy / "edm_sampler.safetensors")[0])
+
+
+def run(place: Path, file: str) -> tuple[Folder, list[Result]]:
+    """Run the cases of one file."""
+    folder = Folder(place)
+    found = [case for case in verification.cases() if case.file == file]
+    runs = [verification.check(case, folder, p) for case in found for p in case.precisions]
+    return folder, runs
