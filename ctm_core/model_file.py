@@ -120,7 +120,7 @@ def load_state(
 ) -> None:
     """Load tensors strictly; raises UserError naming the first name or shape that does not fit.
 
-    A model on the meta device takes the tensors themselves, another copies them.
+    A model on the meta device gets memory here, so nothing of it aliases the file's.
     """
     own = model.state_dict()
     problems = [f"lacks {name}" for name in own if name not in tensors]
@@ -134,5 +134,6 @@ def load_state(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{path} does not fit its network: it {problems[0]}{more}")
     meta = any(tensor.is_meta for tensor in own.values())
-    fitting = {name: tensors[name].to(own[name].dtype) for name in own} if meta else dict(tensors)
-    model.load_state_dict(fitting, assign=meta)
+    if meta:
+        tensors = {name: tensors[name].to(own[name].dtype, copy=True) for name in own}
+    model.load_state_dict(dict(tensors), assign=meta)

@@ -64,7 +64,7 @@ class Trajectory(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The last convolution's weight, on which adaptive loss weights are measured."""
+        """The weight near the output on which adaptive loss weights are measured."""
         weight: Tensor = self.model.output_weight  # type: ignore[assignment]
         return weight
 

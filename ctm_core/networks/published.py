@@ -114,8 +114,13 @@ def _openai(arguments: Mapping[str, Any]) -> Published:
     side, per_head = arguments["image_size"], arguments.get("num_head_channels", -1)
     if arguments.get("out_channels", arguments["in_channels"]) != arguments["in_channels"]:
         raise UserError("out_channels differ from in_channels: no network of ours has that")
+    heads, above = arguments.get("num_heads", 1), arguments.get("num_heads_upsample", -1)
+    given = per_head is not None and per_head > 0  # the numbers of heads then have no effect
+    if not given and above not in (None, -1, heads):
+        raise UserError(
+            f"num_heads_upsample = {above} beside num_heads = {heads} is no network of ours"
+        )
     factors = [int(factor) for factor in arguments["attention_resolutions"]]
-    given = per_head is not None and per_head > 0  # the number of heads then has no effect
     network = Network(
         architecture="openai_adm",
         model_channels=arguments["model_channels"],
@@ -124,7 +129,7 @@ def _openai(arguments: Mapping[str, Any]) -> Published:
         attn_resolutions=[side // factor for factor in factors if side % factor == 0],
         dropout=arguments.get("dropout", 0.0),
         num_head_channels=_unless(per_head if given else None, 64),
-        num_heads=None if given else arguments.get("num_heads", 1),
+        num_heads=None if given else heads,
     )
     return Published(
         network,

@@ -272,3 +272,39 @@ def test_micro_batches_and_perceptual_distance_train(
     record = model_file.read_record(weights)
     assert len(record["inputs"]["distance"]) == 64
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {
+            "architecture": "openai_adm",
+            "model_channels": 32,
+            "channel_mult": [1],
+            "num_blocks": 1,
+            "attn_resolutions": [],
+            "num_head_channels": 16,
+            "dropout": 0.1,
+        },
+        tiny.DESCRIPTION["network"] | {"augment_dim": 9},
+    ],
+    ids=["openai_adm", "augment_dim"],
+)
+def test_other_networks_train_from_teacher_to_student(
+    digits: Dataset, tmp_path: Path, network: dict[str, Any]
+) -> None:
+    steps = {"steps": 2, "batch_size": 4, "ema": [0.9]}
+    experiment = tiny.experiment(
+        {"network": network, "teacher.training": steps, "models.ctm.training": steps}
+    )
+    teacher = jobs.train_teacher(experiment, digits, output=tmp_path, runs=tmp_path / "runs")
+    student = jobs.train_student(
+        experiment, "ctm", digits, teacher, output=tmp_path, seed=0, runs=tmp_path / "runs"
+    )
+    before, after = (model_file.load_weights(path)[0] for path in (teacher, student))
+    assert ("model.map_augment.weight" in before.state_dict()) == ("augment_dim" in network)
+    assert "model.map_augment.weight" not in after.state_dict()
+    x, y = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
+    assert torch.isfinite(after.G(x, 5.0, 1.0, y)).all()
+    with torch.no_grad():
+        assert (after.denoise(x, 1.0, y) - before.denoise(x, 1.0, y)).abs().max() > 0

@@ -125,6 +125,7 @@ def test_openai_heads(per_head: int | None, expected: tuple[int | None, int | No
         (IMAGENET | {"resblock_updown": False}, "resblock_updown = False"),
         (IMAGENET | {"use_scale_shift_norm": False}, "use_scale_shift_norm = False"),
         (IMAGENET | {"out_channels": 6}, "out_channels differ"),
+        (IMAGENET | {"num_head_channels": -1, "num_heads_upsample": 2}, "heads_upsample = 2"),
         (IMAGENET | {"model_channels": 48}, "multiple of 32 channels"),
         ({"image_size": 64, "use_scale_shift_norm": True, "resblock_updown": True}, "lack in_ch"),
     ],
