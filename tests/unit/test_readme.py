@@ -27,7 +27,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 #: Programs that are not ours, nor of the packages we install.
-FOREIGN = {"git", "cd", ".", "mkdir", "sed", "echo", "pip", "tensorboard"}
+FOREIGN = {"git", "cd", ".", "mkdir", "sed", "echo", "export", "find", "pip", "tensorboard"}
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,20 @@ def commands(text: str) -> Iterator[list[str]]:
             words = words[end + 1 :]
 
 
-def check_ctm(words: list[str]) -> None:
+def verb(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that words name, and its own words."""
     command: click.Command = cli
     while isinstance(command, click.Group):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         assert words, f"{command.name} needs a verb"
         assert words[0] in command.commands, f"no verb {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def check_ctm(words: list[str]) -> None:
+    command, words = verb(words)
     options = {name for parameter in command.params for name in parameter.opts}
     for word in words:
         if word.startswith("-"):
@@ -73,9 +81,7 @@ def check_ctm(words: list[str]) -> None:
 def check_ctm_whole(words: list[str]) -> None:
     """As :func:`check_ctm`, and the values and required options fit, too."""
     check_ctm(words)
-    command: click.Command = cli
-    while isinstance(command, click.Group):
-        command, words = command.commands[words[0]], words[1:]
+    command, words = verb(words)
     command.make_context(command.name, list(words))
 
 
@@ -176,6 +182,9 @@ def test_commands_of_blocks_are_complete() -> None:
     "line",
     [
         "ctm paint",
+        "ctm assets paint",
+        "ctm assets --colour red",
+        "ctm features",
         "ctm sample weights.safetensors --colour red",
         "make coffee",
         "make table FLAVOUR=sweet",
