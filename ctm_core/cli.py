@@ -245,6 +245,77 @@ def sample(
 
 
 @cli.command()
+@click.argument("weights", type=FILE)
+@click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
+@click.option(
+    "--output", type=FILE, default=Path("likelihood.json"), show_default=True, help="JSON file."
+)
+@click.option("-n", "count", type=click.IntRange(min=1), help="Images  [default: all]")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--probes",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Random probes of the trace an image; 0: the exact trace, a derivative for every pixel.",
+)
+@click.option(
+    "--residual",
+    default="none",
+    show_default=True,
+    help="none, or reconstruction (see docs/likelihood.md).",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-5,
+    show_default=True,
+    help="Of the ODE solver.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64; published: 100]")
+@click.option(
+    "--published-protocol",
+    is_flag=True,
+    help="As the script behind the paper's 2.43 does it, its defects included.",
+)
+@click.option(
+    "--reading",
+    default="own_noise",
+    show_default=True,
+    help="Of the published residual term: own_noise, shared_noise, shared_noise_sampled or "
+    "consistent.",
+)
+def likelihood(
+    weights: Path,
+    data: Path,
+    output: Path,
+    count: int | None,
+    seed: int,
+    probes: int,
+    residual: str,
+    tolerance: float,
+    batch_size: int | None,
+    published_protocol: bool,
+    reading: str,
+) -> None:
+    """Measure bits per dimension of images under a model, through its denoiser."""
+    from ctm_core.likelihood import Protocol, write_likelihood
+
+    protocol = Protocol(
+        probes=probes,
+        residual=residual,
+        tolerance=tolerance,
+        seed=seed,
+        published=published_protocol,
+        reading=reading,
+    )
+    measured = write_likelihood(
+        weights, data, output, count=count, protocol=protocol, batch_size=batch_size
+    )
+    click.echo(f"{output}: {measured}")
+
+
+@cli.command()
 @click.option("--config", type=FILE, required=True, help="The experiment's YAML file.")
 @click.option("--model", required=True, help="teacher, or a student of the config.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")

@@ -37,6 +37,7 @@ VERBS = (
     "evaluate",
     "features",
     "figures",
+    "likelihood",
     "report",
     "sample",
     "table",
