@@ -6,6 +6,7 @@ hashes that name run folders are taken over them. A mistake in a file ends in on
 file, key and what is allowed.
 """
 
+from ctm_core.config.discriminator import Discriminator
 from ctm_core.config.evaluation import Cell, Evaluation, SamplerGrid
 from ctm_core.config.experiment import Dataset, Experiment
 from ctm_core.config.network import Diffusion, Network
@@ -25,6 +26,7 @@ __all__ = [
     "Cell",
     "Dataset",
     "Diffusion",
+    "Discriminator",
     "Dsm",
     "Evaluation",
     "Experiment",

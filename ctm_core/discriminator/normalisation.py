@@ -1,0 +1,78 @@
+r"""Batch normalisation with the statistics of all processes.
+
+The released code normalises each process's share of a batch by itself. Here mean and variance run
+over the whole batch,
+
+.. math::
+    m = \frac{1}{n} \sum_r \sum_{i \in r} x_i, \qquad
+    v = \frac{1}{n} \sum_r \sum_{i \in r} (x_i - m)^2,
+
+r over the processes, whose shares may differ in size, and gradients pass through both sums. It
+works with any backend; torch's own ``SyncBatchNorm`` needs a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+__all__ = ["GlobalBatchNorm2d", "processes"]
+
+
+def processes() -> int:
+    """Number of processes that train together; 1 outside of torch.distributed."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes, of values and, on the way back, of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` over the batches of all processes; in one process it is just that.
+
+    Every process must call it the same number of times, forward and backward. Statistics are taken
+    in float32 at least.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise images (B, C, H, W), B possibly different on each process."""
+        if not self.training or processes() == 1:
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        sums: Tensor = _Sum.apply(torch.cat([x.sum((0, 2, 3)), count]))
+        n = sums[-1].detach()
+        mean = (sums[:-1] / n).view(1, -1, 1, 1)
+        # The second sum is taken about the mean: a difference of large squares loses all digits.
+        centred = x - mean
+        variance: Tensor = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+        scale = (variance + self.eps).rsqrt() * self.weight
+        result = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            momentum = self.momentum
+            assert momentum is not None
+            self.running_mean.lerp_(mean.flatten().to(self.running_mean), momentum)
+            unbiased = variance * (n / (n - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        return result.to(input.dtype)
