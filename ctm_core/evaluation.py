@@ -36,6 +36,7 @@ from ctm_core.progress import Progress
 from ctm_core.protocols import Protocol
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder
+from ctm_core.teachers.fit import check_imported, is_imported
 
 __all__ = ["evaluate"]
 
@@ -114,7 +115,7 @@ def evaluate(
         seconds = time.monotonic() - began
     result = {
         "experiment": experiment.experiment,
-        "dataset": record["dataset"],
+        "dataset": experiment.dataset.name,
         "dataset_fingerprint": record["dataset_fingerprint"],
         "model": model,
         "objective": record["objective"],
@@ -140,7 +141,9 @@ def _check_weights(
     seed: int,
     step: int | None,
 ) -> None:
-    expected = {"experiment": experiment.experiment, "model": model, "seed": seed}
+    expected: dict[str, Any] = {}
+    if not is_imported(record):
+        expected = {"experiment": experiment.experiment, "model": model, "seed": seed}
     if step is not None:
         expected["step"] = step
     for key, value in expected.items():
@@ -149,6 +152,16 @@ def _check_weights(
                 f"{path} is of {key} {record[key]}, not {value}; give the file that "
                 f"{experiment.experiment} made for {model}"
             )
+    if is_imported(record):
+        check_imported(experiment, record, path, model)
+        own = experiment.diffusion.model_dump(mode="json")
+        if record["diffusion"] != own:
+            raise UserError(
+                f"{path} is sampled between the noise levels that its authors used "
+                f"({record['diffusion']}), not those of {experiment.experiment}; correct "
+                "`diffusion` in the config"
+            )
+        return
     # `precision: auto` has been resolved by the machine that trained.
     hashes = [e.train_hash(model) for e in (experiment, *map(experiment.resolved, PRECISIONS))]
     if record["train_hash"] not in hashes:
@@ -183,7 +196,8 @@ def _references(
             )
         learned = {"dataset": record["dataset"], "split": "train"}
         if (
-            reference.protocol.reference.model_dump() == learned
+            record["dataset_fingerprint"] is not None  # converted files do not know their data
+            and reference.protocol.reference.model_dump() == learned
             and reference.fingerprint != record["dataset_fingerprint"]
         ):
             raise UserError(

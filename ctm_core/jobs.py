@@ -20,6 +20,7 @@ from ctm_core.files import atomic_write, sha256_file, write_json
 from ctm_core.objectives.dsm import DsmObjective
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder, environment
+from ctm_core.teachers.fit import check_imported, copy_shared, is_imported
 from ctm_core.training import Trainer, resolve_precision
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ def train_student(
     denoiser.to(device)
     student = _fresh(experiment, dataset, seed, time_s=True).to(device)
     if section.initial == "teacher":
-        copied = student.load_state_dict(denoiser.state_dict(), strict=False)
-        # Teachers alone are told of augmentation.
-        assert all(".map_augment." in key for key in copied.unexpected_keys)
+        copy_shared(denoiser, student)
     distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
 
     def objective(averages: dict[float, Trajectory]) -> objectives.Objective:
@@ -296,10 +295,16 @@ def _check_teacher(
         "dataset_fingerprint": dataset.fingerprint,
         "network": experiment.network.model_dump(mode="json"),
         "diffusion": experiment.diffusion.model_dump(mode="json"),
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
         "label_dim": _label_dim(experiment, dataset),
     }
     if record["model"] != "teacher":
         raise UserError(f"{path} is a student ({record['model']}), not a teacher")
+    if is_imported(record):
+        check_imported(experiment, record, path, "teacher")
+        for key in ("dataset_fingerprint", "network", "diffusion"):
+            del expected[key]
     for key, value in expected.items():
         if json.loads(json.dumps(record[key])) != json.loads(json.dumps(value)):
             if key == "dataset_fingerprint":

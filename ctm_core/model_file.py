@@ -20,7 +20,7 @@ from ctm_core.files import load_tensors, read_metadata, save_tensors
 if TYPE_CHECKING:
     from ctm_core.trajectory import Trajectory
 
-__all__ = ["build_model", "export", "load_state", "load_weights", "read_record"]
+__all__ = ["build_model", "export", "load_state", "load_weights", "misfit", "read_record"]
 
 FORMAT = "ctm-weights-1"
 
@@ -62,9 +62,20 @@ def build_model(
     return Trajectory(net, sigma_data=diffusion.sigma_data)
 
 
-def export(path: str | os.PathLike[str], model: Trajectory, record: Mapping[str, Any]) -> None:
-    """Write a model's weights with its record; the same model gives the same bytes."""
+def export(
+    path: str | os.PathLike[str],
+    model: Trajectory,
+    record: Mapping[str, Any],
+    *,
+    card: str | None = None,
+) -> None:
+    """Write a model's weights with its record; the same model gives the same bytes.
+
+    ``card`` is a text for people (a model card), which the file carries beside its record.
+    """
     metadata = {"format": FORMAT, "record": json.dumps(record, sort_keys=True)}
+    if card is not None:
+        metadata["card"] = card
     save_tensors(path, model.state_dict(), metadata)
 
 
@@ -80,7 +91,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a weight file of this project; give a student.safetensors or "
-            "teacher.safetensors that `ctm train` or `ctm teacher` wrote"
+            "teacher.safetensors that `ctm train` or `ctm teacher` wrote, or what `ctm convert` "
+            "made of another project's file"
         )
     try:
         record = json.loads(metadata["record"])
@@ -123,17 +135,24 @@ def load_state(
     A model on the meta device gets memory here, so nothing of it aliases the file's.
     """
     own = model.state_dict()
-    problems = [f"lacks {name}" for name in own if name not in tensors]
-    problems += [f"holds the unknown {name}" for name in tensors if name not in own]
-    problems += [
-        f"holds {name} of shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{path} does not fit its network: it {problems[0]}{more}")
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if problem := misfit(shapes, given):
+        raise UserError(f"{path} does not fit its network: it {problem}")
     meta = any(tensor.is_meta for tensor in own.values())
     if meta:
         tensors = {name: tensors[name].to(own[name].dtype, copy=True) for name in own}
     model.load_state_dict(dict(tensors), assign=meta)
+
+
+def misfit(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The first name or shape of ``given`` that is not the network's own; None if all are."""
+    problems = [f"lacks {name}" for name in own if name not in given]
+    problems += [f"holds the unknown {name}" for name in given if name not in own]
+    problems += [
+        f"holds {name} of shape {given[name]}, not {own[name]}"
+        for name in own
+        if name in given and given[name] != own[name]
+    ]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}" if problems else None

@@ -118,7 +118,9 @@ def _experiment(
     return {
         "name": name,
         "dataset": own[0].dataset,
-        "fingerprint": evaluated[0].dataset_fingerprint,
+        "fingerprint": next(
+            (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
+        ),
         "ran": _what_ran(own, evaluated, protocols),
         "answer": answer(found),
         "sentence": _sentence(found),

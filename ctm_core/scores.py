@@ -79,7 +79,7 @@ class Evaluation(BaseModel):
 
     experiment: str
     dataset: str
-    dataset_fingerprint: str
+    dataset_fingerprint: str | None  # None: converted weights, whose data is not recorded
     model: str
     objective: str
     step: int
@@ -146,8 +146,9 @@ def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
             )
         found[key] = (path, evaluation)
         print_of = evaluation.dataset_fingerprint
-        other, expected = fingerprints.setdefault(evaluation.experiment, (path, print_of))
-        if print_of != expected:
+        if print_of is not None:
+            other, expected = fingerprints.setdefault(evaluation.experiment, (path, print_of))
+        if print_of is not None and print_of != expected:
             raise UserError(
                 f"{path} and {other} belong to the experiment {evaluation.experiment} but to "
                 "different data (their dataset_fingerprint differ); evaluate one of them again"
