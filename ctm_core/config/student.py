@@ -14,6 +14,11 @@ class Perceptual(Section):
     """How images are fed to a perceptual network."""
 
     resize: int = Field(description="side; 224 in the paper, max(32, side) for small images")
+    pooling: Literal["average", "max"] | None = Field(
+        default=None,
+        description="of lpips_vgg, and only there: average (null) as CTM was released, or max as "
+        "VGG16 was trained",
+    )
 
     @field_validator("resize")
     @classmethod

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ctm_core import assets
 from ctm_core.perceptual.distance import Distance, PseudoHuber, SquaredError
 from ctm_core.perceptual.lpips import LpipsVgg
 from ctm_core.perceptual.stlpips import (
@@ -55,8 +56,12 @@ def build_distance(name: str, perceptual: config.Perceptual | None = None) -> Di
         return SquaredError()
     if name == "pseudo_huber":
         return PseudoHuber()
-    if name != "stlpips_vgg" or perceptual is None:
+    if name not in ("lpips_vgg", "stlpips_vgg") or perceptual is None:
         raise ValueError(f"config.Student lets no {name} pass without perceptual.resize")
-    network = ShiftTolerantVgg(perceptual.resize)
-    network.load(stlpips_weight_file())
-    return network
+    if name == "lpips_vgg":
+        lpips = LpipsVgg(perceptual.resize, perceptual.pooling or "average")
+        lpips.load(assets.require("vgg16"), assets.require("lpips-vgg"))
+        return lpips
+    stlpips = ShiftTolerantVgg(perceptual.resize)
+    stlpips.load(stlpips_weight_file())
+    return stlpips

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from ctm_core.objectives.adversarial import hinge_discriminator, hinge_generator
+from ctm_core.objectives.adversarial import (
+    hinge_discriminator,
+    hinge_generator,
+    log_discriminator,
+    log_generator,
+)
 
 
 def test_values_at_zero() -> None:
@@ -32,6 +39,20 @@ def test_half_precision_is_averaged_in_single() -> None:
     logits = torch.full((1000,), 0.1, dtype=torch.bfloat16)
     assert hinge_generator(logits).dtype == torch.float32
     assert hinge_generator(logits.double()).dtype == torch.float64
+
+
+def test_logarithms() -> None:
+    real, fake = torch.tensor([2.0, -0.5]).double(), [torch.tensor([-3.0, 100.0]).double()]
+    p_real = torch.sigmoid(real)
+    p_fake = torch.sigmoid(fake[0][:1])
+    # log(1 - p) is -d where p is one but for what float64 resolves.
+    expected = (p_fake.neg().log1p() - 100).mean() / 2
+    assert float(log_generator(fake)) == pytest.approx(float(expected))
+    both = -p_real.log().mean() - expected
+    assert float(log_discriminator(real, fake)) == pytest.approx(float(both))
+    zero = torch.zeros(3)
+    assert float(log_discriminator(zero, zero)) == pytest.approx(2 * math.log(2))
+    assert float(log_generator(zero)) == pytest.approx(-math.log(2))
 
 
 def test_gradient_stops_where_the_hinge_is_satisfied() -> None:

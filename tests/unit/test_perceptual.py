@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
-from ctm_core import config, perceptual, torchvision_shim
+from ctm_core import assets, config, perceptual, torchvision_shim
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_file
 
@@ -420,3 +420,28 @@ def test_lpips_refuses_other_files(damage: str, files: dict[str, Path], tmp_path
         perceptual.LpipsVgg(resize=32).load(trunk, files["heads"])
     assert str(trunk) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_lpips_is_built_from_external_files(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTM_ASSETS", str(tmp_path))
+    section = config.Perceptual(resize=64, pooling="max")
+    with pytest.raises(UserError) as caught:
+        perceptual.build_distance("lpips_vgg", section)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("download.pytorch.org", "397923af", str(tmp_path / "vgg16-397923af.pth")):
+        assert part in message
+    (tmp_path / "vgg16-397923af.pth").write_bytes(files["trunk"].read_bytes())
+    with pytest.raises(UserError, match=r"expected SHA-256 397923af"):
+        perceptual.build_distance("lpips_vgg", section)
+    known = assets.load()
+    other = known["vgg16"].model_copy(update={"hash": f"sha256:{sha256_file(files['trunk'])}"})
+    monkeypatch.setattr(assets, "load", lambda: known | {"vgg16": other})
+    for pooling, layer in ((None, nn.AvgPool2d), ("average", nn.AvgPool2d), ("max", nn.MaxPool2d)):
+        section = config.Perceptual(resize=64, pooling=pooling)
+        built = perceptual.build_distance("lpips_vgg", section)
+        assert sum(isinstance(module, layer) for module in built.modules()) == 4
+        assert isinstance(built, perceptual.LpipsVgg)
+        assert built.resize == 64
