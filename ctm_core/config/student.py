@@ -9,6 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from ctm_core.config._section import Positive, Rate, Section
 from ctm_core.config.training import Training
 
+#: Distances that look through a perceptual network, and the external files of each.
+PERCEPTUAL_DISTANCES: dict[str, tuple[str, ...]] = {
+    "lpips_vgg": ("vgg16", "lpips-vgg"),
+    "stlpips_vgg": ("stlpips-vgg",),
+}
+
 
 class Perceptual(Section):
     """How images are fed to a perceptual network."""
@@ -59,7 +65,7 @@ class Student(Section):
         description="weights of the target's inner map; null: model if released, else ema",
     )
     target_ema: Rate = Field(default=0.999, description="decay of the stop-gradient network")
-    distance: Literal["l2", "pseudo_huber", "stlpips_vgg"] = "l2"
+    distance: Literal["l2", "pseudo_huber", "lpips_vgg", "stlpips_vgg"] = "l2"
     perceptual: Perceptual | None = Field(
         None, description="for a perceptual distance, and only there"
     )
@@ -73,13 +79,17 @@ class Student(Section):
             raise ValueError("max_heun_steps must be at most grid_points - 1")
         if self.matching == "global" and self.target_inner is not None:
             raise ValueError("global matching has no inner target map; leave target_inner out")
-        if self.distance == "stlpips_vgg" and self.perceptual is None:
+        perceptual = self.distance in PERCEPTUAL_DISTANCES
+        if perceptual and self.perceptual is None:
             raise ValueError(
-                "the distance stlpips_vgg needs perceptual.resize: 224 as in the paper, or "
+                f"the distance {self.distance} needs perceptual.resize: 224 as in the paper, or "
                 "max(32, side)"
             )
-        if self.distance != "stlpips_vgg" and self.perceptual is not None:
+        if not perceptual and self.perceptual is not None:
             raise ValueError(f"perceptual belongs to perceptual distances, not to {self.distance}")
+        pooling = None if self.perceptual is None else self.perceptual.pooling
+        if pooling is not None and self.distance != "lpips_vgg":
+            raise ValueError(f"perceptual.pooling belongs to lpips_vgg, not to {self.distance}")
         return self
 
     @property

@@ -153,8 +153,8 @@ class Discriminator(nn.Module):
         return {name: diffaugment.draw(uniform, size, f"{stream}/{name}") for name in self.names}
 
     def trained(self) -> list[nn.Parameter]:
-        """The heads' parameters."""
-        return [p for p in self.parameters() if p.requires_grad]
+        """The heads' parameters, also while a step of the generator has them frozen."""
+        return [p for branch in self.branches() for p in branch.mini_discs.parameters()]
 
     def load_heads(self, state: Mapping[str, Tensor]) -> None:
         """Load the heads alone, as the published ``d_model*.pt`` files hold them.

@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from fixtures.tiny import Trained
 from PIL import Image
 
 from ctm_core.config import load_experiment
+from ctm_core.config.discriminator import down_blocks
 from ctm_core.data import Dataset, reader
 from ctm_core.protocols import load_protocol
 
@@ -109,3 +111,19 @@ def test_quickstart_runs(
     assert int((by_hand.int() - rows["1 jump"].int()).abs().max()) <= 1
     with Image.open(tmp_path / "results" / "quickstart.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_losses_page_runs() -> None:
+    text = (DOCS / "losses.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    images = torch.zeros(4, 1, 8, 8)
+    made = {"torch": torch, "images": images, "generated": images + 0.1}
+    exec(code, made)
+    assert torch.isfinite(made["loss"])
+    rows = re.findall(r"^\| (\d+)[^|]*\| ([\d, ]+) \| 4 · (\d)² \|$", text, flags=re.M)
+    assert len(rows) == 6
+    for side, downs, last in rows:
+        counts = [int(count) for count in downs.split(", ")]
+        assert down_blocks(int(side)) == tuple(counts)
+        # The finest map has half the side; a 4 x 4 kernel without padding closes the head.
+        assert all((int(side) >> n + 1 >> down) - 3 == int(last) for n, down in enumerate(counts))

@@ -243,6 +243,12 @@ def test_resize_is_checked_by_the_config() -> None:
         config.Perceptual(resize=31)
     with pytest.raises(ValidationError, match=r"needs perceptual\.resize"):
         config.Student(distance="stlpips_vgg", training=training)
+    with pytest.raises(ValidationError, match=r"lpips_vgg needs perceptual\.resize"):
+        config.Student(distance="lpips_vgg", training=training)
+    with pytest.raises(ValidationError, match="pooling belongs to lpips_vgg"):
+        section = config.Perceptual(resize=32, pooling="max")
+        config.Student(distance="stlpips_vgg", perceptual=section, training=training)
+    config.Student(distance="lpips_vgg", perceptual=section, training=training)
     with pytest.raises(ValidationError, match="belongs to perceptual distances"):
         config.Student(perceptual=config.Perceptual(resize=32), training=training)
 
