@@ -27,6 +27,7 @@ import hashlib
 import importlib.metadata
 import os
 import sysconfig
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +42,7 @@ __all__ = [
     "Asset",
     "State",
     "assets_folder",
+    "check_names",
     "describe",
     "load",
     "problem",
@@ -241,6 +243,30 @@ def require(name: str, folder: PathLike | None = None) -> Path:
     if sentence := problem(known[name], folder):
         raise UserError(sentence)
     return known[name].path(folder)
+
+
+def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathLike) -> None:
+    """Check that a config names files that the list has.
+
+    Parameters
+    ----------
+    keys
+        The names, by the keys of the config under which they stand.
+    known
+        The list, from :func:`load`.
+    path
+        The config, for the sentence.
+
+    Raises
+    ------
+    UserError
+        Naming the first that is not listed.
+    """
+    for key, name in keys.items():
+        if name not in known:
+            raise UserError(
+                f"{path}: {key}: there is no asset {name!r}; {LIST} has {', '.join(known)}"
+            )
 
 
 def table(assets: dict[str, Asset]) -> str:

@@ -113,7 +113,9 @@ def teacher(
 @cli.command()
 @_training_options
 @click.option("--model", required=True, help="A student of the config, e.g. ctm.")
-@click.option("--teacher", type=FILE, required=True, help="The teacher's weight file.")
+@click.option("--teacher", type=FILE, help="The teacher's weight file, for models that have one.")
+@click.option("--init", type=FILE, help="For a fork: live weights to start from.")
+@click.option("--init-average", type=FILE, help="For a fork: the EMA of the same step.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 def train(
     config: Path,
@@ -123,7 +125,9 @@ def train(
     run: Path | None,
     attempt: int,
     model: str,
-    teacher: Path,
+    teacher: Path | None,
+    init: Path | None,
+    init_average: Path | None,
     seed: int,
 ) -> None:
     """Distil a student from a teacher; a killed run continues where it stopped."""
@@ -139,6 +143,8 @@ def train(
         model,
         open_dataset(data),
         teacher,
+        init=init,
+        init_average=init_average,
         output=output,
         seed=seed,
         runs=runs,
@@ -167,17 +173,19 @@ def classifier(data: Path, output: Path) -> None:
 
 @features.command()
 @click.option("--protocol", type=FILE, required=True, help="The protocol's YAML file.")
-@click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
+@click.option(
+    "--data", type=FOLDER, help="Folder that `ctm data` wrote, unless the reference is a file."
+)
 @click.option("--output", type=FILE, required=True, help="Statistics file to write.")
-def reference(protocol: Path, data: Path, output: Path) -> None:
-    """Compute a protocol's reference statistics from the prepared data set."""
+def reference(protocol: Path, data: Path | None, output: Path) -> None:
+    """Make a protocol's reference statistics, from the prepared data set or its file."""
     from ctm_core.protocols import load_protocol
 
     loaded = load_protocol(protocol)
     from ctm_core.data import open_dataset
     from ctm_core.metrics.reference import write_reference
 
-    write_reference(output, loaded, open_dataset(data))
+    write_reference(output, loaded, None if data is None else open_dataset(data))
     click.echo(output)
 
 

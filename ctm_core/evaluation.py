@@ -90,14 +90,14 @@ def evaluate(
     Interrupted
         If another process evaluates the same weights.
     """
-    experiment.training(model)
+    experiment.last_step(model)  # refuses an unknown model before anything is read
     record = read_record(weights)
     _check_weights(experiment, model, weights, record, seed, step)
     torch.set_num_threads(experiment.threads)
     digest = sha256_file(weights)
+    step = int(record["step"])
     loaded = _references(references, experiment, model, record)
     # A folder for each step: the snapshots of one training are evaluated side by side.
-    step = int(record["step"])
     folder = runs / experiment.experiment / model / f"seed-{seed}" / f"evaluation-{step:08d}"
     identity = {
         "experiment": experiment.experiment,
@@ -108,7 +108,7 @@ def evaluate(
     began = time.monotonic()
     with RunFolder(folder, config=identity, inputs={}):
         generator = Generator.from_file(weights)
-        tasks = _tasks(experiment, model, loaded, digest, folder)
+        tasks = _tasks(experiment, model, step, loaded, digest, folder)
         _compute(experiment, generator, tasks, loaded)
         rows = _rows(experiment, model, tasks, loaded)
         _previews(output / "previews.safetensors", experiment, model, generator)
@@ -184,7 +184,7 @@ def _references(
                 f"{path} is not a reference file; make one with `ctm features reference`"
             ) from None
         found[protocol.name] = load_reference(path, protocol)
-    wanted = experiment.protocols(model)
+    wanted = experiment.protocols(model, int(record["step"]))
     for name in wanted:
         if name not in found:
             raise UserError(f"no reference given for the protocol {name}; add its file")
@@ -208,12 +208,17 @@ def _references(
 
 
 def _tasks(
-    experiment: Experiment, model: str, references: dict[str, Reference], digest: str, folder: Path
+    experiment: Experiment,
+    model: str,
+    step: int,
+    references: dict[str, Reference],
+    digest: str,
+    folder: Path,
 ) -> list[_Task]:
     """Every (cell, seed, protocol); cells first, so that one sampling serves all protocols."""
-    chosen = experiment.protocols(model)
+    chosen = experiment.protocols(model, step)
     tasks = []
-    for cell in experiment.cells(model):
+    for cell in experiment.cells(model, step):
         for seed in experiment.evaluation.sample_seeds:
             for name in [name for name, cells in chosen.items() if cell in cells]:
                 reference = references[name]
@@ -342,7 +347,7 @@ def _previews(path: Path, experiment: Experiment, model: str, generator: Generat
             batch_size=PREVIEWS,
             labels=labels,
         )
-        for cell in experiment.cells(model)
+        for cell in experiment.cells(model, int(generator.record["step"]))
     }
     shown = [] if labels is None else labels.tolist()
     save_tensors(path, images, {"model": model, "labels": json.dumps(shown)})

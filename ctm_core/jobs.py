@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctm_core import ema, model_file, objectives, randomness, sampling
-from ctm_core.config import Experiment, Training
+from ctm_core.config import Experiment, Student, Training
 from ctm_core.data import Dataset
 from ctm_core.errors import UserError
 from ctm_core.files import atomic_write, sha256_file, write_json
@@ -49,14 +49,16 @@ def train_teacher(
     -------
     ``output/teacher.safetensors``; ``training.jsonl`` and ``training.json`` stand beside it.
     """
-    seed = experiment.teacher.seed if seed is None else seed
     device = _device()
     experiment = _resolved(experiment, device)
+    training, section = experiment.training("teacher"), experiment.teacher
+    assert section is not None
+    seed = section.seed if seed is None else seed
     _check_dataset(experiment, dataset)
     student = _fresh(experiment, dataset, seed, time_s=False).to(device)
 
     def objective(averages: dict[float, Trajectory]) -> DsmObjective:
-        return DsmObjective(experiment.teacher, student)
+        return DsmObjective(section, student)
 
     return _run(
         experiment,
@@ -64,7 +66,7 @@ def train_teacher(
         "dsm",
         dataset,
         student,
-        experiment.teacher.training.ema,
+        training.ema,
         objective,
         inputs={"dataset": dataset.fingerprint},
         output=output / "teacher.safetensors",
@@ -79,15 +81,24 @@ def train_student(
     experiment: Experiment,
     model: str,
     dataset: Dataset,
-    teacher: Path,
+    teacher: Path | None,
     *,
     output: Path,
     seed: int,
+    init: Path | None = None,
+    init_average: Path | None = None,
     runs: Path = Path("runs"),
     run: Path | None = None,
     attempt: int = 1,
 ) -> Path:
     """Distil a student from a teacher's file and export its EMA.
+
+    Parameters
+    ----------
+    teacher
+        None where the objective has none.
+    init, init_average
+        For a model with ``init_from``: the live weights and the EMA that the other exported.
 
     Returns
     -------
@@ -96,13 +107,18 @@ def train_student(
     Raises
     ------
     UserError
-        If the teacher was trained for another data set, network or process.
+        If the teacher was trained for another data set, network or process, a file is given that
+        the model does not use or one is lacking, or its section asks for what cannot be trained
+        yet.
     """
     from ctm_core import perceptual
 
     device = _device()
     experiment = _resolved(experiment, device)
     section = experiment.student(model)
+    _check_inputs(section, model, teacher, init, init_average)
+    _refuse_untrained(experiment, model)
+    assert teacher is not None
     _check_dataset(experiment, dataset)
     denoiser, record = model_file.load_weights(teacher)
     _check_teacher(experiment, dataset, record, teacher)
@@ -277,6 +293,40 @@ def _fresh(experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool)
         label_dim=_label_dim(experiment, dataset),
         time_s=time_s,
     )
+
+
+def _check_inputs(
+    section: Student, model: str, teacher: Path | None, init: Path | None, average: Path | None
+) -> None:
+    """The files that a model's section asks for, no more and no less."""
+    fork = section.init_from is not None
+    for option, given, wanted, key in (
+        ("--teacher", teacher, section.uses_teacher, "its objective"),
+        ("--init", init, fork, "init_from"),
+        ("--init-average", average, fork, "init_from"),
+    ):
+        if wanted and given is None:
+            raise UserError(f"{model} needs {option} FILE, because of {key}; add it")
+        if given is not None and not wanted:
+            raise UserError(f"{option} {given}: {model} uses no such file; leave {option} out")
+
+
+def _refuse_untrained(experiment: Experiment, model: str) -> None:
+    """One sentence about what a configuration can say and the engine cannot do yet."""
+    section = experiment.student(model)
+    asked = {
+        f"objective: {section.objective}": section.objective != "ctm",
+        "adversarial": section.adversarial is not None,
+        "init_from": section.init_from is not None,
+        "live weights for a fork": bool(experiment.fork_steps(model)),
+        "lambda_scope: global": section.lambda_scope == "global",
+        "training.accumulation: sum": section.training.accumulation == "sum",
+    }
+    if untrained := [key for key, is_asked in asked.items() if is_asked]:
+        raise UserError(
+            f"{model} of {experiment.experiment} asks for {', '.join(untrained)}, which this "
+            "version of ctm can plan but not train yet"
+        )
 
 
 def _check_dataset(experiment: Experiment, dataset: Dataset) -> None:

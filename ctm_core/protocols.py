@@ -5,16 +5,22 @@ compared.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ctm_core.config import read_yaml, validated
 from ctm_core.errors import UserError
 
-__all__ = ["Protocol", "ReferenceSplit", "load_protocol"]
+__all__ = ["Protocol", "Reference", "ReferenceFile", "ReferenceSplit", "load_protocol"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+#: External files of the feature networks, by their names in config/assets.yaml.
+FEATURE_FILES: dict[str, tuple[str, ...]] = {
+    "efficientnet_lite0": ("efficientnet-lite0",),
+    "inception": ("inception",),
+}
 
 
 class _Section(BaseModel):
@@ -28,6 +34,24 @@ class ReferenceSplit(_Section):
     split: Name = Field("train", description="a split of that data set")
 
 
+class ReferenceFile(_Section):
+    """Statistics that somebody published, of images that need not be here."""
+
+    asset: Name = Field(description="the file's name in config/assets.yaml")
+
+
+def _kind(value: Any) -> str:
+    named = isinstance(value, ReferenceFile) or (isinstance(value, dict) and "asset" in value)
+    return "<file>" if named else "<split>"
+
+
+#: What samples are compared with; the key ``asset`` tells the two apart.
+Reference = Annotated[
+    Annotated[ReferenceSplit, Tag("<split>")] | Annotated[ReferenceFile, Tag("<file>")],
+    Discriminator(_kind),
+]
+
+
 class Protocol(_Section):
     """How samples are turned into one number."""
 
@@ -37,7 +61,7 @@ class Protocol(_Section):
     resize: Literal["none", "bilinear", "bicubic"] = Field(
         "none", description="antialiased interpolation from the images' side to input_size"
     )
-    reference: ReferenceSplit
+    reference: Reference
     samples: int = Field(ge=2, description="samples of each sampling seed")
     seeds: Literal["separate", "pooled"] = Field(
         "separate", description="one value a sampling seed, or one of all seeds' samples together"
@@ -54,6 +78,21 @@ class Protocol(_Section):
         if self.precision == "bf16" and self.features.startswith("classifier_"):
             raise ValueError("precision bf16 is for large networks; classifiers run in fp32")
         return self
+
+    @property
+    def feature_assets(self) -> tuple[str, ...]:
+        """Names of the external files that the feature network is read from."""
+        return FEATURE_FILES.get(self.features, ())
+
+    def named_assets(self) -> dict[str, str]:
+        """The names of external files that stand in the protocol, by their keys."""
+        reference = self.reference
+        return {"reference.asset": reference.asset} if isinstance(reference, ReferenceFile) else {}
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of all external files that making the reference reads."""
+        return (*self.feature_assets, *self.named_assets().values())
 
     def metric(self, n: int) -> str:
         """The metric's name for ``n`` scored samples: fd_<features>_<n>."""

@@ -6,6 +6,7 @@ hashes that name run folders are taken over them. A mistake in a file ends in on
 file, key and what is allowed.
 """
 
+from ctm_core.config.adversarial import Adversarial
 from ctm_core.config.discriminator import Discriminator
 from ctm_core.config.evaluation import Cell, Evaluation, SamplerGrid
 from ctm_core.config.experiment import Dataset, Experiment
@@ -18,11 +19,13 @@ from ctm_core.config.reading import (
     read_yaml,
     validated,
 )
-from ctm_core.config.student import Dsm, Perceptual, Student
+from ctm_core.config.resources import Resources
+from ctm_core.config.student import Dsm, Fork, Perceptual, Released, Student
 from ctm_core.config.teacher import Teacher
 from ctm_core.config.training import Training
 
 __all__ = [
+    "Adversarial",
     "Cell",
     "Dataset",
     "Diffusion",
@@ -30,8 +33,11 @@ __all__ = [
     "Dsm",
     "Evaluation",
     "Experiment",
+    "Fork",
     "Network",
     "Perceptual",
+    "Released",
+    "Resources",
     "SamplerGrid",
     "Student",
     "Teacher",

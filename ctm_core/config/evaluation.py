@@ -29,6 +29,9 @@ class SamplerGrid(Section):
     sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
     nfe: tuple[Positive, ...] = Field(min_length=1)
     gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    steps: Literal["all", "last"] = Field(
+        default="all", description="last: snapshots are not sampled this way"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplerGrid:

@@ -10,11 +10,16 @@ from pydantic import Field, field_validator, model_validator
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
 from ctm_core.config.evaluation import Cell, Evaluation, ProtocolCell
 from ctm_core.config.network import WITH_TARGET_TIME, Diffusion, Network
-from ctm_core.config.student import Student
+from ctm_core.config.objective import traits
+from ctm_core.config.resources import Resources
+from ctm_core.config.student import Model, Released, Student, Variant
 from ctm_core.config.teacher import Teacher
 from ctm_core.config.training import WITHOUT_EFFECT, Training
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_json
+
+#: External files of the data sets that are not fetched, by their names in config/assets.yaml.
+DATASET_FILES = {"cifar10": ("cifar10",), "imagenet64": ("ilsvrc2012",)}
 
 
 class Dataset(Section):
@@ -25,6 +30,11 @@ class Dataset(Section):
         default=None, description="folder or URL, for data sets that need one"
     )
 
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of the external files that hold it, unless `source` says where it is."""
+        return () if self.source is not None else DATASET_FILES.get(self.name, ())
+
 
 class Experiment(Section):
     """A teacher, its students, and how they are measured."""
@@ -32,15 +42,35 @@ class Experiment(Section):
     experiment: Name
     dataset: Dataset
     conditional: bool = Field(default=False, description="class labels are given to the network")
+    variant: Variant = Field(
+        default="released", description="of every student that does not name its own"
+    )
     diffusion: Diffusion = Diffusion()
     network: Network
-    teacher: Teacher
-    models: dict[Name, Student]
+    teacher: Teacher | None = Field(None, description="null: no model here needs one")
+    models: dict[Name, Model]
     seeds: tuple[Seed, ...] = Field(
         default=(0,), min_length=1, description="training seeds of the students"
     )
     threads: Positive = Field(default=2, description="CPU threads of a training or evaluation job")
+    resources: Resources = Resources()
     evaluation: Evaluation
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_variant_for_all(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("variant") not in ("released", "printed"):
+            return data
+        models = data.get("models")
+        if not isinstance(models, dict):
+            return data
+        filled = {
+            name: {"variant": data["variant"]} | section
+            if isinstance(section, dict) and "weights" not in section
+            else section
+            for name, section in models.items()
+        }
+        return data | {"models": filled}
 
     @field_validator("seeds")
     @classmethod
@@ -49,14 +79,52 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        known = {"teacher", *self.models}
         if "teacher" in self.models:
             raise ValueError("`teacher` is the teacher's own name and cannot be a student's")
-        if self.models and not self.network.target_time:
+        if not self.models and self.teacher is None:
+            raise ValueError("neither a teacher nor models: there is nothing to do")
+        for name, model in self.models.items():
+            if traits(model.objective).time_s and not self.network.target_time:
+                raise ValueError(
+                    f"network.architecture {self.network.architecture} has no target time s, so "
+                    f"models.{name} ({model.objective}) cannot have it; use "
+                    f"{' or '.join(WITH_TARGET_TIME)}"
+                )
+            if isinstance(model, Student):
+                self._check_student(name, model)
+        self._check_samplers()
+        self._check_protocols()
+        return self
+
+    def _check_student(self, name: str, student: Student) -> None:
+        if student.uses_teacher and self.teacher is None:
+            why = "learns from" if traits(student.objective).teacher else "starts from"
+            raise ValueError(f"models.{name} {why} a teacher, but the experiment has none")
+        fork = student.init_from
+        if fork is None:
+            return
+        place = f"models.{name}.init_from"
+        parent = self.models.get(fork.model)
+        if not isinstance(parent, Student) or fork.model == name:
+            trained = [other for other in self.students if other != name]
             raise ValueError(
-                f"network.architecture {self.network.architecture} has no target time s, so it "
-                f"can be no student's; use {' or '.join(WITH_TARGET_TIME)}"
+                f"{place}: no other model {fork.model!r} is trained here; there are "
+                f"{', '.join(trained) or 'none'}"
             )
+        steps = self.exported_steps(fork.model)
+        if fork.step not in steps:
+            raise ValueError(
+                f"{place}: {fork.model} exports no weights at step {fork.step}, only at "
+                f"{', '.join(map(str, steps))}; add it to its training.snapshots"
+            )
+        chain = [name, fork.model]
+        while (last := self.students.get(chain[-1])) is not None and last.init_from is not None:
+            chain.append(last.init_from.model)
+            if chain[-1] in chain[:-1]:
+                raise ValueError(f"{place}: {' from '.join(chain)} is a circle")
+
+    def _check_samplers(self) -> None:
+        known = {*self.models} | ({"teacher"} if self.teacher is not None else set())
         for name in self.evaluation.samplers:
             if name not in known:
                 raise ValueError(
@@ -64,9 +132,21 @@ class Experiment(Section):
                 )
         for name in sorted(known - set(self.evaluation.samplers)):
             raise ValueError(f"evaluation.samplers lacks the model {name!r}")
-        for grid in self.evaluation.samplers["teacher"]:
-            if grid.gamma:
-                raise ValueError("the teacher has no jumps: its samplers are heun and euler")
+        for name, grids in self.evaluation.samplers.items():
+            objective = None if name == "teacher" else self.models[name].objective
+            for grid in grids:
+                if objective is None and grid.gamma:
+                    raise ValueError("the teacher has no jumps: its samplers are heun and euler")
+                if objective is None or not traits(objective).sigma_min_only:
+                    continue
+                if any(gamma != 1 for gamma in grid.gamma) or not grid.gamma:
+                    given = f"gamma {list(grid.gamma)}" if grid.gamma else grid.sampler
+                    raise ValueError(
+                        f"evaluation.samplers.{name}: the objective {objective} jumps to "
+                        f"sigma_min alone, so it is sampled with gamma: [1], not {given}"
+                    )
+
+    def _check_protocols(self) -> None:
         for protocol, cells in self.evaluation.protocols.items():
             for cell in cells if cells != "all" else ():
                 assert isinstance(cell, ProtocolCell)
@@ -75,28 +155,62 @@ class Experiment(Section):
                         f"evaluation.protocols.{protocol} names {cell.model} "
                         f"{cell.cell.label}, which evaluation.samplers does not sample"
                     )
-        return self
 
-    def cells(self, model: str) -> list[Cell]:
-        """Every cell of a model, in the order of the file."""
+    # -- what is sampled and scored -------------------------------------------------------------
+
+    def cells(self, model: str, step: int | None = None) -> list[Cell]:
+        """Every cell of a model in the order of the file; of a snapshot, those asked of it."""
+        last = step is None or step == self.last_step(model)
         grids = self.evaluation.samplers.get(model, ())
-        return list(dict.fromkeys(cell for grid in grids for cell in grid.cells()))
+        wanted = [grid for grid in grids if last or grid.steps == "all"]
+        return list(dict.fromkeys(cell for grid in wanted for cell in grid.cells()))
 
-    def protocols(self, model: str) -> dict[str, list[Cell]]:
+    def protocols(self, model: str, step: int | None = None) -> dict[str, list[Cell]]:
         """The cells of a model that each protocol scores; protocols without any are left out."""
+        sampled = self.cells(model, step)
         chosen: dict[str, list[Cell]] = {}
         for name, wanted in self.evaluation.protocols.items():
-            if wanted == "all":
-                cells = self.cells(model)
-            else:
-                cells = [
+            cells = sampled
+            if wanted != "all":
+                named = [
                     entry.cell
                     for entry in wanted
                     if isinstance(entry, ProtocolCell) and entry.model == model
                 ]
+                cells = [cell for cell in named if cell in sampled]
             if cells:
                 chosen[name] = cells
         return chosen
+
+    # -- models -----------------------------------------------------------------------------------
+
+    def imported(self, model: str) -> str | None:
+        """The file that a model is converted from, by its name in config/assets.yaml; or None."""
+        if model == "teacher":
+            return self._teacher().asset
+        section = self._model(model)
+        return section.weights if isinstance(section, Released) else None
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether there is a teacher that is trained here."""
+        return self.teacher is not None and self.teacher.training is not None
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """The models that are trained here."""
+        return {name: m for name, m in self.models.items() if isinstance(m, Student)}
+
+    def named_assets(self) -> dict[str, str]:
+        """The names of external files that stand in the config, by their keys."""
+        found = {
+            f"models.{name}.weights": model.weights
+            for name, model in self.models.items()
+            if isinstance(model, Released)
+        }
+        if self.teacher is not None and self.teacher.asset is not None:
+            found["teacher.asset"] = self.teacher.asset
+        return found
 
     def training(self, model: str) -> Training:
         """The training section of the teacher or of a student.
@@ -104,12 +218,29 @@ class Experiment(Section):
         Raises
         ------
         UserError
-            If the experiment has no such student.
+            If the experiment has no such model, or does not train it.
         """
-        return self.teacher.training if model == "teacher" else self.student(model).training
+        if model != "teacher":
+            return self.student(model).training
+        teacher = self._teacher()
+        if teacher.training is None:
+            raise UserError(
+                f"the teacher of {self.experiment} is not trained here but converted from the "
+                f"file {teacher.asset}; see config/assets.yaml"
+            )
+        return teacher.training
 
     def student(self, model: str) -> Student:
         """A student's section; raises as :meth:`training`."""
+        section = self._model(model)
+        if isinstance(section, Released):
+            raise UserError(
+                f"{model} of {self.experiment} is not trained here but converted from the file "
+                f"{section.weights}; see config/assets.yaml"
+            )
+        return section
+
+    def _model(self, model: str) -> Student | Released:
         if model not in self.models:
             raise UserError(
                 f"the experiment {self.experiment} has no student {model!r}; "
@@ -117,19 +248,47 @@ class Experiment(Section):
             )
         return self.models[model]
 
+    def _teacher(self) -> Teacher:
+        if self.teacher is None:
+            raise UserError(f"the experiment {self.experiment} has no teacher")
+        return self.teacher
+
+    def last_step(self, model: str) -> int:
+        """The training step of a model's final weights; 0 for a converted file that has none."""
+        if self.imported(model) is None:
+            return self.training(model).steps
+        section = None if model == "teacher" else self._model(model)
+        return section.step if isinstance(section, Released) else 0
+
+    def exported_steps(self, model: str) -> list[int]:
+        """Every step whose weights are exported, the last among them."""
+        if self.imported(model) is not None:
+            return [self.last_step(model)]
+        training = self.training(model)
+        return sorted({*training.snapshots, training.steps})
+
+    def fork_steps(self, model: str) -> list[int]:
+        """The steps at which other models start from this one, so need its live weights too."""
+        forks = (student.init_from for student in self.students.values())
+        return sorted({fork.step for fork in forks if fork is not None and fork.model == model})
+
     def runs(self) -> Iterator[tuple[str, int]]:
-        """Every (model, training seed): the teacher once, each student with each seed."""
-        yield "teacher", self.teacher.seed
-        for model in self.models:
-            for seed in self.seeds:
+        """Every (model, training seed): what is converted once, each student with each seed."""
+        if self.teacher is not None:
+            yield "teacher", self.teacher.seed
+        for model, section in self.models.items():
+            for seed in (0,) if isinstance(section, Released) else self.seeds:
                 yield model, seed
+
+    # -- hashes -----------------------------------------------------------------------------------
 
     def resolved(self, precision: str) -> Experiment:
         """A copy in which every `precision: auto` is replaced by ``precision``."""
         data = self.model_dump()
-        for section in (data["teacher"], *data["models"].values()):
-            if section["training"]["precision"] == "auto":
-                section["training"]["precision"] = precision
+        for section in (data["teacher"] or {}, *data["models"].values()):
+            training = section.get("training")
+            if training is not None and training["precision"] == "auto":
+                training["precision"] = precision
         return Experiment.model_validate(data)
 
     def _ground(self) -> dict[str, Any]:
@@ -141,23 +300,30 @@ class Experiment(Section):
     def train_hash(self, model: str) -> str:
         """SHA-256 over everything that decides a model's weights but its seed.
 
-        Covers data set, network, diffusion, the teacher's training and, for a student, its own
-        section; keys that cannot change weights (:data:`WITHOUT_EFFECT`) are left out.
+        Covers data set, network, diffusion and, for a student, its own section, the teacher that
+        it learns from and the run that it is forked from; keys that cannot change weights
+        (:data:`WITHOUT_EFFECT`) are left out.
         """
         data = self.model_dump(mode="json")
-        parts = self._ground() | {"teacher": _effective(data["teacher"]), "format": 1}
-        if model != "teacher":
-            self.student(model)
-            parts["student"] = _effective(data["models"][model])
-        return sha256_json(parts)
+        parts = self._ground() | {"format": 1}
+        if model == "teacher":
+            self._teacher()
+            return sha256_json(parts | {"teacher": _effective(data["teacher"])})
+        section = self._model(model)
+        if isinstance(section, Student):
+            if section.uses_teacher:
+                parts["teacher"] = _effective(data["teacher"])
+            if section.init_from is not None:
+                parts["init_from"] = self.train_hash(section.init_from.model)
+        return sha256_json(parts | {"student": _effective(data["models"][model])})
 
-    def evaluation_hash(self, model: str) -> str:
+    def evaluation_hash(self, model: str, step: int | None = None) -> str:
         """SHA-256 over everything that decides a model's rows beside its weights."""
         section = self.evaluation
         return sha256_json(
             {
-                "cells": self.cells(model),
-                "protocols": self.protocols(model),
+                "cells": self.cells(model, step),
+                "protocols": self.protocols(model, step),
                 "sample_seeds": section.sample_seeds,
                 "batch_size": section.batch_size,
             }
@@ -165,5 +331,7 @@ class Experiment(Section):
 
 
 def _effective(section: dict[str, Any]) -> dict[str, Any]:
+    if section.get("training") is None:
+        return section
     training = {k: v for k, v in section["training"].items() if k not in WITHOUT_EFFECT}
     return section | {"training": training}

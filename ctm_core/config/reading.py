@@ -83,7 +83,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     )
     problem = problems[0]
     # The branches of a union appear in the location; they are no keys of the file.
-    place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple["))]
+    place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple[", "<"))]
     key = ".".join(str(p) for p in place)
     if problem["type"] == "extra_forbidden":
         allowed = ", ".join(_keys_at(model, place[:-1]))
@@ -104,7 +104,8 @@ def _keys_at(model: type[BaseModel], place: list[Any]) -> list[str]:
     def follow(node: dict[str, Any]) -> list[dict[str, Any]]:
         if "$ref" in node:
             return follow(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        return [n for sub in node.get("anyOf", []) for n in follow(sub)] or [node]
+        branches = [*node.get("anyOf", []), *node.get("oneOf", [])]
+        return [n for sub in branches for n in follow(sub)] or [node]
 
     nodes = follow(schema)
     for step in place:

@@ -1,13 +1,17 @@
-"""A model distilled from the teacher: its objective, and the parts of it."""
+"""A model that jumps: what it is trained for, or which released file it is."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ctm_core.config._section import Positive, Rate, Section
+from ctm_core.config._section import Name, Positive, Rate, Section
+from ctm_core.config.adversarial import Adversarial
+from ctm_core.config.objective import objectives, traits
 from ctm_core.config.training import Training
+
+Variant = Literal["released", "printed"]
 
 #: Distances that look through a perceptual network, and the external files of each.
 PERCEPTUAL_DISTANCES: dict[str, tuple[str, ...]] = {
@@ -50,35 +54,101 @@ class Dsm(Section):
     )
 
 
-class Student(Section):
-    """A model distilled from the teacher."""
+class Fork(Section):
+    """The run whose exported weights a training starts from."""
 
-    objective: Literal["ctm"] = "ctm"
+    model: Name = Field(description="another model of this experiment")
+    step: Positive = Field(description="one of its snapshots, or its last step")
+
+
+class Student(Section):
+    """A model that is trained, from a teacher or without one."""
+
+    objective: Name = Field(default="ctm", description="a file of ctm_core/objectives")
+    variant: Variant = Field(
+        default="released", description="how what paper and released code do differently is done"
+    )
     matching: Literal["soft", "local", "global"] = "soft"
     grid_points: int = Field(default=18, ge=3, description="N: points of the time grid")
     max_heun_steps: Positive | None = Field(
         default=None, description="M: upper end of k; null: N - 1"
     )
-    variant: Literal["released", "printed"] = "released"
     target_inner: Literal["model", "ema"] | None = Field(
         default=None,
         description="weights of the target's inner map; null: model if released, else ema",
     )
     target_ema: Rate = Field(default=0.999, description="decay of the stop-gradient network")
+    scratch_solver: Literal["jump", "heun"] | None = Field(
+        default=None,
+        description="the solver without a teacher: one jump of the EMA, or Heun steps on the "
+        "EMA's g; null: jump if released, else heun",
+    )
     distance: Literal["l2", "pseudo_huber", "lpips_vgg", "stlpips_vgg"] = "l2"
     perceptual: Perceptual | None = Field(
         None, description="for a perceptual distance, and only there"
     )
     dsm: Dsm = Dsm()
-    initial: Literal["teacher", "random"] = "teacher"
+    adversarial: Adversarial | None = Field(None, description="null: no discriminator")
+    lambda_scope: Literal["microbatch", "global"] = Field(
+        default="microbatch",
+        description="gradients whose norms make lambda: of one micro-batch and process as "
+        "released, or of the whole batch",
+    )
+    initial: Literal["teacher", "random"] | None = Field(
+        default="teacher", description="left out: random for objectives without a teacher"
+    )
+    init_from: Fork | None = Field(
+        None, description="start from another model's exports, with fresh optimisers"
+    )
     training: Training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_objective(cls, data: Any) -> Any:
+        # So that the resolved section says what happens, also where the file says nothing.
+        if not isinstance(data, dict) or not isinstance(name := data.get("objective", "ctm"), str):
+            return data
+        known = traits(name)
+        filled: dict[str, Any] = {} if known.matching else {"matching": "local"}
+        if not known.dsm:
+            filled["dsm"] = {"enabled": False}
+        filled |= data
+        if filled.get("initial") is None:
+            start = "teacher" if known.teacher else "random"
+            filled["initial"] = start if filled.get("init_from") is None else None
+        return filled
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in objectives():
+            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Student:
+        known = traits(self.objective)
         if self.max_heun_steps is not None and self.max_heun_steps > self.grid_points - 1:
             raise ValueError("max_heun_steps must be at most grid_points - 1")
+        if not known.matching and (self.matching != "local" or self.max_heun_steps is not None):
+            raise ValueError(
+                f"the objective {self.objective} goes one step of the grid: leave matching and "
+                "max_heun_steps out"
+            )
+        if not known.inner and self.target_inner is not None:
+            raise ValueError(
+                f"the objective {self.objective} has no inner target map; leave target_inner out"
+            )
+        if not known.dsm and self.dsm.enabled:
+            raise ValueError(f"the objective {self.objective} has no dsm term; leave dsm out")
+        if not known.scratch and self.scratch_solver is not None:
+            raise ValueError(
+                f"scratch_solver belongs to the objective ctm_scratch, not to {self.objective}"
+            )
         if self.matching == "global" and self.target_inner is not None:
             raise ValueError("global matching has no inner target map; leave target_inner out")
+        if self.init_from is not None and self.initial is not None:
+            raise ValueError("init_from says where the weights come from; leave initial out")
         perceptual = self.distance in PERCEPTUAL_DISTANCES
         if perceptual and self.perceptual is None:
             raise ValueError(
@@ -94,7 +164,9 @@ class Student(Section):
 
     @property
     def heun_steps(self) -> int:
-        """M, the largest number of Heun steps of the teacher."""
+        """M, the largest number of steps of the solver."""
+        if self.matching == "local":
+            return 1
         return self.grid_points - 1 if self.max_heun_steps is None else self.max_heun_steps
 
     @property
@@ -103,3 +175,55 @@ class Student(Section):
         if self.target_inner is not None:
             return self.target_inner
         return "model" if self.variant == "released" else "ema"
+
+    @property
+    def own_solver(self) -> Literal["jump", "heun"]:
+        """The solver of ``ctm_scratch``: a jump as released, Heun as printed (section 5.2)."""
+        if self.scratch_solver is not None:
+            return self.scratch_solver
+        return "jump" if self.variant == "released" else "heun"
+
+    @property
+    def adversarial_loss(self) -> Literal["hinge", "log"]:
+        """The adversarial loss: hinge as released, logarithms as printed (section 3.3)."""
+        if self.adversarial is not None and self.adversarial.loss is not None:
+            return self.adversarial.loss
+        return "hinge" if self.variant == "released" else "log"
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether training reads a teacher: to integrate it, or to start from it."""
+        return traits(self.objective).teacher or self.initial == "teacher"
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of the external files that training reads."""
+        networks = () if self.adversarial is None else self.adversarial.assets
+        return (*PERCEPTUAL_DISTANCES.get(self.distance, ()), *networks)
+
+
+class Released(Section):
+    """A model of somebody else, converted from its file: sampled and scored, not trained."""
+
+    weights: Name = Field(description="the file's name in config/assets.yaml")
+    objective: Name = Field(default="ctm", description="what it was trained for")
+    step: int = Field(default=0, ge=0, description="of its training; 0: unknown")
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in objectives():
+            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
+        return value
+
+
+def _kind(value: Any) -> str:
+    released = isinstance(value, Released) or (isinstance(value, dict) and "weights" in value)
+    return "<released>" if released else "<student>"
+
+
+#: One entry of ``models``; the key ``weights`` tells the two apart.
+Model = Annotated[
+    Annotated[Student, Tag("<student>")] | Annotated[Released, Tag("<released>")],
+    Discriminator(_kind),
+]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ctm_core.config._section import Section, Seed
+from ctm_core.config._section import Name, Section, Seed
 from ctm_core.config.training import Training
 
 
 class Teacher(Section):
-    """An EDM denoiser trained from nothing (Karras et al. 2022)."""
+    """An EDM denoiser (Karras et al. 2022), trained here or converted from somebody's file."""
 
-    training: Training
+    training: Training | None = Field(None, description="to train one from nothing")
+    asset: Name | None = Field(
+        default=None, description="instead: a file's name in config/assets.yaml"
+    )
     seed: Seed = 0
-    p_mean: float = Field(default=-1.2, description="mean of ln sigma")
+    p_mean: float = Field(default=-1.2, description="mean of ln sigma in its training")
     p_std: float = Field(default=1.2, gt=0, description="standard deviation of ln sigma")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Teacher:
+        if (self.training is None) == (self.asset is None):
+            raise ValueError("a teacher has either `training` or `asset`, the file it comes from")
+        return self

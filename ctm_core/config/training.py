@@ -20,6 +20,9 @@ class Training(Section):
     micro_batch: Positive | None = Field(
         default=None, description="samples a forward pass; null: all"
     )
+    accumulation: Literal["mean", "sum"] = Field(
+        default="mean", description="gradients over micro-batches; sum as released"
+    )
     learning_rate: float = Field(default=4e-4, gt=0)
     warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the learning rate")
     decay_steps: int = Field(

@@ -15,7 +15,7 @@ from ctm_core.features import FeatureExtractor, build_features, weights_sha256
 from ctm_core.files import load_tensors, save_tensors
 from ctm_core.metrics.frechet import frechet_distance
 from ctm_core.metrics.moments import Moments
-from ctm_core.protocols import Protocol
+from ctm_core.protocols import Protocol, ReferenceFile
 
 __all__ = ["Reference", "load_reference", "reference_moments", "score", "write_reference"]
 
@@ -73,12 +73,7 @@ def reference_moments(
     UserError
         If the protocol's reference is another data set or split, or the features cannot be built.
     """
-    wanted = protocol.reference
-    if (dataset.name, dataset.split) != (wanted.dataset, wanted.split):
-        raise UserError(
-            f"the protocol {protocol.name} compares with {wanted.dataset}/{wanted.split}, but "
-            f"{dataset.path} holds {dataset.name}/{dataset.split}; give that one's folder"
-        )
+    _check_split(protocol, dataset)
     extractor = extractor or build_features(protocol)
     moments = Moments.empty(extractor.dim)
     for start in range(0, len(dataset), CHUNK):
@@ -87,8 +82,32 @@ def reference_moments(
     return moments
 
 
-def write_reference(path: str | Path, protocol: Protocol, dataset: Dataset) -> Reference:
+def _check_split(protocol: Protocol, dataset: Dataset | None) -> Dataset:
+    """The data set, if it is the protocol's reference."""
+    wanted = protocol.reference
+    if isinstance(wanted, ReferenceFile):
+        raise UserError(
+            f"the protocol {protocol.name} compares {protocol.features} features with the file "
+            f"{wanted.asset}, which this version of ctm can plan but not read yet"
+        )
+    if dataset is None:
+        raise UserError(
+            f"the protocol {protocol.name} compares with {wanted.dataset}/{wanted.split}; give "
+            "its folder as --data"
+        )
+    if (dataset.name, dataset.split) != (wanted.dataset, wanted.split):
+        raise UserError(
+            f"the protocol {protocol.name} compares with {wanted.dataset}/{wanted.split}, but "
+            f"{dataset.path} holds {dataset.name}/{dataset.split}; give that one's folder"
+        )
+    return dataset
+
+
+def write_reference(
+    path: str | Path, protocol: Protocol, dataset: Dataset | None = None
+) -> Reference:
     """Compute reference moments and write them as safetensors; raises as the computation."""
+    dataset = _check_split(protocol, dataset)
     extractor = build_features(protocol)
     reference = Reference(
         protocol=protocol,

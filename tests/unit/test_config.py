@@ -53,7 +53,7 @@ def test_committed_schemas_are_those_of_the_models() -> None:
     ("key", "value", "expected"),
     [
         ("seed", 1, "unknown key 'seed'; allowed here: conditional, dataset, diffusion, eval"),
-        ("teacher.training.stepz", 9, "unknown key 'teacher.training.stepz'; allowed here: batch"),
+        ("teacher.training.stepz", 9, "unknown key 'teacher.training.stepz'; allowed here: accu"),
         (f"{CTM}.dsm", {"on": 1}, f"unknown key '{CTM}.dsm.on'; allowed here: adaptive, enabled"),
         (
             "evaluation.protocols.tiny",
@@ -66,7 +66,7 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         ("teacher.training.steps", 0, "greater than or equal to 1 (given: 0)"),
         ("teacher.training.steps", True, "teacher.training.steps: true and false (also yes, no"),
         ("network.architecture", "unet", "'ncsnpp', 'adm' or 'openai_adm' (given: 'unet')"),
-        ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so it can be no stud"),
+        ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so models.ctm (ctm) can"),
         ("network.architecture", "openai_adm", "needs a multiple of 32 channels at every level"),
         (
             "network.num_heads",
@@ -87,11 +87,7 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         (f"{CTM}.training.snapshots", [13], "snapshots lie beyond the last step"),
         (f"{CTM}.training.evaluated_ema", 0.5, "evaluated_ema must be one of ema = [0.9]"),
         (f"{CTM}.max_heun_steps", 4, "max_heun_steps must be at most grid_points - 1"),
-        (
-            f"{CTM}.distance",
-            "lpips",
-            "'l2', 'pseudo_huber', 'lpips_vgg' or 'stlpips_vgg' (given: 'lpips",
-        ),
+        (f"{CTM}.distance", "lpips", "'lpips_vgg' or 'stlpips_vgg' (given: 'lpips')"),
         (f"{CTM}.distance", "stlpips_vgg", "stlpips_vgg needs perceptual.resize"),
         (f"{CTM}.perceptual", {"resize": 31}, "resize must be at least 32"),
         (f"{CTM}.perceptual", {"resize": 32}, "perceptual belongs to perceptual distances"),

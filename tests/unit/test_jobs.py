@@ -223,6 +223,48 @@ def test_only_training_images_are_learned(train: Train, digits: Dataset) -> None
         train(dataset=test)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "asked"),
+    [
+        ("objective", "ctm_s0", "objective: ctm_s0"),
+        ("adversarial", {}, "adversarial"),
+        ("lambda_scope", "global", "lambda_scope: global"),
+        ("training.accumulation", "sum", "training.accumulation: sum"),
+    ],
+)
+def test_what_cannot_be_trained_yet_is_told_at_the_start(
+    train: Train, tmp_path: Path, key: str, value: Any, asked: str
+) -> None:
+    changes = {f"models.ctm.{key}": value}
+    if key == "objective":
+        changes["evaluation.samplers.ctm"] = [{"sampler": "gamma", "nfe": [2], "gamma": [1]}]
+    with pytest.raises(UserError, match=rf"^ctm of tiny asks for {asked}, which this version of"):
+        train(changes)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_takes_the_files_it_uses_and_no_other(train: Train, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    with pytest.raises(UserError, match="ctm needs --teacher FILE, because of its objective"):
+        train(teacher=None)
+    with pytest.raises(UserError, match=r"--init .*other.safetensors: ctm uses no such file"):
+        train(init=other)
+    with pytest.raises(UserError, match=r"--init-average .*: ctm uses no such file; leave"):
+        train(init_average=other)
+    scratch = {"models.ctm.objective": "ctm_scratch"}
+    with pytest.raises(UserError, match=r"--teacher .*: ctm uses no such file"):
+        train(scratch)
+    changes = {
+        "models.warm": tiny.DESCRIPTION["models"]["ctm"],
+        "evaluation.samplers.warm": [{"sampler": "gamma", "nfe": [1], "gamma": [0]}],
+        "models.ctm.init_from": {"model": "warm", "step": 6},
+    }
+    with pytest.raises(UserError, match="ctm needs --init FILE, because of init_from"):
+        train(changes)
+    with pytest.raises(UserError, match="asks for init_from, which this version"):
+        train(changes, init=other, init_average=other)
+
+
 # -- kinds -------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,7 @@ def test_every_rule_has_log_benchmark_software_and_no_retries() -> None:
                 assert re.search(rf"^\s+{directive}:", body, re.M), (file.name, directive, body)
             # On a cluster a rule's retries multiply with the profile's.
             assert "retries" not in body
-    assert rules == 9
+    assert rules == 10
 
 
 @pytest.mark.parametrize("name, model", [("config", Workflow), ("experiment", Experiment)])

@@ -1,4 +1,5 @@
 # Configuration, the names of files, and what rules ask about them; nothing that a job runs.
+import atexit
 import fcntl
 import os
 import sys
@@ -6,10 +7,11 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
+from ctm_core import assets
 from ctm_core.config import Experiment, Workflow, read_yaml, validated
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_json
-from ctm_core.protocols import load_protocol
+from ctm_core.protocols import ReferenceFile, load_protocol
 
 # Jobs find the `ctm` that stands beside the Python running Snakemake, and know whose they are.
 os.environ.update(
@@ -72,30 +74,66 @@ def load_protocols():
 try:
     FILES = load_experiments()
     PROTOCOLS = load_protocols()
+    ASSETS = assets.load()
+    for path, experiment in FILES.values():
+        assets.check_names(experiment.named_assets(), ASSETS, path)
+    for name, protocol in PROTOCOLS.items():
+        assets.check_names(protocol.named_assets(), ASSETS, protocol_file(name))
 except UserError as error:
     refuse(error)
 EXPERIMENTS = {name: experiment for name, (_, experiment) in FILES.items()}
 
 
-def sources():
-    """The source of each data set; two experiments may not differ in it."""
+def datasets():
+    """Each data set; two experiments may not differ in its source."""
     found = {}
     for name, experiment in EXPERIMENTS.items():
         dataset = experiment.dataset
-        if found.setdefault(dataset.name, dataset.source) != dataset.source:
+        known = found.setdefault(dataset.name, dataset)
+        if known.source != dataset.source:
             refuse(
                 f"{FILES[name][0]}: dataset.source of {dataset.name} is {dataset.source}, but "
-                f"another experiment has {found[dataset.name]}; a data set has one source"
+                f"another experiment has {known.source}; a data set has one source"
             )
     return found
 
 
-SOURCES = sources()
+DATASETS = datasets()
+
+
+def needed_files():
+    """External files that the jobs of this run read, by their names in config/assets.yaml."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False) if workflow.dag else []
+    return sorted({name for job in jobs for name in job.params.get("needs", [])})
+
+
+@atexit.register
+def note_missing_files():
+    """A plan needs no files; it says which a run would ask for."""
+    if workflow.dryrun and workflow.is_main_process:
+        absent = [name for name in needed_files() if not ASSETS[name].path().exists()]
+        if absent:
+            print(
+                f"Before its first job a run will ask for files that are not here: "
+                f"{', '.join(absent)} (`ctm assets` says where they come from).",
+                file=sys.stderr,
+            )
+
+
+onstart:
+    problems = [p for p in (assets.problem(ASSETS[name]) for name in needed_files()) if p]
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
+        refuse(
+            f"{len(problems)} external files are needed first, see above; nothing was started"
+        )
 
 
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     protocol="|".join(PROTOCOLS),
+    asset="|".join(ASSETS),
+    origin="teachers|released",
     dataset="[a-z0-9][a-z0-9_-]*",
     model="[a-z0-9][a-z0-9_-]*",
     split="train|test",
@@ -123,35 +161,71 @@ def training_folder(experiment, model, seed="{seed}"):
 
 def weights(experiment, model, step=None, seed="{seed}"):
     """The file that holds a model's weights after `step`, by default the last."""
+    asset = experiment.imported(model)
+    if asset is not None:
+        origin = "teachers" if model == "teacher" else "released"
+        return f"results/{origin}/{asset}/weights.safetensors"
     final = "teacher" if model == "teacher" else "student"
-    last = step in (None, experiment.training(model).steps)
+    last = step in (None, experiment.last_step(model))
     name = final if last else f"snapshot-{step:08d}"
     return f"{training_folder(experiment, model, seed)}/{name}.safetensors"
 
 
-def snapshots(experiment, model):
-    """The weights a training exports on its way to the last step."""
-    training = experiment.training(model)
-    return [weights(experiment, model, n) for n in training.snapshots if n != training.steps]
+def live_weights(experiment, model, step):
+    """The file from which another training goes on: weights as they were, not their average."""
+    return f"{training_folder(experiment, model)}/live-{step:08d}.safetensors"
 
 
-def trainings():
-    """Folders of every training of every experiment, with the steps that are evaluated."""
-    for experiment in EXPERIMENTS.values():
-        for model, seed in experiment.runs():
-            training = experiment.training(model)
-            steps = sorted({*training.snapshots, training.steps})
-            yield training_folder(experiment, model, seed), steps
+def further_weights(experiment, model):
+    """What a training exports beside its last weights: snapshots, and live weights for forks."""
+    last = experiment.last_step(model)
+    snapshots = [n for n in experiment.exported_steps(model) if n != last]
+    return [
+        *(weights(experiment, model, n) for n in snapshots),
+        *(live_weights(experiment, model, n) for n in experiment.fork_steps(model)),
+    ]
+
+
+def start(experiment, model):
+    """The weights that a training starts from, by the option of `ctm train` that takes each."""
+    student = experiment.student(model)
+    found = {}
+    if student.uses_teacher:
+        found["teacher"] = weights(experiment, "teacher", seed=experiment.teacher.seed)
+    if (fork := student.init_from) is not None:
+        found["init"] = live_weights(experiment, fork.model, fork.step)
+        found["init_average"] = weights(experiment, fork.model, fork.step)
+    return found
+
+
+def start_options(wildcards, input):
+    return [
+        word
+        for name in ("teacher", "init", "init_average")
+        if name in input.keys()
+        for word in (f"--{name.replace('_', '-')}", input[name])
+    ]
 
 
 def evaluated(name):
-    """A file of every evaluation."""
-    return [f"{folder}/step-{step}/{name}" for folder, steps in trainings() for step in steps]
+    """A file of every evaluation: of each model and seed, at each step that a protocol scores."""
+    return [
+        f"{training_folder(experiment, model, seed)}/step-{step}/{name}"
+        for experiment in EXPERIMENTS.values()
+        for model, seed in experiment.runs()
+        for step in experiment.exported_steps(model)
+        if experiment.protocols(model, step)
+    ]
 
 
 def trained(name):
     """A file of every training."""
-    return [f"{folder}/{name}" for folder, _ in trainings()]
+    return [
+        f"{training_folder(experiment, model, seed)}/{name}"
+        for experiment in EXPERIMENTS.values()
+        for model, seed in experiment.runs()
+        if experiment.imported(model) is None
+    ]
 
 
 def attempt(wildcards, attempt):
@@ -161,13 +235,41 @@ def attempt(wildcards, attempt):
 
 def source_option(wildcards):
     """`--source` for the data sets whose experiment names one."""
-    source = SOURCES.get(wildcards.dataset)
-    return ["--source", source] if source else []
+    dataset = DATASETS.get(wildcards.dataset)
+    return ["--source", dataset.source] if dataset and dataset.source else []
+
+
+def dataset_needs(wildcards):
+    dataset = DATASETS.get(wildcards.dataset)
+    return list(dataset.assets) if dataset else []
+
+
+def asset_needs(wildcards):
+    return [wildcards.asset]
+
+
+def asset_path(wildcards):
+    return str(ASSETS[wildcards.asset].path())
+
+
+def asset_kind(wildcards):
+    """What `ctm convert` is told to take the file for."""
+    return "teacher" if wildcards.origin == "teachers" else "ctm"
 
 
 def reference_data(wildcards):
     reference = PROTOCOLS[wildcards.protocol].reference
+    if isinstance(reference, ReferenceFile):
+        return {}
     return prepared(reference.dataset, reference.split)
+
+
+def reference_options(wildcards, input):
+    return ["--data", str(Path(input.manifest).parent)] if "manifest" in input.keys() else []
+
+
+def reference_needs(wildcards):
+    return list(PROTOCOLS[wildcards.protocol].assets)
 
 
 def protocol_path(wildcards):
@@ -185,21 +287,44 @@ def evaluated_weights(wildcards):
 
 def references(wildcards):
     """The reference statistics of every protocol that scores a cell of the model."""
-    names = EXPERIMENTS[wildcards.experiment].protocols(wildcards.model)
-    return [f"results/features/{name}.safetensors" for name in names]
+    return [f"results/features/{name}.safetensors" for name in scoring(wildcards)]
+
+
+def scoring(wildcards):
+    """The protocols that score a cell of the model at the step."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return list(experiment.protocols(wildcards.model, int(wildcards.step)))
+
+
+def evaluation_needs(wildcards):
+    protocols = [PROTOCOLS[name] for name in scoring(wildcards)]
+    return sorted({name for protocol in protocols for name in protocol.feature_assets})
 
 
 def evaluation_digest(wildcards):
     """Changes with whatever decides the model's rows beside its weights."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    protocols = [
-        PROTOCOLS[p].model_dump(mode="json") for p in experiment.protocols(wildcards.model)
-    ]
-    return sha256_json([experiment.evaluation_hash(wildcards.model), protocols])
+    protocols = [PROTOCOLS[name].model_dump(mode="json") for name in scoring(wildcards)]
+    own = experiment.evaluation_hash(wildcards.model, int(wildcards.step))
+    return sha256_json([own, protocols])
+
+
+def training_threads(experiment):
+    return experiment.threads * experiment.resources.training.processes
 
 
 def evaluation_threads(wildcards):
-    return EXPERIMENTS[wildcards.experiment].threads
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return experiment.threads * experiment.resources.evaluation.processes
+
+
+def evaluation_limit(name):
+    """One of the resources that an evaluation is given on a cluster; None: not asked for."""
+
+    def of_experiment(wildcards):
+        return EXPERIMENTS[wildcards.experiment].resources.evaluation.limits.get(name)
+
+    return of_experiment
 
 
 def training_options(wildcards, input):

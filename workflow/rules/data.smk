@@ -11,6 +11,7 @@ rule data:
     conda:
         "../envs/ctm.yaml"
     params:
+        needs=dataset_needs,
         source=source_option,
         folder=subpath(output.manifest, parent=True),
     shell:

@@ -32,11 +32,12 @@ rule reference:
         "../envs/ctm.yaml"
     threads: 2
     params:
+        needs=reference_needs,
         digest=protocol_digest,
         protocol=protocol_path,
-        data=subpath(input.manifest, parent=True),
+        data=reference_options,
     shell:
-        "ctm features reference --protocol {params.protocol:q} --data {params.data:q}"
+        "ctm features reference --protocol {params.protocol:q} {params.data:q}"
         " --output {output:q} 2>&1 | tee -i {log:q}"
 
 
@@ -54,7 +55,12 @@ rule evaluate:
     conda:
         "../envs/ctm.yaml"
     threads: evaluation_threads
+    resources:
+        gpu=evaluation_limit("gpu"),
+        mem_mb=evaluation_limit("mem_mb"),
+        runtime=evaluation_limit("runtime"),
     params:
+        needs=evaluation_needs,
         digest=evaluation_digest,
         config=experiment_file,
         runs="runs",

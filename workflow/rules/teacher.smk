@@ -1,5 +1,7 @@
 # Teachers. One rule an experiment, because the snapshots that a training exports are declared.
 for path, experiment in FILES.values():
+    if not experiment.trains_teacher:
+        continue
 
     rule:
         name:
@@ -7,7 +9,7 @@ for path, experiment in FILES.values():
         input:
             **prepared(experiment.dataset.name, "train"),
         output:
-            *snapshots(experiment, "teacher"),
+            *further_weights(experiment, "teacher"),
             weights=weights(experiment, "teacher"),
             curve=f"{training_folder(experiment, 'teacher')}/training.jsonl",
             record=f"{training_folder(experiment, 'teacher')}/training.json",
@@ -17,8 +19,9 @@ for path, experiment in FILES.values():
             f"results/benchmarks/teacher/{experiment.experiment}/seed-{{seed}}.tsv"
         conda:
             "../envs/ctm.yaml"
-        threads: experiment.threads
+        threads: training_threads(experiment)
         resources:
+            **experiment.resources.training.limits,
             attempt=attempt,
         params:
             digest=experiment.train_hash("teacher"),
@@ -30,3 +33,28 @@ for path, experiment in FILES.values():
             "ctm teacher --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
             " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
             " 2>&1 | tee -i {log:q}"
+
+
+# Networks of others: a teacher, or a model that its authors released. Not an input, so that a plan
+# needs no files, and the file may go once it is converted; what is missing is told before the
+# first job (common.smk).
+rule convert:
+    output:
+        weights="results/{origin}/{asset}/weights.safetensors",
+        provenance="results/{origin}/{asset}/provenance.json",
+    log:
+        "logs/convert/{origin}/{asset}.log",
+    benchmark:
+        "results/benchmarks/convert/{origin}/{asset}.tsv"
+    conda:
+        "../envs/ctm.yaml"
+    resources:
+        # As a parameter, another folder for assets would convert and train everything anew.
+        file=asset_path,
+    params:
+        needs=asset_needs,
+        kind=asset_kind,
+        folder=subpath(output.weights, parent=True),
+    shell:
+        "ctm convert {resources.file:q} --kind {params.kind} --output {params.folder:q}"
+        " 2>&1 | tee -i {log:q}"

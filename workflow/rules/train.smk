@@ -1,16 +1,16 @@
 # Students. The state of a training (checkpoints, scalars, previews) is in runs/, never an output:
 # Snakemake removes outputs before a job starts, and a killed training continues from its state.
 for path, experiment in FILES.values():
-    for model in experiment.models:
+    for model in experiment.students:
 
         rule:
             name:
                 f"train_{experiment.experiment}_{model}"
             input:
                 **prepared(experiment.dataset.name, "train"),
-                teacher=weights(experiment, "teacher", seed=experiment.teacher.seed),
+                **start(experiment, model),
             output:
-                *snapshots(experiment, model),
+                *further_weights(experiment, model),
                 weights=weights(experiment, model),
                 curve=f"{training_folder(experiment, model)}/training.jsonl",
                 record=f"{training_folder(experiment, model)}/training.json",
@@ -20,18 +20,21 @@ for path, experiment in FILES.values():
                 f"results/benchmarks/train/{experiment.experiment}/{model}/seed-{{seed}}.tsv"
             conda:
                 "../envs/ctm.yaml"
-            threads: experiment.threads
+            threads: training_threads(experiment)
             resources:
+                **experiment.resources.training.limits,
                 attempt=attempt,
             params:
+                needs=list(experiment.student(model).assets),
                 digest=experiment.train_hash(model),
                 config=path,
                 model=model,
                 runs="runs",
                 data=subpath(input.manifest, parent=True),
+                start=start_options,
                 folder=subpath(output.weights, parent=True),
             shell:
                 "ctm train --config {params.config:q} --model {params.model}"
-                " --seed {wildcards.seed} --data {params.data:q} --teacher {input.teacher:q}"
+                " --seed {wildcards.seed} --data {params.data:q} {params.start:q}"
                 " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
                 " 2>&1 | tee -i {log:q}"

@@ -1,0 +1,32 @@
+"""What a job of an experiment takes of a cluster; on one machine these are notes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ctm_core.config._section import Positive, Section
+
+
+class Share(Section):
+    """One kind of job."""
+
+    processes: Positive = Field(default=1, description="each with the experiment's threads")
+    gpus: int = Field(default=0, ge=0, description="of all processes together")
+    memory_gb: Positive = Field(default=4, description="of all processes together")
+    hours: float = Field(default=4.0, gt=0, description="after which a cluster stops the job")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """By the names that Snakemake's executors know; runtime is in minutes, gpu never 0."""
+        gpu = {"gpu": self.gpus} if self.gpus else {}
+        return gpu | {
+            "mem_mb": 1000 * self.memory_gb,
+            "runtime": max(1, round(60 * self.hours)),
+        }
+
+
+class Resources(Section):
+    """Resources by kind of job."""
+
+    training: Share = Share()
+    evaluation: Share = Share()
