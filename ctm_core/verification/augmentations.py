@@ -13,11 +13,11 @@ from ctm_core.verification import case
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Golden, compare
 
 
-@case("grids_and_draws", (SINGLE,))
+@case("grids_and_draws")
 def diffaugment_(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """Seven parameters a sample to the augmented images."""
     parameters = DiffAugment(*(golden[f"diffaug/{n}"].flatten() for n in DiffAugment._fields))
-    ours = diffaugment(golden["diffaug/x"], parameters)
+    ours = diffaugment(golden["diffaug/x"].to(precision), parameters)
     yield compare("diffaug/y", ours, golden["diffaug/y"], precision)
 
 

@@ -8,7 +8,7 @@ import torch
 from ctm_core import verification
 from ctm_core.verification import Case
 
-from .conftest import outcome
+from .conftest import golden_folder, outcome
 
 RUNS = [(case, precision) for case in verification.cases() for precision in case.precisions]
 
@@ -29,3 +29,9 @@ def test_case(case: Case, precision: torch.dtype) -> None:
     failed = [str(check) for check in result.checks if not check.passed]
     assert not failed, "\n".join(failed)
     assert result.passed
+
+
+def test_every_tensor_is_read() -> None:
+    for case, precision in RUNS:  # most have run already
+        outcome(case, precision)
+    assert verification.uncovered(golden_folder()) == {}
