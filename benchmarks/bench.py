@@ -32,7 +32,8 @@ from ctm_core.files import write_json
 from ctm_core.generation import Generator
 from ctm_core.metrics import Moments, frechet_distance
 from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective, adaptive_weight
+from ctm_core.balance import adaptive_weight
+from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.runs import environment
 from ctm_core.solvers import heun_solve
 from ctm_core.trajectory import Trajectory

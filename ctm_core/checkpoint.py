@@ -27,7 +27,7 @@ from ctm_core.files import (
     write_json,
 )
 
-__all__ = ["Checkpoint", "discard_after", "newest", "prune", "save", "steps"]
+__all__ = ["Checkpoint", "discard_after", "newest", "prune", "read", "save", "steps"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,11 @@ def steps(root: Path) -> list[int]:
     """Steps of the checkpoints under ``root``, ascending, damaged ones included."""
     names = (path.name for path in root.glob("step-*") if path.is_dir())
     return sorted(int(n.removeprefix("step-")) for n in names if n[5:].isdigit())
+
+
+def read(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step; raises UserError if it is damaged."""
+    return _read(_folder(root, step))
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
+from ctm_core.launch import follow_parent, launched
 
 __all__ = ["main"]
 
@@ -73,6 +74,18 @@ def _training_options(command: Any) -> Any:
             show_default=True,
             help="A workflow's attempt; from 2 on a recorded failure is not repeated.",
         ),
+        click.option(
+            "--processes",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Processes on this machine that share a batch, one a GPU (not under torchrun).",
+        ),
+        click.option(
+            "--allow-world-size",
+            is_flag=True,
+            help="Go on with another number of processes than the run began with (not exact).",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -82,59 +95,44 @@ def _training_options(command: Any) -> Any:
 @cli.command()
 @_training_options
 @click.option("--seed", type=SEED, help="Training seed  [default: the config's]")
-def teacher(
-    config: Path,
-    data: Path,
-    output: Path,
-    runs: Path,
-    run: Path | None,
-    attempt: int,
-    seed: int | None,
-) -> None:
+def teacher(config: Path, data: Path, seed: int | None, processes: int, **place: Any) -> None:
     """Train an EDM teacher from nothing; a killed run continues where it stopped."""
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)
+    if launched(processes):
+        return
     from ctm_core.data import open_dataset
     from ctm_core.jobs import train_teacher
 
-    path = train_teacher(
-        experiment,
-        open_dataset(data),
-        output=output,
-        seed=seed,
-        runs=runs,
-        run=run,
-        attempt=attempt,
-    )
-    click.echo(path)
+    _say(train_teacher(experiment, open_dataset(data), seed=seed, **place))
 
 
 @cli.command()
 @_training_options
 @click.option("--model", required=True, help="A student of the config, e.g. ctm.")
-@click.option("--teacher", type=FILE, help="The teacher's weight file, for models that have one.")
+@click.option("--teacher", type=FILE, help="The teacher's weight file, if the objective has one.")
 @click.option("--init", type=FILE, help="For a fork: live weights to start from.")
 @click.option("--init-average", type=FILE, help="For a fork: the EMA of the same step.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 def train(
     config: Path,
     data: Path,
-    output: Path,
-    runs: Path,
-    run: Path | None,
-    attempt: int,
     model: str,
     teacher: Path | None,
     init: Path | None,
     init_average: Path | None,
     seed: int,
+    processes: int,
+    **place: Any,
 ) -> None:
-    """Distil a student from a teacher; a killed run continues where it stopped."""
+    """Train a student; a killed run continues where it stopped."""
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)
     experiment.student(model)
+    if launched(processes):
+        return
     from ctm_core.data import open_dataset
     from ctm_core.jobs import train_student
 
@@ -143,15 +141,19 @@ def train(
         model,
         open_dataset(data),
         teacher,
+        seed=seed,
         init=init,
         init_average=init_average,
-        output=output,
-        seed=seed,
-        runs=runs,
-        run=run,
-        attempt=attempt,
+        **place,
     )
-    click.echo(path)
+    _say(path)
+
+
+def _say(path: Path) -> None:
+    from ctm_core import distributed
+
+    if distributed.main():
+        click.echo(path)
 
 
 @cli.group()
@@ -233,7 +235,7 @@ def sample(
     sampler = sampler or ("gamma" if generator.has_jumps else "heun")
     nfe = nfe or (1 if generator.has_jumps else 35)
     if gamma is None and sampler.startswith("gamma"):
-        gamma = 0.0
+        gamma = generator.default_gamma
     images = generator.images(
         count,
         sampler=sampler,
@@ -503,6 +505,7 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spinning threads of one job would starve another on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    follow_parent()
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -521,7 +524,8 @@ def main() -> None:
 
 
 def _end(sentence: str, code: int) -> None:
-    print(f"ctm: {sentence}", file=sys.stderr)
+    if sentence:  # process 0 speaks for all
+        print(f"ctm: {sentence}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -34,7 +34,13 @@ def decay(rate: float, step: int, rampup: float | None) -> float:
 
 @torch.no_grad()
 def update(
-    average: nn.Module, network: nn.Module, rate: float, step: int, rampup: float | None = None
+    average: nn.Module,
+    network: nn.Module,
+    rate: float,
+    step: int,
+    rampup: float | None = None,
+    *,
+    foreach: bool = True,
 ) -> None:
     """Move ``average`` towards ``network`` in place.
 
@@ -44,10 +50,16 @@ def update(
         mu, the decay a step.
     step
         0-based step, read only where ``rampup`` is given.
+    foreach
+        One call for all tensors, or one a tensor.
     """
     mu = decay(rate, step, rampup)
     averages: list[torch.Tensor] = list(average.parameters())
     values: list[torch.Tensor] = list(network.parameters())
-    torch._foreach_lerp_(averages, values, 1.0 - mu)
+    if foreach:
+        torch._foreach_lerp_(averages, values, 1.0 - mu)
+    else:
+        for mean, value in zip(averages, values, strict=True):
+            mean.lerp_(value, 1.0 - mu)
     for mean, value in zip(average.buffers(), network.buffers(), strict=True):
         mean.copy_(value)

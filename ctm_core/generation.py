@@ -55,8 +55,18 @@ class Generator:
 
     @property
     def has_jumps(self) -> bool:
-        """Whether the model knows s, so that the gamma samplers apply."""
-        return self.model.time_s
+        """Whether the model jumps, so that the gamma samplers apply."""
+        return self.model.has_jumps
+
+    @property
+    def final_only(self) -> bool:
+        """Whether it jumps to sigma_min alone, so that gamma is 1."""
+        return bool(self.record.get("final_only", False))
+
+    @property
+    def default_gamma(self) -> float:
+        """0, or 1 where nothing else is possible."""
+        return 1.0 if self.final_only else 0.0
 
     def class_index(self, label: str) -> int:
         """The number of a class given by name or number.
@@ -140,6 +150,7 @@ class Generator:
                 sigma_max=diffusion["sigma_max"],
                 rho=diffusion["rho"],
                 clamp=False,
+                only_gamma_one=self.final_only,
             )
             if not bool(torch.isfinite(images).all()):
                 raise UserError(

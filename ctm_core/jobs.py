@@ -2,79 +2,92 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import ema, model_file, objectives, randomness, sampling
+from ctm_core import distributed, ema, model_file, objectives, randomness, sampling
 from ctm_core.config import Experiment, Student, Training
 from ctm_core.data import Dataset
 from ctm_core.errors import UserError
-from ctm_core.files import atomic_write, sha256_file, write_json
+from ctm_core.files import atomic_write, load_tensors, sha256_file, write_json
+from ctm_core.objectives import adversarial
 from ctm_core.objectives.dsm import DsmObjective
+from ctm_core.optimizers import resolve_precision
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder, environment
 from ctm_core.teachers.fit import check_imported, copy_shared, is_imported
-from ctm_core.training import Trainer, resolve_precision
+from ctm_core.training import Trainer
 
 if TYPE_CHECKING:
     from ctm_core.trajectory import Trajectory
 
-__all__ = ["train_student", "train_teacher"]
+__all__ = ["Place", "train_student", "train_teacher"]
 
 log = logging.getLogger(__name__)
 
 PREVIEWS = 64
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a training lives and how it was started.
+
+    Attributes
+    ----------
+    output
+        Folder that receives the weights and the record.
+    runs, run
+        Parent of the run folders, or the very folder.
+    attempt
+        The workflow's attempt: from the second on, a recorded failure ends at once.
+    allow_world_size
+        Whether a run may go on with another number of processes; it is then no longer exact.
+    """
+
+    output: Path
+    runs: Path = Path("runs")
+    run: Path | None = None
+    attempt: int = 1
+    allow_world_size: bool = False
+
+
 def train_teacher(
-    experiment: Experiment,
-    dataset: Dataset,
-    *,
-    output: Path,
-    seed: int | None = None,
-    runs: Path = Path("runs"),
-    run: Path | None = None,
-    attempt: int = 1,
+    experiment: Experiment, dataset: Dataset, *, seed: int | None = None, **place: Any
 ) -> Path:
     """Train an EDM denoiser from nothing and export its EMA.
 
+    Parameters
+    ----------
+    place
+        Keywords of :class:`Place`; ``output`` is needed.
+
     Returns
     -------
-    ``output/teacher.safetensors``; ``training.jsonl`` and ``training.json`` stand beside it.
+    ``teacher.safetensors``; ``training.jsonl`` and ``training.json`` stand beside it.
     """
-    device = _device()
-    experiment = _resolved(experiment, device)
     training, section = experiment.training("teacher"), experiment.teacher
     assert section is not None
     seed = section.seed if seed is None else seed
-    _check_dataset(experiment, dataset)
-    student = _fresh(experiment, dataset, seed, time_s=False).to(device)
+    with distributed.session() as device:
+        experiment = _resolved(experiment, device)
+        _check_dataset(experiment, dataset)
+        student = _fresh(experiment, dataset, seed, time_s=False).to(device)
 
-    def objective(averages: dict[float, Trajectory]) -> DsmObjective:
-        return DsmObjective(section, student)
+        def objective(averages: dict[float, Trajectory]) -> DsmObjective:
+            return DsmObjective(section, student)
 
-    return _run(
-        experiment,
-        "teacher",
-        "dsm",
-        dataset,
-        student,
-        training.ema,
-        objective,
-        inputs={"dataset": dataset.fingerprint},
-        output=output / "teacher.safetensors",
-        seed=seed,
-        folder=run or runs / experiment.experiment / "teacher" / f"seed-{seed}",
-        explicit=run is not None,
-        attempt=attempt,
-    )
+        job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
+        averages = {rate: ema.frozen_copy(student).train() for rate in training.ema}
+        return job.run(averages, objective, {"dataset": dataset.fingerprint})
 
 
 def train_student(
@@ -83,15 +96,21 @@ def train_student(
     dataset: Dataset,
     teacher: Path | None,
     *,
-    output: Path,
     seed: int,
     init: Path | None = None,
     init_average: Path | None = None,
-    runs: Path = Path("runs"),
-    run: Path | None = None,
-    attempt: int = 1,
+    **place: Any,
 ) -> Path:
-    """Distil a student from a teacher's file and export its EMA.
+    """Train a student by its objective and export its EMA.
+
+    Parameters
+    ----------
+    teacher
+        Weight file of the denoiser; None for an objective that uses none and starts at random.
+    init, init_average
+        For a model with ``init_from``: the live weights and the EMA that the other exported.
+    place
+        Keywords of :class:`Place`; ``output`` is needed.
 
     Parameters
     ----------
@@ -102,177 +121,248 @@ def train_student(
 
     Returns
     -------
-    ``output/student.safetensors``, with snapshots and the record beside it.
+    ``student.safetensors``, with snapshots and the record beside it.
 
     Raises
     ------
     UserError
-        If the teacher was trained for another data set, network or process, a file is given that
-        the model does not use or one is lacking, or its section asks for what cannot be trained
-        yet.
+        If the teacher was trained for another data set, network or process, or a file is missing
+        that the config needs.
     """
     from ctm_core import perceptual
 
-    device = _device()
-    experiment = _resolved(experiment, device)
     section = experiment.student(model)
-    _check_inputs(section, model, teacher, init, init_average)
-    _refuse_untrained(experiment, model)
-    assert teacher is not None
-    _check_dataset(experiment, dataset)
-    denoiser, record = model_file.load_weights(teacher)
-    _check_teacher(experiment, dataset, record, teacher)
-    denoiser.to(device)
-    student = _fresh(experiment, dataset, seed, time_s=True).to(device)
-    if section.initial == "teacher":
-        copy_shared(denoiser, student)
-    distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
+    kind = objectives.find(section.objective)
+    with distributed.session() as device:
+        experiment = _resolved(experiment, device)
+        section = experiment.student(model)
+        _check_dataset(experiment, dataset)
+        _check_inputs(section, model, teacher, init, init_average)
+        denoiser = None
+        if teacher is not None:
+            denoiser, record = model_file.load_weights(teacher)
+            _check_teacher(experiment, dataset, record, teacher)
+        student = _fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
+        if section.initial == "teacher" and denoiser is not None:
+            copy_shared(denoiser, student)
+        if init is not None:
+            _load_into(student, init)
+        student.to(device)
+        rates = tuple(dict.fromkeys((section.target_ema, *section.training.ema)))
+        averages = {rate: ema.frozen_copy(student).train() for rate in rates}
+        if init_average is not None:
+            for average in averages.values():
+                _load_into(average, init_average)
+        distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
+        adversary = None
+        if section.adversarial is not None:
+            adversary = adversarial.build(section, seed, device)
 
-    def objective(averages: dict[float, Trajectory]) -> objectives.Objective:
-        return objectives.build(
-            section.objective,
-            experiment=experiment,
-            model=model,
-            student=student,
-            target=averages[section.target_ema],
-            teacher=denoiser,
-            distance=distance,
-        )
+        def objective(averages: dict[float, Trajectory]) -> objectives.Objective:
+            return kind(
+                section=section,
+                diffusion=experiment.diffusion,
+                student=student,
+                target=averages[section.target_ema],
+                teacher=None if denoiser is None else denoiser.to(device),
+                distance=distance,
+                adversary=adversary,
+            )
 
-    return _run(
-        experiment,
-        model,
-        section.objective,
-        dataset,
-        student,
-        tuple(dict.fromkeys((section.target_ema, *section.training.ema))),
-        objective,
-        inputs={
+        job = _Job(experiment, model, section.objective, dataset, seed, Place(**place), student)
+        inputs = {
             "dataset": dataset.fingerprint,
-            "teacher": sha256_file(teacher),
+            "teacher": None if teacher is None else sha256_file(teacher),
             "distance": distance.weights_sha256,
-        },
-        output=output / "student.safetensors",
-        seed=seed,
-        folder=run or runs / experiment.experiment / model / f"seed-{seed}",
-        explicit=run is not None,
-        attempt=attempt,
-    )
+        }
+        files = {"init": init, "init_average": init_average}
+        inputs |= {name: sha256_file(path) for name, path in files.items() if path is not None}
+        if adversary is not None:
+            inputs |= adversary.hashes()
+        return job.run(averages, objective, inputs)
 
 
-def _run(
-    experiment: Experiment,
-    model: str,
-    objective_name: str,
-    dataset: Dataset,
-    student: Trajectory,
-    rates: tuple[float, ...],
-    build_objective: Callable[[dict[float, Trajectory]], objectives.Objective],
-    *,
-    inputs: Mapping[str, str | None],
-    output: Path,
-    seed: int,
-    folder: Path,
-    explicit: bool,
-    attempt: int,
-) -> Path:
-    section = experiment.training(model)
-    train_hash = experiment.train_hash(model)
-    if not explicit:
-        folder = folder / train_hash[:12]
-    identity = {
-        "experiment": experiment.experiment,
-        "model": model,
-        "seed": seed,
-        "train_hash": train_hash,
-        "configuration": experiment.model_dump(mode="json"),
-    }
-    if section.channels_last:
-        student.to(memory_format=torch.channels_last)
-    averages = {rate: ema.frozen_copy(student).train() for rate in rates}
-    record = {
-        "experiment": experiment.experiment,
-        "model": model,
-        "objective": objective_name,
-        "seed": seed,
-        "train_hash": train_hash,
-        "ema": section.final_ema,
-        "dataset": experiment.dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "inputs": dict(inputs),
-        "network": experiment.network.model_dump(mode="json"),
-        "diffusion": experiment.diffusion.model_dump(mode="json"),
-        "resolution": dataset.resolution,
-        "channels": dataset.channels,
-        "label_dim": _label_dim(experiment, dataset),
-        "class_names": dataset.class_names,
-        "time_s": model != "teacher",
-    }
+@dataclass(frozen=True)
+class _Job:
+    """One training: what names its folder, and what its files say of it."""
 
-    def export(path: Path, average: Trajectory, step: int) -> None:
-        model_file.export(path, average, record | {"step": step})
+    experiment: Experiment
+    model: str
+    objective: str
+    dataset: Dataset
+    seed: int
+    place: Place
+    student: Trajectory
 
-    with RunFolder(folder, config=identity, inputs=inputs, attempt=attempt) as run:
-        run.restore_environment(experiment.threads)
-        trainer = Trainer(
-            title=f"{experiment.experiment} {model} seed {seed}",
-            section=section,
-            objective=build_objective(averages),
-            student=student.train(),
-            averages=averages,
-            dataset=dataset,
-            labels=experiment.conditional,
-            seed=seed,
-            run=run,
-            device=next(student.parameters()).device,
-            preview=_preview(experiment, dataset, model),
-        )
-        exports = _exports(section, run.path / "exports", output.name)
-        trainer.train(exports, export)
-        summary = {
+    @property
+    def section(self) -> Training:
+        return self.experiment.training(self.model)
+
+    @property
+    def lambda_scope(self) -> str:
+        if self.model == "teacher":
+            return "microbatch"
+        return self.experiment.student(self.model).lambda_scope
+
+    @property
+    def train_hash(self) -> str:
+        return self.experiment.train_hash(self.model)
+
+    @property
+    def folder(self) -> Path:
+        if self.place.run is not None:
+            return self.place.run
+        name = f"{self.experiment.experiment}/{self.model}/seed-{self.seed}"
+        return self.place.runs / name / self.train_hash[:12]
+
+    def identity(self) -> dict[str, Any]:
+        """What a run folder belongs to."""
+        return {
+            "experiment": self.experiment.experiment,
+            "model": self.model,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "configuration": self.experiment.model_dump(mode="json"),
+        }
+
+    def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+        """What a weight file says of itself."""
+        experiment, dataset = self.experiment, self.dataset
+        return {
             "experiment": experiment.experiment,
-            "model": model,
-            "objective": objective_name,
-            "seed": seed,
-            "train_hash": train_hash,
-            "steps": section.steps,
-            "parameters": sum(p.numel() for p in student.parameters()),
+            "model": self.model,
+            "objective": self.objective,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "ema": self.section.final_ema,
+            "dataset": experiment.dataset.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "inputs": dict(inputs),
+            "network": experiment.network.model_dump(mode="json"),
+            "diffusion": experiment.diffusion.model_dump(mode="json"),
+            "resolution": dataset.resolution,
+            "channels": dataset.channels,
+            "label_dim": _label_dim(experiment, dataset),
+            "class_names": dataset.class_names,
+            "time_s": self.student.time_s,
+            "inner": self.student.parametrisation,
+            "final_only": self.model != "teacher" and objectives.find(self.objective).final_only,
+        }
+
+    def run(
+        self,
+        averages: dict[float, Trajectory],
+        build_objective: Callable[[dict[float, Trajectory]], objectives.Objective],
+        inputs: Mapping[str, str | None],
+    ) -> Path:
+        """Train in the run folder, then deliver."""
+        section, place = self.section, self.place
+        if section.channels_last:
+            for network in (self.student, *averages.values()):
+                network.to(memory_format=torch.channels_last)
+        run = RunFolder(self.folder, config=self.identity(), inputs=inputs, attempt=place.attempt)
+        with _held(run):
+            processes = distributed.count()
+            threads = max(1, self.experiment.threads // processes)
+            distributed.on_main(
+                lambda: run.restore_environment(threads, processes, place.allow_world_size)
+            )
+            torch.set_num_threads(distributed.shared(torch.get_num_threads()))
+            trainer = Trainer(
+                title=f"{self.experiment.experiment} {self.model} seed {self.seed}",
+                section=section,
+                objective=build_objective(averages),
+                student=self.student.train(),
+                averages=averages,
+                dataset=self.dataset,
+                labels=self.experiment.conditional,
+                seed=self.seed,
+                run=run,
+                device=next(self.student.parameters()).device,
+                lambda_scope=self.lambda_scope,
+                preview=_preview(self.experiment, self.dataset, self.model),
+            )
+            exports = self.exports(run.path / "exports")
+            record = self.record(inputs)
+
+            def export(path: Path, trainer: Trainer) -> None:
+                live = path.name.startswith("live-")
+                network = trainer.student if live else trainer.averages[section.final_ema]
+                model_file.export(path, network, record | {"step": trainer.step})
+
+            trainer.train(exports, export)
+            evaluations = trainer.evaluations()
+            distributed.on_main(lambda: self.deliver(run, trainer, exports, inputs, evaluations))
+        return place.output / self.final
+
+    @property
+    def final(self) -> str:
+        return "teacher.safetensors" if self.model == "teacher" else "student.safetensors"
+
+    def exports(self, folder: Path) -> dict[Path, int]:
+        """Files to write on the way, and the step of each."""
+        section = self.section
+        forks = self.experiment.fork_steps(self.model)
+        steps = {*section.snapshots, *forks} - {section.steps}
+        files = {folder / f"snapshot-{step:08d}.safetensors": step for step in sorted(steps)}
+        files |= {folder / f"live-{step:08d}.safetensors": step for step in forks}
+        return files | {folder / self.final: section.steps}
+
+    def deliver(
+        self,
+        run: RunFolder,
+        trainer: Trainer,
+        exports: Mapping[Path, int],
+        inputs: Mapping[str, str | None],
+        evaluations: Mapping[str, int],
+    ) -> None:
+        """Copy the run's results to where the workflow declared them, the weights last."""
+        last = next(path for path in exports if path.name == self.final)
+        summary = {
+            "experiment": self.experiment.experiment,
+            "model": self.model,
+            "objective": self.objective,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "steps": self.section.steps,
+            "parameters": sum(p.numel() for p in self.student.parameters()),
             "seconds": round(trainer.seconds, 3),
             "exact": run.exact,
-            "forward_passes": trainer.objective.evaluations,
+            "forward_passes": dict(evaluations),
+            "processes": distributed.count(),
             "hardware": environment(),
-            "precision": section.precision,
-            "weights_sha256": sha256_file(exports[section.steps]),
-            "dataset_fingerprint": dataset.fingerprint,
+            "precision": self.section.precision,
+            "weights_sha256": sha256_file(last),
+            "dataset_fingerprint": self.dataset.fingerprint,
             "teacher_sha256": inputs.get("teacher"),
             "code_version": code_version(),
         }
-        _deliver(run.path, exports, output.parent, summary)
-    return output
+        folder = self.place.output
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / "training.json", summary)
+        write_json(folder / "training.json", summary)
+        others = sorted(path for path in exports if path != last)
+        for source in (run.path / "training.jsonl", *others, last):
+            with atomic_write(folder / source.name) as temporary:
+                shutil.copyfile(source, temporary)
 
 
-def _exports(section: Training, folder: Path, final: str) -> dict[int, Path]:
-    files = {step: folder / f"snapshot-{step:08d}.safetensors" for step in section.snapshots}
-    return files | {section.steps: folder / final}
-
-
-def _deliver(
-    run: Path, exports: Mapping[int, Path], folder: Path, summary: Mapping[str, Any]
-) -> None:
-    """Copy the run's results to where the workflow declared them, the weights last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in (run / "training.jsonl", *sorted(exports.values())):
-        if source.name == "training.jsonl":
-            write_json(folder / "training.json", summary)
-        with atomic_write(folder / source.name) as temporary:
-            shutil.copyfile(source, temporary)
+@contextlib.contextmanager
+def _held(run: RunFolder) -> Iterator[None]:
+    """Hold the run folder on process 0; every process ends as it does, with its exit code."""
+    distributed.on_main(run.__enter__)
+    try:
+        yield
+    except BaseException as error:
+        if distributed.main():
+            run.__exit__(type(error), error, error.__traceback__)
+        raise
+    else:
+        if distributed.main():
+            run.__exit__(None, None, None)
 
 
 # -- assembly ---------------------------------------------------------------------------------
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _resolved(experiment: Experiment, device: torch.device) -> Experiment:
@@ -283,7 +373,9 @@ def _label_dim(experiment: Experiment, dataset: Dataset) -> int:
     return dataset.classes if experiment.conditional else 0
 
 
-def _fresh(experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool) -> Trajectory:
+def _fresh(
+    experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool, inner: str = "edm"
+) -> Trajectory:
     torch.manual_seed(randomness.torch_seed(seed, "initial weights", 0))
     return model_file.build_model(
         network=experiment.network,
@@ -292,6 +384,7 @@ def _fresh(experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool)
         channels=dataset.channels,
         label_dim=_label_dim(experiment, dataset),
         time_s=time_s,
+        inner=inner,
     )
 
 
@@ -311,22 +404,9 @@ def _check_inputs(
             raise UserError(f"{option} {given}: {model} uses no such file; leave {option} out")
 
 
-def _refuse_untrained(experiment: Experiment, model: str) -> None:
-    """One sentence about what a configuration can say and the engine cannot do yet."""
-    section = experiment.student(model)
-    asked = {
-        f"objective: {section.objective}": section.objective != "ctm",
-        "adversarial": section.adversarial is not None,
-        "init_from": section.init_from is not None,
-        "live weights for a fork": bool(experiment.fork_steps(model)),
-        "lambda_scope: global": section.lambda_scope == "global",
-        "training.accumulation: sum": section.training.accumulation == "sum",
-    }
-    if untrained := [key for key, is_asked in asked.items() if is_asked]:
-        raise UserError(
-            f"{model} of {experiment.experiment} asks for {', '.join(untrained)}, which this "
-            "version of ctm can plan but not train yet"
-        )
+def _load_into(network: Trajectory, path: Path) -> None:
+    model_file.read_record(path)
+    model_file.load_state(network, load_tensors(path)[0], path)
 
 
 def _check_dataset(experiment: Experiment, dataset: Dataset) -> None:

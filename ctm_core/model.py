@@ -61,7 +61,8 @@ class Model:
         nfe
             Network evaluations an image; default 1 for a student, 35 for a teacher.
         gamma
-            0 deterministic, 1 consistency sampling; default 0. Teachers have none.
+            0 deterministic, 1 consistency sampling; default 0, or 1 for models that only jump to
+            sigma_min. Teachers have none.
         seed
             Sample i depends on the seed and i alone.
         labels
@@ -77,7 +78,7 @@ class Model:
         jumps = self._generator.has_jumps
         sampler = sampler or ("gamma" if jumps else "heun")
         if gamma is None and sampler.startswith("gamma"):
-            gamma = 0.0
+            gamma = self._generator.default_gamma
         return self._generator.images(
             n,
             sampler=sampler,

@@ -52,6 +52,7 @@ def build_model(
     channels: int,
     label_dim: int,
     time_s: bool,
+    inner: str = "edm",
 ) -> Trajectory:
     """A freshly initialised model; torch's global generator decides the weights."""
     from ctm_core.trajectory import Trajectory
@@ -59,7 +60,9 @@ def build_model(
     net = networks.build(
         network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
     )
-    return Trajectory(net, sigma_data=diffusion.sigma_data)
+    return Trajectory(
+        net, sigma_data=diffusion.sigma_data, inner=inner, sigma_min=diffusion.sigma_min
+    )
 
 
 def export(
@@ -122,6 +125,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
             channels=record["channels"],
             label_dim=record["label_dim"],
             time_s=record["time_s"],
+            inner=record.get("inner", "edm"),
         )
     load_state(model, tensors, path)
     return model.eval().requires_grad_(False), record

@@ -221,23 +221,43 @@ class RunFolder:
                 os.rename(self.path / name, aside / name)
         return aside
 
-    def restore_environment(self, threads: int) -> None:
+    def restore_environment(
+        self, threads: int, processes: int = 1, allow_processes: bool = False
+    ) -> None:
         """Fix the thread count at the first start, restore it afterwards, and note differences.
 
         A resume on another device, thread count or library version goes on, warns once and marks
         the run ``exact: false``, since its weights may differ in the last bits.
+
+        Parameters
+        ----------
+        threads
+            CPU threads of a process.
+        processes, allow_processes
+            How many processes train, and whether that may change within a run.
+
+        Raises
+        ------
+        UserError
+            If it changed and may not.
         """
         import torch
 
         file = self.path / "run.json"
         stored = read_json(file) if file.exists() else None
         torch.set_num_threads(stored["environment"]["threads"] if stored else threads)
-        now = environment()
+        now = environment() | {"processes": processes}
         if stored is None:
             write_json(file, {"environment": now, "exact": True, "starts": 1})
             return
+        began = stored["environment"].get("processes", 1)
+        if began != processes and not allow_processes:
+            raise UserError(
+                f"{self.path} began with {began} processes, not {processes}: sums would round "
+                f"differently; use --processes {began}, or --allow-world-size to go on inexactly"
+            )
         self.exact = bool(stored["exact"])
-        changed = [key for key in now if stored["environment"].get(key) != now[key]]
+        changed = [key for key in now if stored["environment"].get(key, 1) != now[key]]
         if changed:
             log.warning(
                 "%s is resumed under another %s; its weights may differ in the last bits (exact: "

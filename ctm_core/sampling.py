@@ -310,7 +310,7 @@ def _check(
                 "denoiser to follow; use gamma with gamma = 1"
             )
         return
-    if not model.time_s:
+    if not (model.time_s or only_gamma_one):
         raise UserError(
             f"sampler {sampler} needs a model that jumps, and this one is a denoiser (a teacher); "
             "use heun or euler"

@@ -1,8 +1,18 @@
 """The training loop: draw, step, average, record, save, and survive.
 
+One generator step, beside the paper's algorithm (docs/training.md has it line by line)::
+
+    for each micro-batch of this process:   x_0, labels              batch
+        objective.backward                  the losses' gradients    objectives/, balance
+    distributed.average(gradients)          mean over processes
+    optimizer.step, ema.update              θ, then every EMA of θ
+
+With an adversary, even steps update the generator so and odd ones the discriminator alone.
+
 Nothing here depends on when or how often the process was started: every random number is a
 function of (seed, stream, step, sample index), and the state after step n is exactly what the
-checkpoint of step n holds.
+checkpoint of step n holds. With several processes each computes its part of the global batch and
+takes every decision on the same reduced numbers; process 0 alone writes.
 """
 
 from __future__ import annotations
@@ -10,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import checkpoint, ema, randomness, scalars
+from ctm_core import balance, checkpoint, distributed, ema, optimizers, randomness, scalars
 from ctm_core.config import Training
-from ctm_core.errors import Diverged, Interrupted
+from ctm_core.errors import Diverged, Interrupted, UserError
 from ctm_core.objectives import Batch, Objective
 from ctm_core.progress import Progress
 from ctm_core.runs import RunFolder
@@ -30,35 +39,26 @@ if TYPE_CHECKING:
     from ctm_core.data import Dataset
     from ctm_core.trajectory import Trajectory
 
-__all__ = ["Trainer", "resolve_precision"]
+__all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
 
 Tensor = torch.Tensor
 
 
-def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
-    """`auto` becomes bf16 where the device computes in it natively, else fp32."""
-    if precision != "auto":
-        return precision
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        flags = platform.processor()
-    return "bf16" if "amx_bf16" in flags else "fp32"
+class _Abandoned(Exception):
+    """A signal arrived within a step; nothing of the step is kept."""
 
 
 class Trainer:
-    """One run: a student, its averages, its optimiser, and the step they have reached.
+    """One run: a student, its averages, its optimisers, and the step they have reached.
 
     Parameters
     ----------
     section
         Length, batch, rates.
     objective
-        Turns a batch into gradients.
+        Turns a batch into gradients; brings the adversary, if there is one.
     student
         The network that learns.
     averages
@@ -70,7 +70,9 @@ class Trainer:
     seed
         The run's seed.
     run
-        The folder that is held.
+        The folder that process 0 holds.
+    lambda_scope
+        What adaptive weights are measured on: each ``microbatch``, or the ``global`` batch.
     preview
         Called with the evaluated EMA every ``preview_every`` steps; returns uint8 images.
     """
@@ -88,6 +90,7 @@ class Trainer:
         seed: int,
         run: RunFolder,
         device: torch.device,
+        lambda_scope: str = "microbatch",
         preview: Callable[[Trajectory], Tensor] | None = None,
     ) -> None:
         self.title = title
@@ -100,107 +103,205 @@ class Trainer:
         self.seed = seed
         self.run = run
         self.device = device
+        self.lambda_scope = lambda_scope
         self.preview = preview
         self.step = 0
         self.seconds = 0.0
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizers.build(section, student.parameters())
+        self.adversary = objective.adversary
+        self.micro_batch = self._micro_batch()
         self._order: tuple[int, Any] = (-1, None)
-        self._stop: int | None = None
+        self._stop = 0
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        rate, parameters = self.section.learning_rate, self.student.parameters()
-        if self.section.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=rate, foreach=True)
-        return torch.optim.RAdam(parameters, lr=rate, foreach=True)
+    def _micro_batch(self) -> int:
+        processes, whole = distributed.count(), self.section.batch_size
+        if whole % processes:
+            raise UserError(
+                f"{self.title}: a batch of {whole} cannot be shared by {processes} processes; "
+                "change batch_size or --processes"
+            )
+        share = whole // processes
+        size = min(self.section.micro_batch or share, share)
+        if share % size:
+            raise UserError(
+                f"{self.title}: micro_batch {size} does not divide the {share} samples of each of "
+                f"{processes} processes; change micro_batch or --processes"
+            )
+        return size
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def train(
-        self, exports: Mapping[int, Path], export: Callable[[Path, Trajectory, int], None]
-    ) -> None:
+    def train(self, exports: Mapping[Path, int], export: Callable[[Path, Trainer], None]) -> None:
         """Train to the last step, exporting weights on the way.
 
         Parameters
         ----------
         exports
-            Files in the run folder to write by step, the last step among them. One that is
-            missing although its step has passed is made again from an earlier checkpoint.
+            Files in the run folder and the steps at which they are written, the last step among
+            them. One that is missing although its step has passed is made again from an earlier
+            checkpoint.
         export
-            Writes the evaluated EMA at a step.
+            Writes one of them.
 
         Raises
         ------
         Diverged
             At the first loss term or gradient that is not finite.
         Interrupted
-            After a signal, with a checkpoint of the step reached.
+            After a signal, with a checkpoint of the last whole step.
         """
-        missing = [step for step, path in exports.items() if not path.exists()]
-        self._resume(before=min(missing, default=None))
-        progress = Progress(self.title, self.section.steps, self.step)
-        scalars_of_run = scalars.Scalars(self.run.path, self.step)
-        with contextlib.closing(progress), self._signals(), scalars_of_run as curve:
+        self._resume(exports)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._signals())
+            progress = curve = None
+            if distributed.main():
+                progress = Progress(self.title, self.section.steps, self.step)
+                stack.enter_context(contextlib.closing(progress))
+                curve = stack.enter_context(scalars.Scalars(self.run.path, self.step))
             began = time.monotonic()
             while self.step < self.section.steps:
-                terms = self._step()
-                progress.advance(self.section.batch_size, terms)
-                if self.step % self.section.log_every == 0 or self.step == self.section.steps:
-                    speed = {"images_per_second": progress.images_per_second}
-                    curve.write(self.step, terms | speed)
-                if self._due(self.section.preview_every):
-                    self._picture()
-                if self.step in exports:
-                    average = self.averages[self.section.final_ema]
-                    export(exports[self.step], average, self.step)
-                last = self.step == self.section.steps
-                if last or self._stop or self._due(self.section.checkpoint_every):
-                    now = time.monotonic()
-                    self.seconds, began = self.seconds + now - began, now
+                try:
+                    terms = self._step()
+                except _Abandoned:
+                    self.seconds += time.monotonic() - began
                     self._save()
-                if self._stop and not last:
-                    name = signal.Signals(self._stop).name
+                    name = signal.Signals(distributed.any_of(self._stop)).name
                     raise Interrupted(
                         f"{self.title} stopped by {name} after step {self.step}; run the same "
                         "command again to continue"
-                    )
+                    ) from None
+                last = self.step == self.section.steps
+                if progress is not None and curve is not None:
+                    progress.advance(self.section.batch_size, terms)
+                    if last or self._due(self.section.log_every):
+                        speed = {"images_per_second": progress.images_per_second}
+                        curve.write(self.step, terms | speed)
+                    if self._due(self.section.preview_every):
+                        self._picture()
+                    for path in (path for path, step in exports.items() if step == self.step):
+                        export(path, self)
+                if last or self._due(self.section.checkpoint_every):
+                    now = time.monotonic()
+                    self.seconds, began = self.seconds + now - began, now
+                    self._save()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
+    # -- one step ------------------------------------------------------------------------------
+
+    @property
+    def period(self) -> int:
+        """Steps from one generator update to the next: 2 with an adversary, else 1."""
+        return 1 if self.adversary is None else self.adversary.period
+
     def _step(self) -> dict[str, float]:
-        """One optimiser step: gradients of every micro-batch, then student, then averages."""
-        section, step = self.section, self.step
-        self.optimizer.zero_grad(set_to_none=True)
-        size = section.micro_batch or section.batch_size
-        share = size / section.batch_size
-        terms: dict[str, float] = {}
-        for start in range(0, section.batch_size, size):
-            batch = self._batch(start, size)
-            torch.manual_seed(randomness.torch_seed(self.seed, "dropout", step, start))
-            with self._autocast():
-                parts = self.objective.backward(batch, share)
-            for name, value in parts.items():
-                terms[name] = terms.get(name, 0.0) + share * value
-            # The sum last, so that the message names the term that spoilt it.
-            for name in sorted(parts, key=lambda name: name == "loss"):
-                self._guard(name, parts[name])
-        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        self._guard("gradient norm", float(norm))
-        for group in self.optimizer.param_groups:
-            group["lr"] = section.learning_rate * self._schedule(step)
-        self.optimizer.step()
-        for rate, average in self.averages.items():
-            ema.update(average, self.student, rate, step, section.ema_rampup)
+        before = dict(self.objective.evaluations)
+        statistics = None if self.adversary is None else self.adversary.statistics()
+        try:
+            if self.adversary is not None and self.step % self.period:
+                terms = self._discriminator_step()
+            else:
+                terms = self._generator_step()
+        except _Abandoned:
+            self.objective.evaluations.update(before)
+            if self.adversary is not None and statistics is not None:
+                self.adversary.restore_statistics(statistics)
+            raise
         self.step += 1
         return terms
 
-    def _schedule(self, step: int) -> float:
+    def _generator_step(self) -> dict[str, float]:
+        """Gradients of every micro-batch, then student, then averages."""
+        section = self.section
+        self.optimizer.zero_grad(set_to_none=True)
+        weights = self._global_weights()
+        shared = self.lambda_scope == "global" and weights is None
+        terms = self._accumulate(
+            lambda batch, share: self.objective.backward(
+                batch, share, weights, distributed.average if shared else None
+            )
+        )
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        self._apply(self.optimizer, gradients, section.learning_rate * self._schedule())
+        updates = self.step // self.period
+        for rate, average in self.averages.items():
+            foreach = section.kernel != "loop"
+            ema.update(average, self.student, rate, updates, section.ema_rampup, foreach=foreach)
+        return terms
+
+    def _discriminator_step(self) -> dict[str, float]:
+        """Real images against the student's; the student stays as it is."""
+        adversary = self.adversary
+        assert adversary is not None
+        adversary.optimizer.zero_grad(set_to_none=True)
+
+        def backward(batch: Batch, share: float) -> dict[str, float]:
+            fake = self.objective.generated(batch)
+            loss, terms = adversary.discriminator_loss(batch.images, fake, batch)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            return terms
+
+        terms = self._accumulate(backward)
+        gradients = [p.grad for p in adversary.parameters() if p.grad is not None]
+        self._apply(adversary.optimizer, gradients, adversary.section.learning_rate)
+        adversary.advance()
+        return terms
+
+    def _accumulate(
+        self, backward: Callable[[Batch, float], dict[str, float]]
+    ) -> dict[str, float]:
+        """Run every micro-batch; loss terms averaged over them and over processes."""
+        pieces = len(self._starts())
+        # Released: means of micro-batches are summed; the mean does not depend on their number.
+        share = 1.0 if self.section.accumulation == "sum" else 1 / pieces
+        sums: dict[str, float] = {}
+        for batch in self._batches():
+            with self._autocast():
+                parts = backward(batch, share)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value / pieces
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        distributed.average([values])
+        terms = dict(zip(sums, values.tolist(), strict=True))
+        # The sum last, so that the message names the term that spoilt it.
+        for name in sorted(terms, key=lambda name: name == "loss"):
+            self._guard(name, terms[name])
+        return terms
+
+    def _global_weights(self) -> dict[str, Tensor | float] | None:
+        """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
+        pieces = len(self._starts())
+        if self.lambda_scope != "global" or pieces == 1:
+            return None
+        sums: dict[str, Tensor] = {}
+        for batch in self._batches():
+            with self._autocast():
+                found = self.objective.gradients_at_w(batch)
+            for name, gradient in found.items():
+                sums[name] = sums.get(name, 0.0) + gradient / pieces
+        distributed.average(list(sums.values()))
+        # The reference is the one loss without a rule.
+        rules = self.objective.rules()
+        reference = next((g for name, g in sums.items() if name not in rules), None)
+        return balance.weigh(rules, sums, reference)
+
+    def _apply(
+        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], rate: float
+    ) -> None:
+        distributed.average(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        self._guard("gradient norm", float(norm))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+    def _schedule(self) -> float:
         section, factor = self.section, 1.0
-        if step < section.warmup_steps:
-            factor = (step + 1) / section.warmup_steps
+        if self.step < section.warmup_steps:
+            factor = (self.step + 1) / section.warmup_steps
         if section.decay_steps:
-            factor *= min(1.0, (section.steps - step) / section.decay_steps)
+            factor *= min(1.0, (section.steps - self.step) / section.decay_steps)
         return factor
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -220,6 +321,25 @@ class Trainer:
             )
 
     # -- data ----------------------------------------------------------------------------------
+
+    def _starts(self) -> range:
+        mine = distributed.part(self.section.batch_size)
+        return range(mine.start, mine.stop, self.micro_batch)
+
+    def _batches(self) -> Iterator[Batch]:
+        """This process's micro-batches of the step; torch's generator is reseeded before each.
+
+        Raises
+        ------
+        _Abandoned
+            If any process was told to stop.
+        """
+        for start in self._starts():
+            if distributed.any_of(self._stop):
+                raise _Abandoned
+            batch = self._batch(start, self.micro_batch)
+            torch.manual_seed(randomness.torch_seed(self.seed, "dropout", self.step, start))
+            yield batch
 
     def _batch(self, start: int, size: int) -> Batch:
         """Samples start … start + size - 1 of this step's global batch."""
@@ -244,45 +364,68 @@ class Trainer:
 
     # -- state ---------------------------------------------------------------------------------
 
+    def evaluations(self) -> dict[str, int]:
+        """Network evaluations so far by all processes; called by all of them."""
+        names = sorted(self.objective.evaluations)
+        counts = torch.tensor([self.objective.evaluations[name] for name in names])
+        distributed.total([counts])
+        return dict(zip(names, counts.tolist(), strict=True))
+
     def _save(self) -> None:
+        evaluations = self.evaluations()
+        distributed.on_main(lambda: self._write(evaluations))
+
+    def _write(self, evaluations: Mapping[str, int]) -> None:
         sections: dict[str, Mapping[str, Tensor]] = {
             "student": self.student.state_dict(),
-            "optimizer": _flatten(self.optimizer),
+            "optimizer": optimizers.flatten(self.optimizer),
             "discriminator": {},
         }
+        if self.adversary is not None:
+            sections["discriminator"] = self.adversary.state_dict()
+            sections["discriminator_optimizer"] = optimizers.flatten(self.adversary.optimizer)
         for rate, average in self.averages.items():
             sections[f"ema_{rate}"] = average.state_dict()
         state = {
             "seed": self.seed,
             "seconds": self.seconds,
-            "evaluations": self.objective.evaluations,
+            "evaluations": evaluations,
             "train_hash": self.run.config["train_hash"],
             "inputs": self.run.inputs,
-            "ranks": {},
+            "ranks": {"count": distributed.count()},
         }
         checkpoint.save(self.run.checkpoints, self.step, sections, state)
         checkpoint.prune(self.run.checkpoints, self.section.keep)
 
-    def _resume(self, before: int | None) -> None:
+    def _resume(self, exports: Mapping[Path, int]) -> None:
         """Go back to the newest checkpoint from which every missing export is still to come.
 
         Whatever belongs to a later step goes, so that the folder always tells of one history.
         """
-        found = checkpoint.newest(self.run.checkpoints, before)
-        self.step = 0 if found is None else found.step
-        checkpoint.discard_after(self.run.checkpoints, self.step)
-        scalars.rewind(self.run.path, self.step)
-        if found is None:
+
+        def find() -> int:
+            missing = [step for path, step in exports.items() if not path.exists()]
+            found = checkpoint.newest(self.run.checkpoints, min(missing, default=None))
+            step = 0 if found is None else found.step
+            checkpoint.discard_after(self.run.checkpoints, step)
+            scalars.rewind(self.run.path, step)
+            return step
+
+        self.step = distributed.shared(distributed.on_main(find))
+        if self.step == 0:
             return
+        found = checkpoint.read(self.run.checkpoints, self.step)
         self.student.load_state_dict(found.sections["student"])
         for rate, average in self.averages.items():
             average.load_state_dict(found.sections[f"ema_{rate}"])
-        _restore(self.optimizer, found.sections["optimizer"])
-        self.objective.evaluations.update(found.state["evaluations"])
+        optimizers.restore(self.optimizer, found.sections["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(found.sections["discriminator"])
+            optimizers.restore(self.adversary.optimizer, found.sections["discriminator_optimizer"])
+        if distributed.main():
+            self.objective.evaluations.update(found.state["evaluations"])
+            log.info("%s continues after step %d", self.title, self.step)
         self.seconds = float(found.state["seconds"])
-        log.info("%s continues after step %d", self.title, self.step)
-
-    # -- record --------------------------------------------------------------------------------
 
     def _picture(self) -> None:
         if self.preview is not None:
@@ -295,7 +438,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGUSR1 end the run after the step in hand, with a checkpoint."""
+        """SIGTERM, SIGINT and SIGUSR1 end the run at the next micro-batch, with a checkpoint."""
 
         def remember(number: int, frame: object) -> None:
             self._stop = number
@@ -310,23 +453,3 @@ class Trainer:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-
-
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as flat tensors named ``<parameter index>.<slot>``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{slot}": value for i, slots in state.items() for slot, value in slots.items()}
-
-
-def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    groups = optimizer.state_dict()["param_groups"]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, slot = name.split(".", 1)
-        parameter = parameters[int(index)]
-        # A copy, laid out as it was: a file holds neither strides nor memory of our own.
-        same = value.shape == parameter.shape and value.ndim > 0
-        copy = torch.empty_like(parameter, dtype=value.dtype) if same else torch.empty_like(value)
-        state.setdefault(int(index), {})[slot] = copy.copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

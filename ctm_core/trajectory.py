@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core.errors import UserError
-from ctm_core.scalings import Scalings, outer_coefficients, scalings
+from ctm_core.scalings import Scalings, inner_coefficients, outer_coefficients, scalings
 
 __all__ = ["Scalings", "Trajectory", "scalings"]
 
@@ -45,17 +45,41 @@ class Trajectory(nn.Module):
         Raw network F with attributes ``time_s``, ``label_dim`` and ``output_weight``.
     sigma_data
         Standard deviation of the data, 0.5 for images.
+    inner
+        Parametrisation of g: ``edm``, or ``cm`` for consistency models, whose only jump is
+        G(x, t, sigma_min) = g(x, t) and which are no denoisers (:mod:`ctm_core.scalings`).
+    sigma_min
+        The time at which a consistency model is the identity.
     """
 
-    def __init__(self, model: nn.Module, sigma_data: float = 0.5) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sigma_data: float = 0.5,
+        *,
+        inner: str = "edm",
+        sigma_min: float = 0.002,
+    ) -> None:
         super().__init__()
         self.model = model
         self.sigma_data = sigma_data
+        self.parametrisation = inner
+        self.sigma_min = sigma_min
 
     @property
     def time_s(self) -> bool:
-        """Whether the network knows the target time s, so that g and G exist."""
+        """Whether the network knows the target time s, so that g and G exist for every s."""
         return bool(self.model.time_s)
+
+    @property
+    def consistency(self) -> bool:
+        """Whether this is a consistency model, without s and with the ``cm`` parametrisation."""
+        return self.parametrisation == "cm"
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether G exists: for every s, or for sigma_min alone in a consistency model."""
+        return self.time_s or self.consistency
 
     @property
     def label_dim(self) -> int:
@@ -120,16 +144,36 @@ class Trajectory(nn.Module):
     def G(
         self, x: Tensor, t: Tensor | float, s: Tensor | float, y: Tensor | None = None
     ) -> Tensor:
-        """The jump from t to s along the trajectory through x. Raises as :meth:`raw`."""
+        """The jump from t to s along the trajectory through x.
+
+        Raises
+        ------
+        UserError
+            As :meth:`raw`; for a consistency model if ``s`` is not sigma_min.
+        """
+        if self.consistency:
+            if bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
+                raise UserError(
+                    "this is a consistency model: it jumps to sigma_min alone, so it is sampled "
+                    "with gamma = 1"
+                )
+            return self.inner(self.raw(x, t, None, y), x, t)
         return self.jump(self.raw(x, t, s, y), x, t, s)
 
     def inner(self, raw: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
         """g from the raw output F of (x, t, s): c_skip x + c_out F."""
-        coefficients = scalings(_times(t, x), self.sigma_data)
+        coefficients = inner_coefficients(
+            self.parametrisation,
+            _times(t, x),
+            sigma_data=self.sigma_data,
+            sigma_min=self.sigma_min,
+        )
         return _scale(coefficients.c_skip, x) + _scale(coefficients.c_out, raw)
 
     def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        """G from the raw output F of (x, t, s)."""
+        """G from the raw output F of (x, t, s); of (x, t) in a consistency model."""
+        if self.consistency:
+            return self.inner(raw, x, t)
         outer = outer_coefficients("euler", _times(t, x), _times(s, x))
         return _scale(outer.c_skip, x) + _scale(outer.c_out, self.inner(raw, x, t))
 
@@ -140,7 +184,18 @@ class Trajectory(nn.Module):
         y: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known."""
+        """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known.
+
+        Raises
+        ------
+        UserError
+            As :meth:`raw`; for a consistency model, which has none.
+        """
+        if self.consistency:
+            raise UserError(
+                "this is a consistency model: it has no denoiser, so heun and euler cannot sample "
+                "it; use the sampler gamma with gamma = 1"
+            )
         return self.g(x, t, None, y, augment_labels)
 
     def forward(

@@ -29,6 +29,9 @@ class Training(Section):
         default=0, ge=0, description="linear decay to zero over the last steps"
     )
     optimizer: Literal["radam", "adam"] = "radam"
+    kernel: Literal["foreach", "fused", "loop"] = Field(
+        default="foreach", description="how optimiser and EMA walk over the tensors"
+    )
     ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay a step")
     ema_rampup: float | None = Field(
         default=None, gt=0, description="half-life of the EMA at most this share of the steps done"
@@ -56,6 +59,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
+        if self.kernel == "fused" and self.optimizer == "radam":
+            raise ValueError("there is no fused RAdam; kernel must be foreach or loop")
         if self.evaluated_ema is not None and self.evaluated_ema not in self.ema:
             raise ValueError(f"evaluated_ema must be one of ema = {list(self.ema)}")
         if self.micro_batch is not None and self.batch_size % self.micro_batch:

@@ -10,58 +10,42 @@ One step, as the paper's algorithm 1 without the adversarial term::
     L        = d(x_est, x_target) + λ_dsm L_dsm
 
 ``matching`` chooses u: *soft* as above; *local* fixes k = 1; *global* solves with the teacher all
-the way, u = s = t_j, and has no inner target map.
-
-The adaptive weight (section 2.5 of the released behaviour) is
-
-.. math::
-    \lambda = \operatorname{clip}\Big(
-        \frac{\|\nabla_w L_{ctm}\|}{\|\nabla_w L_{dsm}\| + 10^{-4}}, 0, 10^4 \Big)
-
-with w the weight of the student's last convolution. Both gradients reach w through the raw output
-F of their forward pass, so :math:`\delta = \partial L/\partial F` is computed once and serves
-twice: pulled back from F to w for the norm, and as the seed of the one backward pass that fills
-the student's gradient.
+the way, u = s = t_j, and has no inner target map. With an adversary, λ_gan L_gan(x_est) is added
+(:mod:`ctm_core.objectives.adversarial`). The weights λ: :mod:`ctm_core.balance`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ctm_core import config, schedule
-from ctm_core.objectives import Batch
+from ctm_core.balance import Call, Loss, Rule
+from ctm_core.objectives import Batch, Objective
 from ctm_core.objectives.dsm import dsm_loss
 from ctm_core.solvers import heun_step
 from ctm_core.trajectory import Trajectory
 
 if TYPE_CHECKING:
+    from ctm_core.objectives.adversarial import Adversary
     from ctm_core.perceptual import Distance
 
-__all__ = ["CtmObjective", "adaptive_weight"]
+__all__ = ["OBJECTIVE", "CtmObjective", "Draw", "take"]
 
 Tensor = torch.Tensor
 
 
-def adaptive_weight(
-    reference: Tensor, other: Tensor, *, low: float = 0.0, high: float = 1e4
-) -> Tensor:
-    r"""The detached ratio :math:`\|a\| / (\|b\| + 10^{-4})` of two gradients, clipped.
+class Draw(NamedTuple):
+    """What a step draws: k, and each sample's grid indices i of t and j of s, int64 (B,)."""
 
-    Parameters
-    ----------
-    reference, other
-        Gradients of the two losses with respect to the same weight, of one shape.
-    low, high
-        Clip; [0, 1e4] for DSM as released.
-    """
-    ratio = reference.norm() / (other.norm() + 1e-4)
-    weight: Tensor = ratio.clamp(low, high).detach()
-    return weight
+    k: int
+    i: Tensor
+    j: Tensor
 
 
-class CtmObjective:
+class CtmObjective(Objective):
     """CTM + DSM for a student that knows s.
 
     Parameters
@@ -74,9 +58,11 @@ class CtmObjective:
         The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
         passes through it to its input in the estimate.
     teacher
-        The frozen denoiser that the solver integrates.
+        The frozen denoiser that the solver integrates; None where :attr:`uses_teacher` is False.
     distance
         d of the consistency loss.
+    adversary
+        Adds the adversarial loss, if any.
     """
 
     def __init__(
@@ -86,64 +72,99 @@ class CtmObjective:
         diffusion: config.Diffusion,
         student: Trajectory,
         target: Trajectory,
-        teacher: Trajectory,
+        teacher: Trajectory | None,
         distance: Distance,
+        adversary: Adversary | None = None,
     ) -> None:
+        super().__init__()
         self.section = section
+        self.diffusion = diffusion
         self.student = student
         self.target = target
         self.teacher = teacher
         self.distance = distance
+        self.adversary = adversary
         self.sigma_min = diffusion.sigma_min
-        self.diffusion = diffusion
         self.grid = schedule.karras_grid(
-            section.grid_points, diffusion.sigma_min, diffusion.sigma_max, diffusion.rho
+            section.grid_points,
+            diffusion.sigma_min,
+            diffusion.sigma_max,
+            diffusion.rho,
         )
-        self.evaluations = {"teacher": 0, "student": 0, "target": 0}
+        self.evaluations = dict.fromkeys(("teacher", "student", "target"), 0)
 
     # -- the step ----------------------------------------------------------------------------
 
-    def backward(self, batch: Batch, share: float) -> dict[str, float]:
+    def calls(self, batch: Batch) -> Iterator[Call]:
         """See :class:`ctm_core.objectives.Objective`."""
-        k, i, j = self.draw(batch)
-        i, j = i.to(batch.images.device), j.to(batch.images.device)
-        grid = self.grid.to(batch.images)
-        t, s = grid[i], grid[j]
-        x_t = batch.images + t.view(-1, 1, 1, 1) * batch.normal("noise")
-
-        raw = self.student.raw(x_t, t, s, batch.labels)
-        estimate = self.to_data(self.student.jump(raw, x_t, t, s), s, batch.labels)
-        target = self.matching_target(x_t, grid, i, j, k, batch.labels)
+        drawn, grid, x_t = self.noised(batch)
+        target = self.matching_target(batch, x_t, grid, drawn)
+        raw, estimate = self.estimate(batch, x_t, grid, drawn)
         ctm = self.distance(estimate, target).mean()
-        self.evaluations["student"] += len(batch)
-        terms = {"ctm": float(ctm.detach()), "k": float(k)}
+        judged = self.adversary is not None
+        losses = [Loss.of("ctm", ctm, raw, keep=judged)]
+        if self.adversary is not None:
+            gan = self.adversary.generator_loss(estimate, batch)
+            losses.append(Loss.of("gan", gan, raw, self.rules()["gan"]))
+        del estimate, ctm
+        yield Call(raw, tuple(losses))
 
-        (delta,) = torch.autograd.grad(ctm, raw)
-        outputs, seeds, total = [raw], [delta * share], ctm.detach()
-        if self.section.dsm.enabled:
+        if self.denoises:
+            del raw, losses
             dsm, dsm_raw = self.denoising(batch)
-            (dsm_delta,) = torch.autograd.grad(dsm, dsm_raw)
-            weight = self.dsm_weight((raw, delta), (dsm_raw, dsm_delta))
-            outputs.append(dsm_raw)
-            seeds.append(dsm_delta * (weight * share))
-            total = total + weight * dsm.detach()
-            terms |= {"dsm": float(dsm.detach()), "lambda_dsm": float(weight)}
-        torch.autograd.backward(outputs, seeds)
-        return {"loss": float(total), **terms}
+            yield Call(dsm_raw, (Loss.of("dsm", dsm, dsm_raw, self.rules()["dsm"]),))
 
-    def draw(self, batch: Batch) -> tuple[int, Tensor, Tensor]:
-        """k for the global batch, and each sample's grid indices i (of t) and j (of s)."""
+    @torch.no_grad()
+    def generated(self, batch: Batch) -> Tensor:
+        """x_est of the batch: what the adversary judges."""
+        drawn, grid, x_t = self.noised(batch)
+        return self.estimate(batch, x_t, grid, drawn)[1]
+
+    def rules(self) -> dict[str, Rule]:
+        """lambda_dsm clipped to [0, 1e4], lambda_gan to [0.01, 10] (released code)."""
+        rules = {}
+        if self.denoises:
+            rules["dsm"] = Rule(self.section.dsm.weight, self.section.dsm.adaptive)
+        if self.adversary is not None:
+            rules["gan"] = self.adversary.rule
+        return rules
+
+    def facts(self, batch: Batch) -> dict[str, float]:
+        """k of the step."""
+        return {"k": float(self.draw(batch)[0])}
+
+    # -- draws -------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch) -> Draw:
+        """k for the global batch, i and j for each sample, by the laws of the released code."""
         n = self.section.grid_points
         k = 1
         if self.section.matching != "local":
-            drawn = schedule.heun_steps_from_uniform(
+            k = schedule.heun_steps_from_uniform(
                 batch.shared_uniform("k"), self.section.heun_steps
             )
-            k = int(drawn)
         i, j = schedule.indices_from_uniforms(batch.uniform("t"), batch.uniform("s"), k, n)
-        return k, i, j
+        return Draw(k, i, j)
+
+    def noised(self, batch: Batch) -> tuple[Draw, Tensor, Tensor]:
+        """The draw, the grid (N,) and x_t, on the batch's device."""
+        k, i, j = self.draw(batch)
+        device = batch.images.device
+        drawn = Draw(k, i.to(device), j.to(device))
+        grid = self.grid.to(batch.images)
+        x_t = batch.images + grid[drawn.i].view(-1, 1, 1, 1) * batch.normal("noise")
+        return drawn, grid, x_t
 
     # -- estimate and target -------------------------------------------------------------------
+
+    def estimate(
+        self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw
+    ) -> tuple[Tensor, Tensor]:
+        """The student's raw output F at (x_t, t, s), and x_est."""
+        t, s = grid[drawn.i], grid[drawn.j]
+        raw = self.student.raw(x_t, t, s if self.student.time_s else None, batch.labels)
+        self.evaluations["student"] += len(batch)
+        return raw, self.to_data(self.student.jump(raw, x_t, t, s), s, batch.labels)
 
     def to_data(self, x: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
         """G_ema(x, s, sigma_min), evaluated only where s > sigma_min: elsewhere it is x."""
@@ -152,46 +173,72 @@ class CtmObjective:
             return x
         self.evaluations["target"] += len(rows)
         end = torch.full_like(s[rows], self.sigma_min)
-        moved = self.target.G(x[rows], s[rows], end, _take(labels, rows))
+        moved = self.target.G(x[rows], s[rows], end, take(labels, rows))
         return x.index_copy(0, rows, moved.to(x.dtype))
 
     @torch.no_grad()
-    def matching_target(
-        self, x_t: Tensor, grid: Tensor, i: Tensor, j: Tensor, k: int, labels: Tensor | None
-    ) -> Tensor:
-        """x_target: the teacher's solve, the inner map of the variant, and the outer EMA map."""
-        s = grid[j]
+    def matching_target(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
+        """x_target: the solve, the inner map of the variant, and the outer EMA map."""
+        k, i, j = drawn
         if self.section.matching == "global":
-            return self.to_data(self.solve(x_t, grid, i, j - i, labels), s, labels)
-        x_u = self.solve(x_t, grid, i, torch.full_like(i, k), labels)
-        u = grid[i + k]
-        rows = (j > i + k).nonzero().flatten()  # elsewhere u = s and the inner map is the identity
-        if len(rows):
-            inner = self.student if self.section.inner == "model" else self.target
-            self.evaluations["student" if inner is self.student else "target"] += len(rows)
-            moved = inner.G(x_u[rows], u[rows], s[rows], _take(labels, rows))
-            x_u = x_u.index_copy(0, rows, moved.to(x_u.dtype))
-        return self.to_data(x_u, s, labels)
+            x_s = self.solve(x_t, grid, i, j - i, batch.labels)
+        else:
+            x_u = self.earlier(batch, x_t, grid, drawn)
+            x_s = self.inner_map(x_u, grid, i + k, j, batch.labels)
+        return self.to_data(x_s, grid[j], batch.labels)
+
+    def earlier(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
+        """x_u: where the trajectory through x_t stands k grid points later."""
+        steps = torch.full_like(drawn.i, drawn.k)
+        return self.solve(x_t, grid, drawn.i, steps, batch.labels)
+
+    def inner_map(
+        self, x_u: Tensor, grid: Tensor, at: Tensor, j: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """G_sg(x_u, u, s) by live or EMA weights; the identity, not evaluated, where u = s."""
+        rows = (j > at).nonzero().flatten()
+        if len(rows) == 0:
+            return x_u
+        self.evaluations["student" if self.live_target else "target"] += len(rows)
+        network = self.student if self.live_target else self.target
+        moved = network.G(x_u[rows], grid[at[rows]], grid[j[rows]], take(labels, rows))
+        return x_u.index_copy(0, rows, moved.to(x_u.dtype))
 
     @torch.no_grad()
     def solve(
         self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Tensor | None
     ) -> Tensor:
-        """Heun steps of the teacher along the grid from t_i, ``steps`` of each sample."""
+        """Solver(x_t, t, u): Heun steps along the grid from t_i, ``steps`` of each sample."""
+        network, counted = self.denoiser()
         x = x.clone()
         for m in range(int(steps.max())):
             rows = (steps > m).nonzero().flatten()
-            y = _take(labels, rows)
+            y = take(labels, rows)
 
-            def denoiser(z: Tensor, time: Tensor, y: Tensor | None = y) -> Tensor:
-                return self.teacher.denoise(z, time, y)
+            def denoise(z: Tensor, time: Tensor, y: Tensor | None = y) -> Tensor:
+                return network.denoise(z, time, y)
 
             t, t_next = grid[i[rows] + m], grid[i[rows] + m + 1]
-            x[rows] = heun_step(denoiser, x[rows], t, t_next)
-            self.evaluations["teacher"] += 2 * len(rows)
+            x[rows] = heun_step(denoise, x[rows], t, t_next)
+            self.evaluations[counted] += 2 * len(rows)
         return x
 
+    def denoiser(self) -> tuple[Trajectory, str]:
+        """The network whose ODE is solved, and the name it is counted under."""
+        assert self.teacher is not None
+        return self.teacher, "teacher"
+
+    @property
+    def live_target(self) -> bool:
+        """Whether the inner map of the target takes live weights, not the EMA's."""
+        return self.section.inner == "model"
+
     # -- denoising -----------------------------------------------------------------------------
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the denoising loss is part of the objective."""
+        return self.section.dsm.enabled
 
     def denoising(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean DSM loss, and the raw output it came through."""
@@ -217,16 +264,10 @@ class CtmObjective:
             rho=self.diffusion.rho,
         )
 
-    def dsm_weight(self, ctm: tuple[Tensor, Tensor], dsm: tuple[Tensor, Tensor]) -> Tensor:
-        """lambda_dsm from (raw output, its gradient) of both losses, in float32 or wider."""
-        scale = self.section.dsm.weight
-        if not self.section.dsm.adaptive:
-            return torch.tensor(scale, device=ctm[0].device)
-        w = self.student.output_weight
-        (at_ctm,) = torch.autograd.grad(ctm[0], w, ctm[1], retain_graph=True)
-        (at_dsm,) = torch.autograd.grad(dsm[0], w, dsm[1], retain_graph=True)
-        return scale * adaptive_weight(at_ctm, at_dsm)
 
-
-def _take(labels: Tensor | None, rows: Tensor) -> Tensor | None:
+def take(labels: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Labels of some rows; None stays None."""
     return None if labels is None else labels[rows]
+
+
+OBJECTIVE = CtmObjective

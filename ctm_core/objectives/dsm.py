@@ -10,11 +10,14 @@ the mean over the D elements of an image. For CTM,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from ctm_core import schedule
+from ctm_core.balance import Call, Loss
 from ctm_core.config import Teacher
-from ctm_core.objectives import Batch
+from ctm_core.objectives import Batch, Objective
 from ctm_core.scalings import loss_weight
 from ctm_core.trajectory import Trajectory
 
@@ -51,20 +54,35 @@ def dsm_loss(
     return (weight * (denoised - images) ** 2).flatten(1).mean(1), raw
 
 
-class DsmObjective:
+class DsmObjective(Objective):
     """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2)."""
 
+    time_s = False
+    uses_teacher = False
+
     def __init__(self, section: Teacher, student: Trajectory) -> None:
+        super().__init__()
         self.section = section
         self.student = student
-        self.evaluations = {"student": 0}
 
-    def backward(self, batch: Batch, share: float) -> dict[str, float]:
+    def calls(self, batch: Batch) -> Iterator[Call]:
         """See :class:`ctm_core.objectives.Objective`."""
+        loss, raw = dsm_loss(
+            self.student, batch.images, self._sigma(batch), batch.normal("noise"), batch.labels
+        )
+        self.evaluations["student"] += len(batch)
+        yield Call(raw, (Loss.of("loss", loss.mean(), raw),))
+
+    @torch.no_grad()
+    def generated(self, batch: Batch) -> Tensor:
+        """The denoised images."""
+        sigma = self._sigma(batch)
+        noisy = batch.images + sigma.view(-1, 1, 1, 1) * batch.normal("noise")
+        self.evaluations["student"] += len(batch)
+        return self.student.denoise(noisy, sigma, batch.labels)
+
+    def _sigma(self, batch: Batch) -> Tensor:
         sigma = schedule.lognormal_sigma(
             batch.uniform("sigma"), p_mean=self.section.p_mean, p_std=self.section.p_std
-        ).to(batch.images)
-        loss, _ = dsm_loss(self.student, batch.images, sigma, batch.normal("noise"), batch.labels)
-        (loss.mean() * share).backward()  # type: ignore[no-untyped-call]
-        self.evaluations["student"] += len(batch)
-        return {"loss": float(loss.detach().mean())}
+        )
+        return sigma.to(batch.images)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctm_core.objectives.adversarial import hinge_discriminator, hinge_generator
-from ctm_core.objectives.ctm import adaptive_weight
+from ctm_core.balance import Rule, adaptive_weight
+from ctm_core.objectives import Batch
+from ctm_core.objectives.adversarial import HIGH, LOW, hinge_discriminator, hinge_generator
 from ctm_core.objectives.dsm import dsm_loss
 from ctm_core.perceptual import LpipsVgg
 from ctm_core.perceptual.vgg import VGG16_STAGES
@@ -36,43 +37,40 @@ def lpips(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     yield from loss_checks("lpips", golden, precision, made)
 
 
+class ToyAdversary:
+    """Stands in for :class:`ctm_core.objectives.adversarial.Adversary` with linear logits."""
+
+    period = 2
+    rule = Rule(low=LOW, high=HIGH)
+
+    def __init__(self, golden: Golden) -> None:
+        self.golden = golden
+
+    def generator_loss(self, fake: Tensor, batch: Batch) -> Tensor:
+        """L_G of the file's discriminator."""
+        return hinge_generator(_judged(self.golden, fake))
+
+
 @case("ctm_training")
 def gan_g(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
-    """The generator's step against a linear discriminator."""
+    """The generator's step against a linear discriminator, through the objective that trains."""
     made = objective(golden, precision)
+    made.adversary = ToyAdversary(golden)  # type: ignore[assignment]
     batch = GoldenBatch(golden, precision)
-    k, i, j = made.draw(batch)
-    grid = made.grid.to(precision)
-    t, s = grid[i], grid[j]
-    x_t = batch.images + t.view(-1, 1, 1, 1) * batch.normal("noise")
-    raw = made.student.raw(x_t, t, s, batch.labels)
-    estimate = made.to_data(made.student.jump(raw, x_t, t, s), s, batch.labels)
-    target = made.matching_target(x_t, grid, i, j, k, batch.labels)
-    per_sample = made.distance(estimate, target)
-    gan = hinge_generator(_judged(golden, estimate))
-    dsm, dsm_raw = made.denoising(batch)
-
-    (at_ctm,) = torch.autograd.grad(per_sample.mean(), raw, retain_graph=True)
-    (at_gan,) = torch.autograd.grad(gan, raw)
-    (at_dsm,) = torch.autograd.grad(dsm, dsm_raw)
-    w = made.student.output_weight
-    lambda_dsm = made.dsm_weight((raw, at_ctm), (dsm_raw, at_dsm))
-    (ctm_w,) = torch.autograd.grad(raw, w, at_ctm, retain_graph=True)
-    (gan_w,) = torch.autograd.grad(raw, w, at_gan, retain_graph=True)
-    lambda_gan = adaptive_weight(ctm_w, gan_w, low=0.01, high=10.0)
-    seeds = [at_ctm + lambda_gan * at_gan, lambda_dsm * at_dsm]
-    torch.autograd.backward([raw, dsm_raw], seeds)
+    terms = made.backward(batch, 1.0)
     gradients = [p.grad for p in made.student.parameters() if p.grad is not None]
+    noted = made.last_layer
+    unclipped = adaptive_weight(noted["consistency"], noted["gan"], high=float("inf"))
     with torch.no_grad():
         sigma, noise = golden["in/dsm_sigma"], batch.normal("dsm_noise")
         each, _ = dsm_loss(made.student, batch.images, sigma, noise, batch.labels)
     ours: dict[str, Tensor | float] = {
-        "consistency_loss": per_sample,
-        "denoising_loss": lambda_dsm * each,
-        "lambda_dsm": lambda_dsm,
-        "lambda_gan_before_clip": adaptive_weight(ctm_w, gan_w, high=float("inf")),
-        "weighted_g_loss": lambda_gan * gan,
-        "total": per_sample.mean() + lambda_dsm * dsm + lambda_gan * gan,
+        "consistency_loss": made.distances,
+        "denoising_loss": terms["lambda_dsm"] * each,
+        "lambda_dsm": terms["lambda_dsm"],
+        "lambda_gan_before_clip": unclipped,
+        "weighted_g_loss": terms["lambda_gan"] * terms["gan"],
+        "total": terms["loss"],
         "grad_norm": torch.nn.utils.get_total_norm(gradients),
     }
     for name, value in ours.items():
@@ -85,12 +83,7 @@ def gan_d(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """The discriminator's step, which is its loss and nothing else."""
     made = objective(golden, precision)
     batch = GoldenBatch(golden, precision)
-    _, i, j = made.draw(batch)
-    grid = made.grid.to(precision)
-    t, s = grid[i], grid[j]
-    with torch.no_grad():
-        x_t = batch.images + t.view(-1, 1, 1, 1) * batch.normal("noise")
-        estimate = made.to_data(made.student.G(x_t, t, s, batch.labels), s, batch.labels)
+    estimate = made.generated(batch)
     losses = {
         "logits_real": _judged(golden, batch.images),
         "logits_fake": _judged(golden, estimate),

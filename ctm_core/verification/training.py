@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ctm_core import config, ema
+from ctm_core.balance import Call
 from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective
+from ctm_core.objectives.ctm import CtmObjective, Draw
 from ctm_core.objectives.dsm import dsm_loss
 from ctm_core.perceptual import Distance, build_distance
 from ctm_core.trajectory import Trajectory
@@ -45,27 +46,30 @@ class GoldenObjective(CtmObjective):
     #: Gradients at the last convolution, by loss.
     last_layer: dict[str, Tensor]
 
-    def draw(self, batch: Batch) -> tuple[int, Tensor, Tensor]:
+    def draw(self, batch: Batch) -> Draw:
         """The stored k, i and j."""
-        return (
+        return Draw(
             int(self.golden["in/heun_steps"]),
             self.golden["in/idx_t"].long(),
             self.golden["in/idx_s"].long(),
         )
+
+    @property
+    def distances(self) -> Tensor:
+        """d of each sample in the last step."""
+        assert isinstance(self.distance, _Noting)
+        return self.distance.values
 
     def noise_levels(self, batch: Batch) -> Tensor:
         """The stored sigma."""
         sigma: Tensor = self.golden["in/dsm_sigma"]
         return sigma
 
-    def dsm_weight(self, ctm: tuple[Tensor, Tensor], dsm: tuple[Tensor, Tensor]) -> Tensor:
-        """lambda_dsm, noting the gradients it is made of."""
-        w = self.student.output_weight
-        self.last_layer = {
-            name: torch.autograd.grad(raw, w, delta, retain_graph=True)[0]
-            for name, (raw, delta) in {"consistency": ctm, "dsm": dsm}.items()
-        }
-        return super().dsm_weight(ctm, dsm)
+    def at_w(self, call: Call) -> dict[str, Tensor]:
+        """Gradients at the last convolution, noted."""
+        found = super().at_w(call)
+        self.last_layer |= {name.replace("ctm", "consistency"): g for name, g in found.items()}
+        return found
 
 
 class _Noting(Distance):
@@ -106,6 +110,7 @@ def objective(
         distance=_Noting(distance or build_distance("l2")),
     )
     made.golden = golden
+    made.last_layer = {}
     return made
 
 
@@ -165,6 +170,7 @@ def loss_checks(
             yield compare(
                 f"{group}/{name}", value, expected, precision, solve=True, per_sample=per_sample
             )
+    assert made.teacher is not None
     for name, frozen in {"target": made.target, "teacher": made.teacher}.items():
         grads = [p for p in frozen.parameters() if p.grad is not None]
         yield exact(f"{group}/gradients in the {name}", len(grads), 0)

@@ -33,6 +33,7 @@ from ctm_core.runs import RunFolder
 Ctm = Callable[..., Ended]
 VERBS = (
     "assets",
+    "convert",
     "data",
     "evaluate",
     "features",
@@ -354,9 +355,9 @@ def test_divergence_ends_with_3_and_is_not_repeated(
     backward = CtmObjective.backward
     trained: list[int] = []
 
-    def spoilt(self: CtmObjective, batch: Batch, share: float) -> dict[str, float]:
+    def spoilt(self: CtmObjective, batch: Batch, *arguments: Any) -> dict[str, float]:
         trained.append(batch.step)
-        terms = backward(self, batch, share)
+        terms = backward(self, batch, *arguments)
         return terms | {"dsm": math.nan} if batch.step == 5 else terms
 
     monkeypatch.setattr(CtmObjective, "backward", spoilt)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import tiny
 from torch import Tensor
 
 from ctm_core import config, ema, model_file, objectives, perceptual, schedule
+from ctm_core.balance import adaptive_weight
+from ctm_core.config.objective import traits
 from ctm_core.errors import UserError
 from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective, adaptive_weight
+from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.objectives.dsm import DsmObjective, dsm_loss
 from ctm_core.trajectory import Trajectory
 
@@ -342,16 +343,14 @@ def test_noise_levels_follow_the_two_part_law() -> None:
 
 
 def test_objectives_by_name() -> None:
-    parts = {
-        "experiment": tiny.experiment(),
-        "model": "ctm",
-        "student": network(0, time_s=True),
-        "target": network(1, time_s=True),
-        "teacher": network(2, time_s=False),
-        "distance": perceptual.build_distance("l2"),
-    }
-    made = objectives.build("ctm", **parts)  # type: ignore[arg-type]
-    assert isinstance(made, CtmObjective)
-    assert len(made.grid) == 4
-    with pytest.raises(UserError, match="no objective 'gan'; there are: ctm"):
-        objectives.build("gan", **parts)  # type: ignore[arg-type]
+    assert objectives.names() == ["cd", "ct", "ctm", "ctm_s0", "ctm_scratch"]
+    assert objectives.find("ctm") is CtmObjective
+    with pytest.raises(UserError, match="no objective 'gan'; there are: cd, ct, ctm"):
+        objectives.find("gan")
+
+
+def test_what_the_configuration_knows_of_an_objective_is_so() -> None:
+    for name in objectives.names():
+        kind, known = objectives.find(name), traits(name)
+        assert kind.uses_teacher == known.teacher, name
+        assert kind.final_only == known.sigma_min_only, name

@@ -17,7 +17,7 @@ import torch
 from fixtures import tiny
 from fixtures.tiny import KillAt, Trained
 
-from ctm_core import checkpoint, ema, jobs, training
+from ctm_core import checkpoint, ema, jobs, optimizers
 from ctm_core.config import Training
 from ctm_core.data import Dataset
 from ctm_core.errors import Diverged, Interrupted
@@ -108,17 +108,17 @@ def steps_of(run: Path) -> list[int]:
 
 
 def after_steps(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], None]) -> None:
-    """Do something in the middle of a process's step ``count`` (from 1)."""
-    step, calls = Trainer._step, 0
+    """Do something in a process's step ``count`` (from 1), once its gradients are there."""
+    apply, calls = Trainer._apply, 0
 
-    def counted(self: Trainer) -> dict[str, float]:
+    def counted(self: Trainer, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == count:
             act()
-        return step(self)
+        apply(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "_apply", counted)
 
 
 # -- interruptions -----------------------------------------------------------------------------
@@ -156,6 +156,31 @@ def test_a_signal_ends_after_the_step_with_a_checkpoint(
     ctm_case.assert_undisturbed()
 
 
+def test_a_signal_between_micro_batches_drops_the_step(
+    ctm_case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"models.ctm.training.micro_batch": 2}
+    whole = ctm_case.train(changes, runs=tmp_path / "whole", output=tmp_path / "whole" / "out")
+    backward, calls = CtmObjective.backward, 0
+
+    def counted(self: CtmObjective, batch: Batch, *arguments: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 4 * 6 + 2:  # the second micro-batch of the seventh step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(self, batch, *arguments)
+
+    monkeypatch.setattr(CtmObjective, "backward", counted)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 6"):
+        ctm_case.train(changes)
+    assert calls == 4 * 6 + 2
+    monkeypatch.undo()
+    parts = ctm_case.train(changes)
+    assert parts.read_bytes() == whole.read_bytes()
+    records = [read_json(path.parent / "training.json") for path in (parts, whole)]
+    assert records[0]["forward_passes"] == records[1]["forward_passes"]
+
+
 def test_a_signal_in_the_last_step_comes_too_late(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +198,7 @@ def test_kill_9_again_and_again(case: Case) -> None:
         ("os:rename", 1),  # it is whole and about to appear
         (step, 7),  # after the snapshot, before the second checkpoint
         ("ctm_core.checkpoint:prune", 1),
-        ("ctm_core.jobs:_deliver", 1),
+        ("ctm_core.jobs:_Job.deliver", 1),
         ("shutil:copyfile", 2),
     ):
         ended = case.command(KillAt(place, count))
@@ -327,14 +352,14 @@ def test_channels_last_resumes_exactly_too(
         ctm_case.train(changes)
     monkeypatch.undo()
     layouts = []
-    original = training._restore
+    original = optimizers.restore
 
     def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
         original(optimizer, tensors)
         for parameter, state in optimizer.state.items():
             layouts.append(state["exp_avg"].stride() == parameter.stride())
 
-    monkeypatch.setattr(training, "_restore", restore)
+    monkeypatch.setattr(optimizers, "restore", restore)
     parts = ctm_case.train(changes)
     assert layouts and all(layouts)
     assert parts.read_bytes() == whole.read_bytes()
@@ -349,9 +374,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float = ma
         backward = kind.backward
 
         def spoilt(
-            self: Any, batch: Batch, share: float, backward: Any = backward
+            self: Any, batch: Batch, *arguments: Any, backward: Any = backward
         ) -> dict[str, float]:
-            terms: dict[str, float] = backward(self, batch, share)
+            terms: dict[str, float] = backward(self, batch, *arguments)
             if batch.step + 1 == at:
                 terms |= {term: value, "loss": value}
             return terms
@@ -394,8 +419,8 @@ def test_divergence_names_term_and_step_and_keeps_the_last_checkpoint(
 def test_a_gradient_that_is_not_finite(ctm_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     backward = CtmObjective.backward
 
-    def spoilt(self: CtmObjective, batch: Batch, share: float) -> dict[str, float]:
-        terms = backward(self, batch, share)
+    def spoilt(self: CtmObjective, batch: Batch, *arguments: Any) -> dict[str, float]:
+        terms = backward(self, batch, *arguments)
         if batch.step == 2:
             gradient = self.student.output_weight.grad
             assert gradient is not None
@@ -424,9 +449,10 @@ class Recorded:
     def __init__(self, student: torch.nn.Module) -> None:
         self.student = student
         self.evaluations: dict[str, int] = {}
+        self.adversary = None
         self.batches: list[tuple[Batch, float, torch.Tensor]] = []
 
-    def backward(self, batch: Batch, share: float) -> dict[str, float]:
+    def backward(self, batch: Batch, share: float, *weights: Any) -> dict[str, float]:
         self.batches.append((batch, share, torch.rand(1)))  # the generator dropout draws from
         value = batch.images.mean() * sum(p.sum() for p in self.student.parameters())
         (share * value).backward()
@@ -524,7 +550,9 @@ def test_torchs_generator_is_set_before_each_forward(digits: Dataset, tmp_path: 
 
 def test_learning_rate_schedule(digits: Dataset, tmp_path: Path) -> None:
     made, _ = trainer(digits, tmp_path, warmup_steps=4, decay_steps=5, learning_rate=0.1)
-    factors = [made._schedule(step) for step in range(10)]
+    factors = []
+    for made.step in range(10):
+        factors.append(made._schedule())
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
     made.step = 7
     made._step()
@@ -566,8 +594,8 @@ def test_bf16_trains_and_differs(ctm_case: Case, student: Trained) -> None:
 def test_precision_auto_is_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, expected in (("flags: avx amx_bf16", "bf16"), ("flags: avx", "fp32")):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
-        assert training.resolve_precision("auto") == expected
-        assert training.resolve_precision("bf16") == "bf16"
+        assert optimizers.resolve_precision("auto") == expected
+        assert optimizers.resolve_precision("bf16") == "bf16"
 
 
 def test_off_the_main_thread_signals_are_left_alone(ctm_case: Case) -> None:

@@ -27,12 +27,13 @@ for path, experiment in FILES.values():
             digest=experiment.train_hash("teacher"),
             config=path,
             runs="runs",
+            processes=experiment.resources.training.processes,
             data=subpath(input.manifest, parent=True),
             folder=subpath(output.weights, parent=True),
         shell:
             "ctm teacher --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
             " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
-            " 2>&1 | tee -i {log:q}"
+            " --processes {params.processes} 2>&1 | tee -i {log:q}"
 
 
 # Networks of others: a teacher, or a model that its authors released. Not an input, so that a plan

@@ -30,6 +30,7 @@ for path, experiment in FILES.values():
                 config=path,
                 model=model,
                 runs="runs",
+                processes=experiment.resources.training.processes,
                 data=subpath(input.manifest, parent=True),
                 start=start_options,
                 folder=subpath(output.weights, parent=True),
@@ -37,4 +38,4 @@ for path, experiment in FILES.values():
                 "ctm train --config {params.config:q} --model {params.model}"
                 " --seed {wildcards.seed} --data {params.data:q} {params.start:q}"
                 " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
-                " 2>&1 | tee -i {log:q}"
+                " --processes {params.processes} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,133 @@
+r"""Adaptive loss weights, and the gradient of the weighted sum, without extra backward passes.
+
+A student's loss is :math:`L = L_1 + \sum_i \lambda_i L_i` with, as CTM has it (section 3.3; the
+released code's clips),
+
+.. math::
+   \lambda_i = c_i \operatorname{clip}\Big(
+       \frac{\|\partial L_1 / \partial w\|}{\|\partial L_i / \partial w\| + 10^{-4}},
+       \text{low}_i, \text{high}_i \Big)
+
+for one weight tensor w near the network's end (``Trajectory.output_weight``). Every loss reaches w
+and all other parameters through the raw output F of one call of the student. So
+:math:`\delta_i = \partial L_i / \partial F` is computed once and serves twice: pulled back from F
+to w, which is short, for the norm; and, as :math:`\sum_i \lambda_i \delta_i`, as the start of the
+one pass through the network that fills the gradient. Losses through the same call share that pass.
+
+(A ratio of the norms of the :math:`\delta_i` themselves would be another weight.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Call", "Loss", "Rule", "adaptive_weight", "at_weight", "pull_back", "weigh"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a loss is weighted against the reference: the first loss of a step.
+
+    Parameters
+    ----------
+    scale
+        Factor on the adaptive weight, or the weight itself if not ``adaptive``.
+    low, high
+        Clip of the ratio: [0, 1e4] for DSM and [0.01, 10] for the adversarial loss as released.
+    """
+
+    scale: float = 1.0
+    adaptive: bool = True
+    low: float = 0.0
+    high: float = 1e4
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of one call: its mean over the batch, detached, and its gradient at F."""
+
+    name: str
+    value: Tensor
+    delta: Tensor
+    rule: Rule | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, value: Tensor, raw: Tensor, rule: Rule | None = None, *, keep: bool = False
+    ) -> Loss:
+        """Differentiate ``value`` with respect to F; ``keep`` if another loss shares the way."""
+        (delta,) = torch.autograd.grad(value, raw, retain_graph=keep)
+        return cls(name, value.detach(), delta, rule)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the student: its raw output F (B, C, H, W) with its graph, and its losses."""
+
+    raw: Tensor
+    losses: tuple[Loss, ...]
+
+    def seed(self, weights: Mapping[str, Tensor | float]) -> Tensor:
+        """The sum of lambda delta, to start the backward pass with."""
+        first, *others = (weights.get(loss.name, 1.0) * loss.delta for loss in self.losses)
+        total: Tensor = first
+        for other in others:
+            total = total + other
+        return total
+
+
+def adaptive_weight(
+    reference: Tensor, other: Tensor, *, low: float = 0.0, high: float = 1e4
+) -> Tensor:
+    r"""The detached ratio :math:`\|a\| / (\|b\| + 10^{-4})` of two gradients, clipped.
+
+    Parameters
+    ----------
+    reference, other
+        Gradients of the two losses with respect to the same weight, of one shape; or their norms.
+    low, high
+        Clip.
+    """
+    ratio = reference.norm() / (other.norm() + 1e-4)
+    weight: Tensor = ratio.clamp(low, high).detach()
+    return weight
+
+
+def at_weight(call: Call, loss: Loss, w: Tensor) -> Tensor:
+    """Gradient of one loss with respect to w, pulled back from F; in float32 or wider."""
+    (gradient,) = torch.autograd.grad(call.raw, w, loss.delta, retain_graph=True)
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+
+
+def weigh(
+    rules: Mapping[str, Rule], gradients: Mapping[str, Tensor], reference: Tensor | None
+) -> dict[str, Tensor | float]:
+    """Loss weights by name.
+
+    Parameters
+    ----------
+    rules
+        Of the losses to weigh.
+    gradients
+        Each adaptive loss's gradient at w.
+    reference
+        The reference's, where any of them is adaptive.
+    """
+    weights: dict[str, Tensor | float] = {}
+    for name, rule in rules.items():
+        if not rule.adaptive:
+            weights[name] = rule.scale
+            continue
+        assert reference is not None, "a loss to be weighted has to follow the reference"
+        ratio = adaptive_weight(reference, gradients[name], low=rule.low, high=rule.high)
+        weights[name] = rule.scale * ratio
+    return weights
+
+
+def pull_back(call: Call, weights: Mapping[str, Tensor | float], share: float) -> None:
+    """Add ``share`` times the gradient of the weighted losses to the parameters' ``.grad``."""
+    torch.autograd.backward([call.raw], [call.seed(weights) * share])

@@ -1,0 +1,55 @@
+"""Optimisers by configuration: each kernel takes the same steps, and state survives a file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ctm_core import optimizers
+from ctm_core.config import Training
+
+
+def run(steps: int, **section: object) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2)
+    made = Training.model_validate({"steps": 1, "batch_size": 1} | section)
+    optimizer = optimizers.build(made, net.parameters())
+    advance(net, optimizer, range(steps))
+    return net, optimizer
+
+
+def advance(net: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"), [("radam", "loop"), ("adam", "loop"), ("adam", "fused")]
+)
+def test_kernels_take_the_same_steps(name: str, kernel: str) -> None:
+    usual, _ = run(10, optimizer=name, learning_rate=0.05)
+    other, _ = run(10, optimizer=name, learning_rate=0.05, kernel=kernel)
+    for a, b in zip(usual.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_there_is_no_fused_radam() -> None:
+    with pytest.raises(ValueError, match="no fused RAdam"):
+        Training.model_validate({"steps": 1, "batch_size": 1, "kernel": "fused"})
+
+
+@pytest.mark.parametrize("name", ["radam", "adam"])
+def test_state_comes_back_from_flat_tensors(name: str) -> None:
+    whole, _ = run(10, optimizer=name)
+    half, before = run(6, optimizer=name)
+    again = optimizers.build(
+        Training.model_validate({"steps": 1, "batch_size": 1, "optimizer": name}),
+        half.parameters(),
+    )
+    optimizers.restore(again, optimizers.flatten(before))
+    advance(half, again, range(6, 10))
+    for a, b in zip(whole.parameters(), half.parameters(), strict=True):
+        assert torch.equal(a, b)
