@@ -1,13 +1,18 @@
 """The paper's experiments as a plan: complete without a single file, refused without them."""
 
+import csv
 import re
+import shutil
 import time
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from fixtures.project import Project, jobs
 
-from ctm_core import assets
-from ctm_core.config import load_experiment, load_workflow
+from ctm_core import assets, model_file
+from ctm_core.config import Experiment, load_experiment, load_workflow
 from ctm_core.protocols import load_protocol
 
 PAPER = ("--configfile", "config/paper.yaml")
@@ -137,3 +142,69 @@ def test_a_mistake_in_the_paper_is_one_sentence(
     output = project.run("snakemake", "-n", *PAPER, *TABLE, code=2)
     assert output.splitlines()[-1].startswith(f"snakemake: config/{file}: {expected}")
     assert "Traceback" not in output
+
+
+# -- converted networks, from their files to the table ------------------------------------------
+
+
+ASSET = """
+  {name}:
+    title: A small network for a test
+    kind: file
+    file: {file}
+    by_hand: nowhere
+    format: torch
+    licence: none
+"""
+
+
+def a_network_of_others(path: Path, experiment: Experiment, *, time_s: bool) -> None:
+    """Random weights in the form of ctm-cifar10's files: a flat dictionary of tensors."""
+    torch.manual_seed(1)
+    model = model_file.build_model(
+        network=experiment.network,
+        diffusion=experiment.diffusion,
+        resolution=8,
+        channels=1,
+        label_dim=10,
+        time_s=time_s,
+    )
+    path.parent.mkdir(exist_ok=True)
+    torch.save(model.state_dict(), path)
+
+
+def test_converted_networks_teach_and_are_scored(project: Project) -> None:
+    smoke = project.path / "config/experiments/smoke.yaml"
+    section = yaml.safe_load(smoke.read_text())
+    section |= {"experiment": "mine", "teacher": {"asset": "a-teacher"}}
+    del section["models"]["ctm_nodsm"], section["evaluation"]["samplers"]["ctm_nodsm"]
+    section["models"]["ctm"]["training"] |= {"steps": 2, "snapshots": []}
+    section["models"]["ctm_gan"] = {"weights": "a-student", "step": 7}
+    section["evaluation"]["samplers"]["ctm_gan"] = [{"sampler": "gamma", "nfe": [1], "gamma": [0]}]
+    section["evaluation"]["protocols"] = {"desk-smoke": "all"}
+    (project.path / "mine.yaml").write_text(yaml.safe_dump(section))
+    (project.path / "config.yaml").write_text("experiments: [mine.yaml]\n")
+    experiment = load_experiment(project.path / "mine.yaml")
+    with (project.path / "config/assets.yaml").open("a") as file:
+        file.write(ASSET.format(name="a-teacher", file="teacher.pt"))
+        file.write(ASSET.format(name="a-student", file="model000007.pt"))
+    folder = project.path / "files"
+    a_network_of_others(folder / "teacher.pt", experiment, time_s=False)
+    a_network_of_others(folder / "model000007.pt", experiment, time_s=True)
+    command = ("snakemake", "--cores", "2", "--configfile", "config.yaml", *TABLE)
+    project.run(*command, CTM_ASSETS="files")
+
+    with (project.path / "results/table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["model"], row["step"], row["sampler"]) for row in rows}
+    assert found == {
+        ("teacher", "0", "heun"),
+        ("ctm", "2", "gamma"),
+        ("ctm_gan", "7", "gamma"),
+    }
+    for origin, asset in (("teachers", "a-teacher"), ("released", "a-student")):
+        made = project.path / f"results/{origin}/{asset}"
+        assert {path.name for path in made.iterdir()} == {"weights.safetensors", "provenance.json"}
+    # Converted once: the files may go, or lie elsewhere.
+    shutil.rmtree(folder)
+    assert project.planned(*TABLE, configuration=("--configfile", "config.yaml")) == {}
