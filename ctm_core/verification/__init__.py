@@ -82,6 +82,8 @@ def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
     """Run one case, gradients on and torch's default dtype float32."""
     checks: list[Check] = []
     problem = None
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(SINGLE)
     try:
         with torch.enable_grad():
             for done in found.function(folder.load(found.file), precision):
@@ -89,7 +91,9 @@ def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
     except UserError as error:
         problem = str(error)
     except Exception as error:  # a case that cannot run has not passed, whatever stopped it
-        problem = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        torch.set_default_dtype(default)
     return Result(found, precision, tuple(checks), problem)
 
 

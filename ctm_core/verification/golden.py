@@ -71,7 +71,7 @@ class Folder:
     Raises
     ------
     UserError
-        If the folder is absent or holds no golden file.
+        If the folder is absent or holds no golden file, or two files of one name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +81,12 @@ class Folder:
             raise UserError(
                 f"the golden folder {path} is absent or holds no golden file; give the folder "
                 "that holds ctm_training.safetensors and its siblings"
+            )
+        if twice := {name for name in self.names() if self.names().count(name) > 1}:
+            name = min(twice)
+            raise UserError(
+                f"the golden folder {path} holds {name}.safetensors and {name}.json, which are "
+                "one file of a set; remove one"
             )
 
     def names(self) -> list[str]:

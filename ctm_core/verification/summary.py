@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,7 @@ def _severity(result: Result) -> float:
 
 def _reason(result: Result) -> str:
     if result.problem is not None:
-        return result.problem
+        return textwrap.shorten(result.problem, 300, placeholder=" …")
     if not result.checks:
         return "nothing was checked"
     return str(max(result.checks, key=_ratio))

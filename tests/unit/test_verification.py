@@ -164,7 +164,7 @@ def wrong(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
 
 def stopped(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     yield exact("first", 1, 1)
-    raise RuntimeError("shapes differ")
+    raise RuntimeError("shapes\n\tdiffer")
 
 
 def idle(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
@@ -291,6 +291,11 @@ def test_verify_refuses_what_it_cannot_read(
         assert f"the golden folder {place} is absent or holds no golden file" in err
     code, out, err = run(monkeypatch, capsys, folder / "two.json")
     assert code == 2
+    write_json(folder / "one.json", {})
+    code, out, err = run(monkeypatch, capsys, folder)
+    assert (code, out) == (2, "")
+    assert "holds one.safetensors and one.json" in err
+    (folder / "one.json").unlink()
     whole = (folder / "one.safetensors").read_bytes()
     (folder / "one.safetensors").write_bytes(whole[: len(whole) // 2])
     code, out, err = run(monkeypatch, capsys, folder)
