@@ -96,6 +96,8 @@ def evaluate(
     torch.set_num_threads(experiment.threads)
     digest = sha256_file(weights)
     step = int(record["step"])
+    if not step and is_imported(record) and experiment.imported(model):
+        step = experiment.last_step(model)  # the file's name did not tell
     loaded = _references(references, experiment, model, record)
     # A folder for each step: the snapshots of one training are evaluated side by side.
     folder = runs / experiment.experiment / model / f"seed-{seed}" / f"evaluation-{step:08d}"
@@ -144,7 +146,7 @@ def _check_weights(
     expected: dict[str, Any] = {}
     if not is_imported(record):
         expected = {"experiment": experiment.experiment, "model": model, "seed": seed}
-    if step is not None:
+    if step is not None and (record["step"] or not is_imported(record)):
         expected["step"] = step
     for key, value in expected.items():
         if record[key] != value:

@@ -7,6 +7,7 @@ its pickle run by the same machine before ``torch.load(weights_only=True)`` read
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -103,7 +104,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Foreign]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a named pipe would wait for ever
+    try:  # a named pipe would wait for ever
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise Refusal("is a socket, no regular file") from None
+        raise
 
 
 def _described(data: memoryview, path: Path) -> tuple[str, Any]:

@@ -41,11 +41,12 @@ NO_TIME_S = (
     "has no layers of the target time s: it is a consistency model or a teacher, not a CTM student"
 )
 
+WRAPPER = "module."
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def find_state(value: Any) -> dict[str, Ref]:
-    """The state dict of a torch file, with the prefix of a parallel wrapper taken off.
+    """The state dict of a torch file.
 
     Raises
     ------
@@ -65,9 +66,6 @@ def find_state(value: Any) -> dict[str, Ref]:
             raise Refusal(f"is no flat state dict: it holds no tensor as {shown(name)}")
         if ".mini_discs." in name:
             raise Refusal("holds a discriminator, not a network that samples")
-    prefix = "module."
-    if all(name.startswith(prefix) for name in value):
-        return {name.removeprefix(prefix): entry for name, entry in value.items()}
     return dict(value)
 
 
@@ -88,10 +86,12 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
     Refusal
         If it is none of the known networks, or lacks a tensor, or holds a foreign one.
     """
-    shapes = {key: ref.shape for key, ref in state.items()}
-    for key in shapes:
+    for key in state:
         if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", key):
             raise Refusal(f"holds {shown(key)}, a name that no network's tensor has")
+    # What a wrapper for parallel training puts before each name.
+    prefix = WRAPPER if all(key.startswith(WRAPPER) for key in state) else ""
+    shapes = {key.removeprefix(prefix): ref.shape for key, ref in state.items()}
     if any(key.startswith("model.map_layer0.") for key in shapes):
         found = edm_form(shapes, pickled)
     elif any(key.startswith("time_embed.") for key in shapes):
@@ -107,7 +107,7 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
         if ref.dtype not in FLOATS:
             kind = str(ref.dtype).removeprefix("torch.")
             raise Refusal(f"holds {shown(key)} as {kind}; networks hold float32")
-    return found
+    return replace(found, names={ours: prefix + name for ours, name in found.names.items()})
 
 
 def _first(shapes: Shapes) -> str:

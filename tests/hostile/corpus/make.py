@@ -70,6 +70,12 @@ def valid_archive() -> bytes:
     return torch_bytes(model.state_dict())
 
 
+@cache
+def valid_legacy() -> bytes:
+    """A torch file of the old format that is fine: the teacher's state."""
+    return torch_bytes(edm_network()[0], _use_new_zipfile_serialization=False)
+
+
 def torch_bytes(value: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
