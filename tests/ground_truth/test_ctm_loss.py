@@ -22,7 +22,7 @@ from ctm_core.perceptual import build_distance
 
 from .truth import DOUBLE, MIXTURE, draws
 
-BATCH = 32
+BATCH = 16
 
 
 class ExactSolve(CtmObjective):
@@ -80,7 +80,7 @@ def batch(step: int) -> Batch:
 )
 def test_zero_with_the_exact_solver(section: dict[str, str]) -> None:
     made = objective(ExactSolve, **section)
-    for step in range(3):
+    for step in range(2):
         terms = made.backward(batch(step), 1.0)
         assert terms["ctm"] < 1e-10
         assert terms["ctm"] < 1e-18  # what is left is rounding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from ctm_core.trajectory import Trajectory
 
 from .truth import ALPHA, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws, fit
 
-COUNT = 3000
+COUNT = 2000
 GAMMAS = (0.0, 0.2, 0.5, 0.9, 1.0)
-#: 1e-8 of error in G is nothing to 3000 samples, and saves half the time.
+#: 1e-8 of error in G is nothing to 2000 samples, and saves half the time.
 MODEL = exact_model(MIXTURE, tolerance=1e-8)
 
 
@@ -25,6 +26,7 @@ def noise(k: int, seed: int = 0) -> Tensor:
     return randomness.normal(seed, "inject", k, 0, COUNT, MIXTURE.shape).double()
 
 
+@cache
 def run(sampler: str, nfe: int, gamma: float) -> Tensor:
     return sample(
         MODEL,
@@ -50,7 +52,7 @@ def test_marginals(nfe: int, gamma: float) -> None:
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0])
 def test_marginals_of_the_printed_form(gamma: float) -> None:
-    """Its floor at sigma_min changes the law by less than 3000 samples can tell."""
+    """Its floor at sigma_min changes the law by less than 2000 samples can tell."""
     assert min(fit(run("gamma_paper", 4, gamma), SIGMA_MIN).values()) > ALPHA
 
 
