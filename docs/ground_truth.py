@@ -31,7 +31,7 @@ from ctm_core.files import atomic_write, write_text
 from ctm_core.gaussian import GaussianMixture, exact_model, three_modes
 from ctm_core.likelihood import log_density, published
 from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective
+from ctm_core.objectives.ctm import CtmObjective, Draw
 from ctm_core.objectives.dsm import dsm_loss
 from ctm_core.perceptual import build_distance
 from ctm_core.sampling import gamma_jumps, sample, sample_jumps, sigmas
@@ -117,10 +117,10 @@ class FixedTimes(CtmObjective):
 
     refinement, exact = 1, False
 
-    def draw(self, batch: Batch) -> tuple[int, Tensor, Tensor]:
+    def draw(self, batch: Batch) -> Draw:
         i = torch.arange(len(batch)) % 8
         j = torch.maximum(torch.tensor([0, 9, 16, 24])[torch.arange(len(batch)) % 4], i + 4)
-        return 4 * self.refinement, i * self.refinement, j * self.refinement
+        return Draw(4 * self.refinement, i * self.refinement, j * self.refinement)
 
     def solve(
         self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Tensor | None

@@ -113,7 +113,8 @@ def measure(
     Raises
     ------
     UserError
-        If data and model do not fit, there are fewer images, or the model gives NaN.
+        If data and model do not fit, there are fewer images, the model has no denoiser (it knows
+        s = sigma_min alone), or it gives NaN.
     """
     protocol = protocol or Protocol()
     count = len(dataset) if count is None else count
@@ -296,6 +297,11 @@ def _check(generator: Generator, dataset: Dataset, count: int) -> None:
         raise UserError(
             f"the model knows the classes of {generator.record['dataset']}, and {dataset.path} "
             f"holds {dataset.name}; give the data set that it learned"
+        )
+    if generator.final_only:
+        raise UserError(
+            "this model knows only the target time sigma_min, so it has no denoiser and no "
+            "likelihood; take a teacher, or a student trained with denoising score matching"
         )
     if not 1 <= count <= len(dataset):
         raise UserError(f"{dataset.path} holds {len(dataset)} images, not {count}; ask for fewer")

@@ -17,7 +17,7 @@ from torch import Tensor
 from ctm_core import config
 from ctm_core.gaussian import GaussianMixture, exact_model
 from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective
+from ctm_core.objectives.ctm import CtmObjective, Draw
 from ctm_core.perceptual import build_distance
 
 from .truth import DOUBLE, MIXTURE, draws
@@ -39,12 +39,12 @@ class FixedTimes(CtmObjective):
 
     refinement = 1
 
-    def draw(self, batch: Batch) -> tuple[int, Tensor, Tensor]:
+    def draw(self, batch: Batch) -> Draw:
         fine = self.refinement
         i = torch.arange(len(batch)) % 8
         j = torch.tensor([0, 9, 16, 24])[torch.arange(len(batch)) % 4]
         j = torch.maximum(j, i + 4)  # s = u for some, s = sigma_min for others
-        return 4 * fine, i * fine, j * fine
+        return Draw(4 * fine, i * fine, j * fine)
 
 
 def objective(kind: type[CtmObjective], student: GaussianMixture = MIXTURE, **section: Any) -> Any:

@@ -264,6 +264,12 @@ def test_what_does_not_fit(generator: Generator, digits: Dataset, tmp_path: Path
         measure(generator, cut, count=1)
 
 
+def test_a_model_without_a_denoiser(generator: Generator, digits: Dataset) -> None:
+    final_only = Generator(generator.model, generator.record | {"final_only": True})
+    with pytest.raises(UserError, match="no denoiser and no likelihood; take a teacher"):
+        measure(final_only, digits, count=1)
+
+
 # -- the command --------------------------------------------------------------------------------
 
 
