@@ -112,13 +112,6 @@ def train_student(
     place
         Keywords of :class:`Place`; ``output`` is needed.
 
-    Parameters
-    ----------
-    teacher
-        None where the objective has none.
-    init, init_average
-        For a model with ``init_from``: the live weights and the EMA that the other exported.
-
     Returns
     -------
     ``student.safetensors``, with snapshots and the record beside it.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "objectives"
 
 #: Modules of ctm_core.objectives that are no objective of a student.
 OTHERS = ("__init__", "adversarial", "dsm")
@@ -62,10 +65,35 @@ TRAITS = {
 def objectives() -> list[str]:
     """Names of all objectives: those above, and any other file of ctm_core/objectives."""
     # Listed and not imported: objectives need torch, and stand above the configuration.
-    files = (Path(__file__).parents[1] / "objectives").glob("[!_]*.py")
-    return sorted({*TRAITS, *(file.stem for file in files)} - set(OTHERS))
+    files = (file.stem for file in FOLDER.glob("[!_]*.py"))
+    return sorted({*TRAITS, *files} - set(OTHERS))
 
 
 def traits(name: str) -> Traits:
-    """What is known of an objective; a file of ours that is not listed is taken to be like ctm."""
-    return TRAITS.get(name, Traits())
+    """What is known of an objective: from the list above, or from its file.
+
+    A file says ``time_s = False``, ``uses_teacher = False`` or ``final_only = True`` in its class;
+    it is read, not run, so what a class inherits from another file has to be repeated.
+    """
+    if name in TRAITS:
+        return TRAITS[name]
+    file = FOLDER / f"{name}.py"
+    said = _class_attributes(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Traits(
+        time_s=said.get("time_s", True),
+        teacher=said.get("uses_teacher", True),
+        sigma_min_only=said.get("final_only", False),
+    )
+
+
+def _class_attributes(source: str) -> dict[str, bool]:
+    """Attributes that classes of a module set to True or False."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        for line in node.body if isinstance(node, ast.ClassDef) else ():
+            if not isinstance(line, ast.Assign) or not isinstance(line.value, ast.Constant):
+                continue
+            for target in line.targets:
+                if isinstance(target, ast.Name) and isinstance(line.value.value, bool):
+                    found[target.id] = line.value.value
+    return found

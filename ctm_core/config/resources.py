@@ -10,9 +10,8 @@ from ctm_core.config._section import Positive, Section
 class Share(Section):
     """One kind of job."""
 
-    processes: Positive = Field(default=1, description="each with the experiment's threads")
-    gpus: int = Field(default=0, ge=0, description="of all processes together")
-    memory_gb: Positive = Field(default=4, description="of all processes together")
+    gpus: int = Field(default=0, ge=0)
+    memory_gb: Positive = 4
     hours: float = Field(default=4.0, gt=0, description="after which a cluster stops the job")
 
     @property
@@ -25,8 +24,16 @@ class Share(Section):
         }
 
 
+class TrainingShare(Share):
+    """A training, which may be several processes on one machine."""
+
+    processes: Positive = Field(
+        default=1, description="that share a batch, one a GPU, and the experiment's threads"
+    )
+
+
 class Resources(Section):
     """Resources by kind of job."""
 
-    training: Share = Share()
+    training: TrainingShare = TrainingShare()
     evaluation: Share = Share()

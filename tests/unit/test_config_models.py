@@ -11,8 +11,10 @@ from fixtures import tiny
 
 from ctm_core import config
 from ctm_core.config import Cell, Experiment, Released, Student
-from ctm_core.config.objective import OTHERS, TRAITS, objectives
+from ctm_core.config import objective as objective_module
+from ctm_core.config.objective import OTHERS, TRAITS, objectives, traits
 from ctm_core.errors import UserError
+from ctm_core.objectives import find
 
 ROOT = Path(__file__).parents[2]
 CTM = "models.ctm"
@@ -47,6 +49,27 @@ def test_objectives_are_those_of_the_paper_and_the_files_of_the_folder() -> None
     files = {path.stem for path in (ROOT / "ctm_core/objectives").glob("[!_]*.py")}
     assert set(objectives()) == (files | set(TRAITS)) - set(OTHERS)
     assert {"ctm", "ctm_scratch", "ctm_s0", "cd", "ct"} <= set(objectives())
+
+
+@pytest.mark.parametrize("name", sorted(TRAITS))
+def test_what_the_configuration_knows_of_an_objective_is_true(name: str) -> None:
+    kind = find(name)
+    assert traits(name).time_s == kind.time_s
+    assert traits(name).teacher == kind.uses_teacher
+    assert traits(name).sigma_min_only == kind.final_only
+
+
+def test_a_new_objective_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "raise ImportError('this is read and not run')\n"
+        "class Mine:\n    uses_teacher = False\n    final_only: bool\n    final_only = True\n"
+    )
+    monkeypatch.setattr(objective_module, "FOLDER", tmp_path)
+    assert "mine" in objectives() and "ctm" in objectives()
+    found = traits("mine")
+    assert (found.time_s, found.teacher, found.sigma_min_only) == (True, False, True)
+    made = tiny.experiment(with_model("new", section(objective="mine")))
+    assert made.student("new").initial == "random"
 
 
 @pytest.mark.parametrize("objective", ["cd", "ct"])

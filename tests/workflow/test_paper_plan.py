@@ -13,6 +13,7 @@ from fixtures.project import Project, jobs
 
 from ctm_core import assets, model_file
 from ctm_core.config import Experiment, load_experiment, load_workflow
+from ctm_core.files import sha256_file
 from ctm_core.protocols import load_protocol
 
 PAPER = ("--configfile", "config/paper.yaml")
@@ -173,14 +174,19 @@ def a_network_of_others(path: Path, experiment: Experiment, *, time_s: bool) -> 
     torch.save(model.state_dict(), path)
 
 
-def test_converted_networks_teach_and_are_scored(project: Project) -> None:
+def test_converted_networks_teach_and_are_scored_and_forks_go_on(project: Project) -> None:
     smoke = project.path / "config/experiments/smoke.yaml"
     section = yaml.safe_load(smoke.read_text())
     section |= {"experiment": "mine", "teacher": {"asset": "a-teacher"}}
     del section["models"]["ctm_nodsm"], section["evaluation"]["samplers"]["ctm_nodsm"]
     section["models"]["ctm"]["training"] |= {"steps": 2, "snapshots": []}
-    section["models"]["ctm_gan"] = {"weights": "a-student", "step": 7}
-    section["evaluation"]["samplers"]["ctm_gan"] = [{"sampler": "gamma", "nfe": [1], "gamma": [0]}]
+    section["models"]["fork"] = section["models"]["ctm"] | {
+        "init_from": {"model": "ctm", "step": 2},
+        "adversarial": {"discriminator": {"backbones": ["tiny"], "resolution": 64, "width": 8}},
+    }
+    section["models"]["theirs"] = {"weights": "a-student", "step": 7}
+    for model in ("ctm", "fork", "theirs"):
+        section["evaluation"]["samplers"][model] = [{"sampler": "gamma", "nfe": [1], "gamma": [0]}]
     section["evaluation"]["protocols"] = {"desk-smoke": "all"}
     (project.path / "mine.yaml").write_text(yaml.safe_dump(section))
     (project.path / "config.yaml").write_text("experiments: [mine.yaml]\n")
@@ -200,8 +206,12 @@ def test_converted_networks_teach_and_are_scored(project: Project) -> None:
     assert found == {
         ("teacher", "0", "heun"),
         ("ctm", "2", "gamma"),
-        ("ctm_gan", "7", "gamma"),
+        ("fork", "2", "gamma"),
+        ("theirs", "7", "gamma"),
     }
+    record = model_file.read_record(project.path / "results/mine/fork/seed-0/student.safetensors")
+    live = project.path / "results/mine/ctm/seed-0/live-00000002.safetensors"
+    assert record["inputs"]["init"] == sha256_file(live)
     for origin, asset in (("teachers", "a-teacher"), ("released", "a-student")):
         made = project.path / f"results/{origin}/{asset}"
         assert {path.name for path in made.iterdir()} == {"weights.safetensors", "provenance.json"}

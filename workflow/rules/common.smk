@@ -309,13 +309,8 @@ def evaluation_digest(wildcards):
     return sha256_json([own, protocols])
 
 
-def training_threads(experiment):
-    return experiment.threads * experiment.resources.training.processes
-
-
 def evaluation_threads(wildcards):
-    experiment = EXPERIMENTS[wildcards.experiment]
-    return experiment.threads * experiment.resources.evaluation.processes
+    return EXPERIMENTS[wildcards.experiment].threads
 
 
 def evaluation_limit(name):

@@ -19,7 +19,7 @@ for path, experiment in FILES.values():
             f"results/benchmarks/teacher/{experiment.experiment}/seed-{{seed}}.tsv"
         conda:
             "../envs/ctm.yaml"
-        threads: training_threads(experiment)
+        threads: experiment.threads
         resources:
             **experiment.resources.training.limits,
             attempt=attempt,

@@ -20,7 +20,7 @@ for path, experiment in FILES.values():
                 f"results/benchmarks/train/{experiment.experiment}/{model}/seed-{{seed}}.tsv"
             conda:
                 "../envs/ctm.yaml"
-            threads: training_threads(experiment)
+            threads: experiment.threads
             resources:
                 **experiment.resources.training.limits,
                 attempt=attempt,
