@@ -46,6 +46,7 @@ __all__ = [
     "Settings",
     "activate",
     "augment",
+    "batch_margins",
     "draw",
 ]
 
@@ -199,7 +200,10 @@ def activate(draws: Draws, settings: Settings = EDM) -> Parameters:
 
 
 def augment(
-    images: Tensor, parameters: Parameters, settings: Settings = EDM
+    images: Tensor,
+    parameters: Parameters,
+    settings: Settings = EDM,
+    margins: tuple[int, int, int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Transform images.
 
@@ -208,11 +212,14 @@ def augment(
     images : Tensor, shape (B, C, H, W), floating
     parameters
         Of B samples, from :func:`activate`.
+    margins
+        Pixels of reflection to the left, right, top and bottom, each less than the side; beyond is
+        zero. None takes as many as there are.
 
     Returns
     -------
-    The images, shape (B, C, H, W), and their labels, shape (B, 9), both in the images' dtype. A
-    sample's result depends on no other sample.
+    The images, shape (B, C, H, W), and their labels, shape (B, 9), both in the images' dtype.
+    Unless ``margins`` depend on the batch, a sample's result depends on no other sample.
     """
     parameters = Parameters(*(value.to(images.device) for value in parameters))
     flip = [value.bool().view(-1, 1, 1, 1) for value in parameters[:2]]
@@ -221,7 +228,7 @@ def augment(
     inverse = inverse_map(parameters, (images.shape[2], images.shape[3]), settings)
     # Lookups far outside of their pixels lose what bf16 would keep.
     with torch.autocast(images.device.type, enabled=False):
-        x = _warp(x, inverse)
+        x = _warp(x, inverse, margins or _whole(images))
     return x, parameters.labels().to(images)
 
 
@@ -231,12 +238,47 @@ def inverse_map(parameters: Parameters, size: tuple[int, int], settings: Setting
     :math:`C^{-1} S^{-1} R^{-1} A^{-1} T^{-1} C` in pixels from the image's centre, x to the right
     and y downwards, C the shift of a quarter pixel: shape (B, 3, 3), float64.
     """
+    quarter = torch.full_like(parameters.scale, 0.25, dtype=torch.float64)
+    inner = _inverse(parameters, size, settings)
+    return _translation(-quarter, -quarter) @ inner @ _translation(quarter, quarter)
+
+
+def batch_margins(
+    parameters: Parameters, size: tuple[int, int], settings: Settings = EDM
+) -> tuple[int, int, int, int]:
+    """The margins of the reference implementation, as :func:`augment` takes them.
+
+    As far as the corner pixels of any sample of the batch are looked up outside of the image, and
+    six pixels more for the filter, but less than a side. Where a sample is magnified that may fall
+    short by some of the filter's smallest taps; results then differ by about 1e-5 of an image's
+    norm from those with whole margins. The rule is inferred from reference numbers: among all
+    margins, these alone fit them best.
+    """
+    height, width = size
+    x, y = (width - 1) / 2, (height - 1) / 2
+    corners = torch.tensor([[-x, x, x, -x], [-y, -y, y, y], [1, 1, 1, 1]], dtype=torch.float64)
+    seen = _inverse(parameters, size, settings).cpu() @ corners
+    reach = []
+    for axis, half in enumerate((x, y)):
+        for furthest in (-float(seen[:, axis].min()), float(seen[:, axis].max())):
+            beyond = math.ceil(furthest - half + len(SYM6) / 2)
+            reach.append(min(max(beyond, 0), int(2 * half)))
+    left, right, top, bottom = reach
+    return left, right, top, bottom
+
+
+def _whole(images: Tensor) -> tuple[int, int, int, int]:
+    height, width = images.shape[2:]
+    return width - 1, width - 1, height - 1, height - 1
+
+
+def _inverse(parameters: Parameters, size: tuple[int, int], settings: Settings) -> Tensor:
+    """The map of :func:`inverse_map` without the shift."""
     p = Parameters(*(value.double() for value in parameters))
     height, width = size
     stretch = (2**settings.aniso_std) ** p.aniso
     zoom = (2**settings.scale_std) ** p.scale
     steps = [
-        _translation(torch.full_like(p.scale, -0.25), torch.full_like(p.scale, -0.25)),
         _scaling(1 / zoom, 1 / zoom),
         _rotation(p.angle),
         _rotation(-p.axis) @ _scaling(1 / stretch, stretch) @ _rotation(p.axis),
@@ -244,7 +286,6 @@ def inverse_map(parameters: Parameters, size: tuple[int, int], settings: Setting
             -p.translate_x * settings.translate_frac_std * width,
             -p.translate_y * settings.translate_frac_std * height,
         ),
-        _translation(torch.full_like(p.scale, 0.25), torch.full_like(p.scale, 0.25)),
     ]
     total = steps[0]
     for step in steps[1:]:
@@ -252,13 +293,12 @@ def inverse_map(parameters: Parameters, size: tuple[int, int], settings: Setting
     return total
 
 
-def _warp(x: Tensor, inverse: Tensor) -> Tensor:
+def _warp(x: Tensor, inverse: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
     channels, height, width = x.shape[1:]
     taps = torch.tensor(SYM6, dtype=torch.float64) / math.sqrt(2)  # they add up to one
     kernel = torch.outer(taps, taps).to(x).expand(channels, 1, -1, -1)
-    # Reflection reaches one side beyond the image; what is looked up farther out is zero.
-    margin = (width - 1, width - 1, height - 1, height - 1)
-    x = functional.pad(x, margin, mode="reflect")
+    left, right, top, bottom = margins
+    x = functional.pad(x, margins, mode="reflect")
     reach = len(SYM6) // 2 - 1
     fine = functional.conv_transpose2d(x, 4 * kernel, stride=2, padding=reach, groups=channels)
 
@@ -268,6 +308,8 @@ def _warp(x: Tensor, inverse: Tensor) -> Tensor:
     # Normalised coordinates run over [-1, 1] from edge to edge: (x, y) = (width, height) / 2.
     theta[:, :, 0] *= shape[3] / 4
     theta[:, :, 1] *= shape[2] / 4
+    theta[:, 0, 2] += (left - right) / 2  # the padded image has another centre
+    theta[:, 1, 2] += (top - bottom) / 2
     theta[:, 0] /= x.shape[3] / 2
     theta[:, 1] /= x.shape[2] / 2
     grid = functional.affine_grid(theta, shape, align_corners=False).to(x)

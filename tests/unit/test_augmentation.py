@@ -12,7 +12,16 @@ from scipy import stats
 from torch import Tensor
 
 from ctm_core import randomness
-from ctm_core.augmentation import LABEL_DIM, SYM6, Parameters, Settings, activate, augment, draw
+from ctm_core.augmentation import (
+    LABEL_DIM,
+    SYM6,
+    Parameters,
+    Settings,
+    activate,
+    augment,
+    batch_margins,
+    draw,
+)
 
 
 def parameters(**given: float) -> Parameters:
@@ -119,6 +128,29 @@ def test_a_sample_depends_on_no_other() -> None:
         alone, label = augment(x[row : row + 1], one)
         torch.testing.assert_close(alone[0], together[row])
         torch.testing.assert_close(label[0], labels[row])
+
+
+def test_margins_of_a_batch() -> None:
+    assert batch_margins(parameters(), (16, 16)) == (6, 6, 6, 6)  # half the filter's taps
+    # What moves by two pixels to the right is looked up two pixels farther left.
+    moved = parameters(translate_x=1.0)
+    assert batch_margins(moved, (16, 16)) == (8, 4, 6, 6)
+    far = parameters(translate_y=-8.0)
+    assert batch_margins(far, (16, 16)) == (6, 6, 0, 15)
+    both = Parameters(*(torch.cat(pair) for pair in zip(moved, far, strict=True)))
+    assert batch_margins(both, (16, 16)) == (8, 6, 6, 15)
+
+
+def test_margins_change_little() -> None:
+    count = 8
+    given = activate(draw(partial(_uniform, count)), Settings(p=0.5))
+    x = images(count)
+    whole, _ = augment(x, given)
+    cut, _ = augment(x, given, margins=batch_margins(given, (16, 16)))
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-3)
+    generous, _ = augment(x, given, margins=(15, 14, 13, 15))
+    torch.testing.assert_close(generous, whole, rtol=0, atol=1e-3)
+    assert not torch.equal(cut, whole)
 
 
 def test_bfloat16_region_and_memory_format() -> None:
