@@ -26,13 +26,13 @@ import torch
 from scipy import linalg
 
 from ctm_core import ema, model_file, perceptual, randomness
+from ctm_core.balance import adaptive_weight
 from ctm_core.config import Experiment, load_experiment
 from ctm_core.data import Dataset, prepare, to_float
 from ctm_core.files import write_json
 from ctm_core.generation import Generator
 from ctm_core.metrics import Moments, frechet_distance
 from ctm_core.objectives import Batch
-from ctm_core.balance import adaptive_weight
 from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.runs import environment
 from ctm_core.solvers import heun_solve
