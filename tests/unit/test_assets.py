@@ -301,3 +301,11 @@ def test_the_command(project: Path, ctm: Callable[..., Ended]) -> None:
     assert "present" in ctm("assets", "--folder", "other", "--needed-by", "mine").stdout
     ended = ctm("assets", "--needed-by", "yours")
     assert ended.code == 2 and "needed by an experiment 'yours'" in ended.stderr
+
+
+def test_names_in_configs_are_those_of_the_list(listed: dict[str, Asset]) -> None:
+    assets.check_names({"teacher.asset": "edm-cifar10-cond"}, listed, "a.yaml")
+    with pytest.raises(
+        UserError, match=r"^a\.yaml: teacher\.asset: there is no asset 'edm'; "
+    ):
+        assets.check_names({"teacher.asset": "edm"}, listed, "a.yaml")

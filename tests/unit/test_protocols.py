@@ -70,3 +70,15 @@ def test_a_missing_file_or_key(tmp_path):
     path.write_text(yaml.safe_dump({k: v for k, v in GOOD.items() if k != "features"}))
     with pytest.raises(UserError, match="the key 'features' is missing"):
         load_protocol(path)
+
+
+def test_external_files_of_protocols(tmp_path):
+    changes = {"features": "inception", "reference": {"asset": "edm-reference-cifar10"}}
+    published = load_protocol(written(tmp_path, changes))
+    assert published.assets == ("inception", "edm-reference-cifar10")
+    assert published.feature_assets == ("inception",)
+    assert published.named_assets() == {"reference.asset": "edm-reference-cifar10"}
+    assert load_protocol(written(tmp_path, {})).assets == ()
+    mixed = written(tmp_path, {"reference": {"asset": "x", "split": "train"}})
+    with pytest.raises(UserError, match=r"unknown key 'reference\.split'"):
+        load_protocol(mixed)

@@ -153,3 +153,16 @@ def test_the_wrong_dataset_is_refused(digits):
         reference_moments(
             protocol(reference={"dataset": "fashion-mnist", "split": "test"}), digits
         )
+
+
+def test_published_statistics_are_planned_but_not_read_yet(digits, tmp_path):
+    path = tmp_path / "p.safetensors"
+    published = protocol(features="inception", reference={"asset": "edm-reference-cifar10"})
+    for dataset in (None, digits):
+        with pytest.raises(
+            UserError, match="with the file edm-reference-cifar10, which this"
+        ):
+            write_reference(path, published, dataset)
+    with pytest.raises(UserError, match="compares with digits/train; give its folder as --data"):
+        write_reference(path, protocol())
+    assert not path.exists()
