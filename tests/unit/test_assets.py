@@ -305,7 +305,5 @@ def test_the_command(project: Path, ctm: Callable[..., Ended]) -> None:
 
 def test_names_in_configs_are_those_of_the_list(listed: dict[str, Asset]) -> None:
     assets.check_names({"teacher.asset": "edm-cifar10-cond"}, listed, "a.yaml")
-    with pytest.raises(
-        UserError, match=r"^a\.yaml: teacher\.asset: there is no asset 'edm'; "
-    ):
+    with pytest.raises(UserError, match=r"^a\.yaml: teacher\.asset: there is no asset 'edm'; "):
         assets.check_names({"teacher.asset": "edm"}, listed, "a.yaml")

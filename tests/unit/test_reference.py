@@ -159,9 +159,7 @@ def test_published_statistics_are_planned_but_not_read_yet(digits, tmp_path):
     path = tmp_path / "p.safetensors"
     published = protocol(features="inception", reference={"asset": "edm-reference-cifar10"})
     for dataset in (None, digits):
-        with pytest.raises(
-            UserError, match="with the file edm-reference-cifar10, which this"
-        ):
+        with pytest.raises(UserError, match="with the file edm-reference-cifar10, which this"):
             write_reference(path, published, dataset)
     with pytest.raises(UserError, match="compares with digits/train; give its folder as --data"):
         write_reference(path, protocol())
