@@ -14,7 +14,7 @@ import yaml
 from fixtures.tiny import Trained
 from PIL import Image
 
-from ctm_core.config import load_experiment
+from ctm_core.config import Student, load_experiment
 from ctm_core.config.discriminator import down_blocks
 from ctm_core.data import Dataset, reader
 from ctm_core.protocols import load_protocol
@@ -120,6 +120,9 @@ def test_losses_page_runs() -> None:
     made = {"torch": torch, "images": images, "generated": images + 0.1}
     exec(code, made)
     assert torch.isfinite(made["loss"])
+    for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.S):
+        for section in yaml.safe_load(block)["models"].values():
+            Student.model_validate(section | {"training": {"steps": 1, "batch_size": 1}})
     rows = re.findall(r"^\| (\d+)[^|]*\| ([\d, ]+) \| 4 · (\d)² \|$", text, flags=re.M)
     assert len(rows) == 6
     for side, downs, last in rows:
