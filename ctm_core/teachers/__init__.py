@@ -98,7 +98,7 @@ def _imported(foreign: Foreign, hints: Hints) -> tuple[Identified, Network | Non
     if pickled is not None:
         found = check_arguments(pickled, found)
     read = foreign.tensors(state)
-    tensors = {ours: read[theirs].float() for ours, theirs in found.names.items()}
+    tensors = _separate({ours: read[theirs].float() for ours, theirs in found.names.items()})
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise Refusal(f"holds NaN or infinity in {name}; it is damaged")
@@ -106,6 +106,17 @@ def _imported(foreign: Foreign, hints: Hints) -> tuple[Identified, Network | Non
     model.load_state_dict(tensors, assign=True)
     _check_filters(model, found)
     return found, pickled, model.requires_grad_(False)
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, copied where two share memory, which a weight file cannot hold."""
+    seen: set[int] = set()
+    made = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        made[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return made
 
 
 def _sigma_data(pickled: Network) -> float:

@@ -29,8 +29,8 @@ from ctm_core.teachers.tensors import (
     WORDS,
     Ref,
     Storage,
+    check_amount,
     persistent_storage,
-    read,
     read_legacy,
 )
 from ctm_core.teachers.values import Budget, Refusal, shown
@@ -64,8 +64,9 @@ class Foreign:
 
     def tensors(self, refs: Mapping[str, Ref]) -> dict[str, torch.Tensor]:
         """Read tensors of :attr:`value`; raises Refusal if they are more than the file."""
+        check_amount(refs, self.size)
         if self.container != "torch archive":
-            return read(refs, self.size)
+            return {name: ref.read() for name, ref in refs.items()}
         try:
             loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             tensors = {name: loaded[name] for name in refs}

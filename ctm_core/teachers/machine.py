@@ -20,7 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctm_core.teachers.values import Budget, Global, Record, Refusal, Vocabulary, shown
+from ctm_core.teachers.values import (
+    Budget,
+    Global,
+    Record,
+    Refusal,
+    Vocabulary,
+    as_key,
+    kind_of,
+)
 
 __all__ = ["Machine"]
 
@@ -175,19 +183,19 @@ class Machine:
     def _append(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, list):
-            raise Refusal(f"appends to {_kind(target)}, which is no list")
+            raise Refusal(f"appends to {kind_of(target)}, which is no list")
         target.extend(values)
 
     def _add(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, set):
-            raise Refusal(f"adds to {_kind(target)}, which is no set")
-        target.update(_key(value) for value in values)
+            raise Refusal(f"adds to {kind_of(target)}, which is no set")
+        target.update(as_key(value) for value in values)
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, dict):
-            raise Refusal(f"sets items of {_kind(target)}, which is no dict")
+            raise Refusal(f"sets items of {kind_of(target)}, which is no dict")
         target.update(_pairs(values))
 
     # -- globals and objects -------------------------------------------------------------------
@@ -221,7 +229,7 @@ class Machine:
 
     def _made(self, function: object, arguments: object, how: str) -> Any:
         if not isinstance(function, Global):
-            raise Refusal(f"calls {_kind(function)}, which is no function")
+            raise Refusal(f"calls {kind_of(function)}, which is no function")
         known = self.vocabulary[function.module, function.name]
         maker = known.call if how == "call" else known.new
         if maker is None or not isinstance(arguments, tuple):
@@ -233,7 +241,7 @@ class Machine:
         if isinstance(target, Record):
             target.state = state
         elif not isinstance(target, dict):  # attributes of a dict (a state dict's versions)
-            raise Refusal(f"sets the state of {_kind(target)}, which has none")
+            raise Refusal(f"sets the state of {kind_of(target)}, which has none")
 
     def _persistent(self, identity: Any) -> None:
         if self.persistent is None:
@@ -296,27 +304,10 @@ class Machine:
             raise Refusal("is truncated: a frame goes on beyond the end of the file")
 
 
-def _kind(value: object) -> str:
-    """What a value is, for messages; never its contents."""
-    if isinstance(value, Global):
-        return shown(value)
-    name = type(value).__name__.lower()
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _key(value: Any) -> Any:
-    # The hash of a nested tuple takes exponential time, long integers can be made to collide.
-    if value is None or isinstance(value, str | float | bool):
-        return value
-    if isinstance(value, int) and value.bit_length() < 64:
-        return value
-    raise Refusal(f"has {_kind(value)} as a key, where network files have names")
-
-
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     if len(values) % 2:
         raise Refusal("is damaged or no pickle: a key has no value")
-    return {_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
+    return {as_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
 
 
 STOP = ord(".")
@@ -378,7 +369,7 @@ ACTIONS: dict[int, Callable[[Machine], None]] = {
     0x8E: lambda m: m._push(m._take(m._number("<Q"))),
     0x8F: lambda m: m._push(set()),
     0x90: lambda m: m._add(m._since_mark()),
-    0x91: lambda m: m._push(frozenset(_key(value) for value in m._since_mark())),
+    0x91: lambda m: m._push(frozenset(as_key(value) for value in m._since_mark())),
     0x93: lambda m: m._global(*[m._pop(), m._pop()][::-1]),
     0x94: lambda m: m._put(len(m._memo)),
     0x95: Machine._frame,

@@ -16,9 +16,17 @@ from typing import Any
 import torch
 
 from ctm_core.teachers.machine import Machine
-from ctm_core.teachers.values import Budget, Global, Record, Refusal, Word, shown
+from ctm_core.teachers.values import Budget, Global, Record, Refusal, Word, as_key, shown
 
-__all__ = ["LEGACY_MAGIC", "WORDS", "Ref", "Storage", "persistent_storage", "read", "read_legacy"]
+__all__ = [
+    "LEGACY_MAGIC",
+    "WORDS",
+    "Ref",
+    "Storage",
+    "check_amount",
+    "persistent_storage",
+    "read_legacy",
+]
 
 #: What torch.save wrote before it wrote zip archives begins with this integer.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -93,13 +101,15 @@ class Ref:
         return 1 + sum((n - 1) * step for n, step in pairs) if self.numel else 0
 
 
-def read(refs: Mapping[str, Ref], limit: int) -> dict[str, torch.Tensor]:
-    """Read tensors; those that share a storage are copied, within ``limit`` bytes in all."""
+def check_amount(refs: Mapping[str, Ref], limit: int) -> None:
+    """Refuse more tensors than a network has, or more than ``limit`` bytes of them.
+
+    Tensors that share a storage are copied, so a small file could become large memory.
+    """
     if len(refs) > TENSORS:
         raise Refusal(f"holds {len(refs)} tensors, more than any network")
     if sum(ref.numel * ref.dtype.itemsize for ref in refs.values()) > limit:
         raise Refusal("describes tensors larger than the file itself")
-    return {name: ref.read() for name, ref in refs.items()}
 
 
 # -- words: what the arguments of known globals become ----------------------------------------
@@ -148,9 +158,11 @@ def _tuple(*arguments: Any) -> tuple[Any, ...]:
 
 
 def _set(*arguments: Any) -> set[Any]:
-    if arguments and arguments != ([],):
-        raise Refusal("calls set with elements, as network files never do")
-    return set()
+    """Sets of protocols before 4 are calls."""
+    elements = arguments[0] if len(arguments) == 1 else None
+    if not isinstance(elements, list):
+        raise Refusal("makes a set in an unknown way")
+    return {as_key(element) for element in elements}
 
 
 def _record(name: str) -> Callable[..., Record]:

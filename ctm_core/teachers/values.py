@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Budget", "Global", "Record", "Refusal", "Vocabulary", "Word", "shown"]
+__all__ = [
+    "Budget",
+    "Global",
+    "Record",
+    "Refusal",
+    "Vocabulary",
+    "Word",
+    "as_key",
+    "kind_of",
+    "shown",
+]
 
 
 class Refusal(Exception):
@@ -65,3 +75,21 @@ class Budget:
         self.text -= length
         if self.text < 0:
             raise Refusal("holds more text than any network file")
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for messages; never its contents."""
+    if isinstance(value, Global):
+        return shown(value)
+    name = type(value).__name__.lower()
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def as_key(value: Any) -> Any:
+    """The value if it may be a key or an element of a set; raises Refusal if not."""
+    # The hash of a nested tuple takes exponential time, long integers can be made to collide.
+    if value is None or isinstance(value, str | float | bool):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:
+        return value
+    raise Refusal(f"has {kind_of(value)} as a key, where network files have names")

@@ -220,6 +220,20 @@ def test_strided_tensors(tmp_path: Path) -> None:
         assert equal(tmp_path / "made/weights.safetensors", made)
 
 
+def test_shared_storages(tmp_path: Path) -> None:
+    """Tensors of one storage, which a weight file cannot share, are copied."""
+    made = foreign.model(DDPMPP)
+    state = dict(made.state_dict())
+    flat = torch.randn(64)
+    names = ["model.map_layer0.bias", "model.map_layer1.bias"]
+    state |= {names[0]: flat[:32], names[1]: flat[16:48]}
+    made.load_state_dict(state)
+    for number, options in enumerate(({}, {"_use_new_zipfile_serialization": False})):
+        path = saved(tmp_path / str(number), state, **options)
+        teachers.convert(path, tmp_path / "made")
+        assert equal(tmp_path / "made/weights.safetensors", made)
+
+
 # -- what it is taken for -----------------------------------------------------------------------
 
 
