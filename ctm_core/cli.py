@@ -524,7 +524,8 @@ def main() -> None:
 
 
 def _end(sentence: str, code: int) -> None:
-    if sentence:  # process 0 speaks for all
+    # The first process on each machine speaks for the others, who meet the same.
+    if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"ctm: {sentence}", file=sys.stderr)
     sys.exit(code)
 

@@ -12,7 +12,7 @@ what           who
 =============  ======================================================================
 lock, files    process 0 alone (:func:`on_main`); its refusal ends every process
 draws          every process the same, by sample index: see :mod:`ctm_core.randomness`
-samples        process r the r-th part of the global batch (:func:`part`)
+samples        process r the r-th of each ``count()`` micro-batches of the global batch
 decisions      taken on reduced numbers, hence alike everywhere
 =============  ======================================================================
 """
@@ -24,12 +24,13 @@ import datetime
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ctm_core import launch
 from ctm_core.errors import CtmError, Interrupted
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "count",
     "main",
     "on_main",
-    "part",
     "rank",
     "session",
     "shared",
@@ -91,36 +91,53 @@ def session() -> Iterator[torch.device]:
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else None
     if device is not None:
         torch.cuda.set_device(device)
-    seconds = float(os.environ.get("CTM_TIMEOUT", TIMEOUT))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=seconds)
-    )
-    if not main():
-        logging.getLogger("ctm_core").setLevel(logging.ERROR)  # process 0 speaks for all
+    seconds = datetime.timedelta(seconds=float(os.environ.get("CTM_TIMEOUT", TIMEOUT)))
+    processes = int(os.environ["WORLD_SIZE"])
     try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=_launchers_store(processes, seconds),
+            rank=rank() if launch.MARK in os.environ else -1,
+            world_size=processes if launch.MARK in os.environ else -1,
+            timeout=seconds,
+        )
+        if not main():
+            logging.getLogger("ctm_core").setLevel(logging.ERROR)  # process 0 speaks for all
         yield device or torch.device("cpu")
-    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+    except RuntimeError as error:  # which every error of torch.distributed is
         if not _is_loss_of_a_process(error):
             raise
+        if not main():
+            raise Follower(Interrupted.exit_code) from error
         raise Interrupted(
-            f"process {rank()} of {count()} lost another one; the last checkpoint stands, run the "
-            "same command again to continue"
+            f"process {rank()} of {processes} lost another one; the last checkpoint stands, run "
+            "the same command again to continue"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _launchers_store(processes: int, timeout: datetime.timedelta) -> Any:
+    """Where copies of ``ctm train --processes`` find each other; None under torchrun."""
+    if launch.MARK not in os.environ:
+        return None
+    descriptor = os.environ.get(launch.STORE)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        processes,
+        is_master=descriptor is not None,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=None if descriptor is None else int(descriptor),
+    )
 
 
 def _is_loss_of_a_process(error: Exception) -> bool:
     # Gloo reports a closed connection as a plain RuntimeError.
     signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "gloo")
-    backend = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
-    return backend or any(sign in str(error) for sign in signs)
-
-
-def part(total_size: int) -> range:
-    """Indices of the global batch that are this process's; ``total_size`` is divisible."""
-    size = total_size // count()
-    return range(rank() * size, (rank() + 1) * size)
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def on_main(work: Callable[[], ResultT]) -> ResultT | None:
