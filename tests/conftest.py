@@ -19,9 +19,15 @@ def _suite(item: pytest.Item) -> str | None:
     return str(mark.args[0]) if mark else None
 
 
+def _length(item: pytest.Item) -> int:
+    """How long an item's suite takes, coarsely."""
+    long = ("processes", "kill", "workflow")
+    return next((i for i, name in enumerate(long, start=1) if name in item.path.parts), 0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long suites last, so that a slip is reported within seconds.
-    items.sort(key=lambda item: "workflow" in item.path.parts)
+    items.sort(key=_length)
     if os.environ.get(VARIABLE) == "1":
         return
     for item in items:

@@ -1,0 +1,1 @@
+"""Several processes that train one model: same numbers as one, and no way to hang."""
