@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import distributed, ema, model_file, objectives, randomness, sampling
+from ctm_core import acceleration, distributed, ema, model_file, objectives, randomness, sampling
 from ctm_core.config import Experiment, Student, Training
 from ctm_core.data import Dataset
 from ctm_core.errors import UserError
@@ -250,9 +250,8 @@ class _Job:
     ) -> Path:
         """Train in the run folder, then deliver."""
         section, place = self.section, self.place
-        if section.channels_last:
-            for network in (self.student, *averages.values()):
-                network.to(memory_format=torch.channels_last)
+        objective = build_objective(averages)
+        acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
         run = RunFolder(self.folder, config=self.identity(), inputs=inputs, attempt=place.attempt)
         with _held(run):
             processes = distributed.count()
@@ -264,7 +263,7 @@ class _Job:
             trainer = Trainer(
                 title=f"{self.experiment.experiment} {self.model} seed {self.seed}",
                 section=section,
-                objective=build_objective(averages),
+                objective=objective,
                 student=self.student.train(),
                 averages=averages,
                 dataset=self.dataset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,7 +33,68 @@ def build(
         if section.kernel == "fused":
             how = {"fused": True}
         return torch.optim.Adam(parameters, lr=rate, betas=betas, **how)
+    if section.kernel == "fused":
+        return FusedRAdam(parameters, lr=rate, betas=betas, foreach=False)
     return torch.optim.RAdam(parameters, lr=rate, betas=betas, **how)
+
+
+class FusedRAdam(torch.optim.RAdam):
+    r"""RAdam by torch's fused kernel of Adam, which reads and writes every number once.
+
+    From the sixth step on (for the usual betas) RAdam (Liu et al. 2020) is Adam with another rate
+    and another epsilon: with :math:`c_t = 1 - \beta_2^t`,
+
+    .. math::
+       \eta r_t\, \frac{\hat m\, \sqrt{c_t}}{\sqrt{v} + \epsilon}
+       = (\eta r_t)\, \frac{\hat m}{\sqrt{v / c_t} + \epsilon / \sqrt{c_t}} .
+
+    The steps before, which take :math:`\eta \hat m`, are torch's own. State and its names are
+    RAdam's, so a run may change its kernel. For parameters on one device.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of all parameters that have a gradient; there is no closure."""
+        assert closure is None
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        moving = [p for p in parameters if p.grad is not None]
+        states = [self.state[p] for p in moving]
+        done = {int(state["step"]) if state else 0 for state in states}
+        (group,) = self.param_groups
+        rectified = _rectification(min(done, default=0) + 1, group["betas"][1])
+        if len(done) != 1 or rectified is None:
+            super().step()
+            return
+        beta1, beta2 = group["betas"]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        factor, correction = rectified
+        torch._fused_adam_(
+            moving,
+            [p.grad for p in moving],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=float(group["lr"]) * factor,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=group["eps"] / math.sqrt(correction),
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def _rectification(step: int, beta2: float) -> tuple[float, float] | None:
+    """r_t and 1 - beta2^t of RAdam's step (1-based); None where it takes no second moment."""
+    correction = 1 - beta2**step
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / correction
+    if length <= 5:
+        return None
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return math.sqrt(ratio), correction
 
 
 def flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

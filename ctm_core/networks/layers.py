@@ -36,12 +36,22 @@ def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str = "math") -> Tensor:
     r"""Attention :math:`\mathrm{softmax}(q^\top k/\sqrt d)`, applied to v, over places.
 
     Each argument and the result are (B * heads, d, places). The softmax runs in float32 at least:
     bf16 would lose the small weights.
+
+    Parameters
+    ----------
+    kernel
+        ``math`` as written above; ``sdpa`` by torch's fused kernels, which never hold the whole
+        matrix of weights and round otherwise.
     """
+    if kernel == "sdpa":
+        q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return mixed.squeeze(1).transpose(1, 2)
     scores = torch.bmm(q.transpose(1, 2) / math.sqrt(q.shape[1]), k)
     weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
     return torch.bmm(v, weights.to(v.dtype).transpose(1, 2))
@@ -181,6 +191,7 @@ class UNetBlock(nn.Module):
         self.dropout = dropout
         self.skip_scale = skip_scale
         self.heads = heads if attention else 0
+        self.attention_kernel = "math"
         self.adaptive_scale = adaptive_scale
         if self.heads and out_channels % self.heads:
             raise UserError(
@@ -230,7 +241,8 @@ class UNetBlock(nn.Module):
         # Contiguous: on channels_last strides bmm would copy matrix by matrix.
         qkv = self.qkv(self.norm2(y)).contiguous()
         qkv = qkv.view(batch * self.heads, channels // self.heads, 3, height * width)
-        mixed = attend(*qkv.unbind(2))
+        q, k, v = qkv.unbind(2)
+        mixed = attend(q, k, v, self.attention_kernel)
         out: Tensor = self.proj(mixed.reshape(batch, channels, height, width))
         return out
 

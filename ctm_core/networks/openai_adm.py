@@ -293,6 +293,7 @@ class AttentionBlock(nn.Module):
                 "heads; change num_heads or model_channels"
             )
         self.heads = heads
+        self.attention_kernel = "math"
         self.norm = _norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
@@ -302,7 +303,8 @@ class AttentionBlock(nn.Module):
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).contiguous()
         qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)
-        mixed = attend(*(part.flatten(0, 1) for part in qkv.unbind(1)))
+        q, k, v = (part.flatten(0, 1) for part in qkv.unbind(1))
+        mixed = attend(q, k, v, self.attention_kernel)
         out: Tensor = x + self.proj_out(mixed.reshape(batch, channels, height, width))
         return out
 

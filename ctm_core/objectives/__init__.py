@@ -116,6 +116,10 @@ class Objective(ABC):
         """Numbers worth recording beside the losses, such as k."""
         return {}
 
+    def frozen(self) -> list[torch.nn.Module]:
+        """Networks that training reads and never changes."""
+        return []
+
     def gradients_at_w(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the reference and of every weighted loss at the student's output weight.
 

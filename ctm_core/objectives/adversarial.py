@@ -130,6 +130,11 @@ class Adversary:
         """What learns: the heads."""
         return self.discriminator.trained()
 
+    def feature_networks(self) -> list[nn.Module]:
+        """The pretrained networks, which are frozen."""
+        trunks = (branch.backbone.trunk for branch in self.discriminator.branches())
+        return [trunk for trunk in trunks if trunk is not None]
+
     def generator_loss(self, fake: Tensor, batch: Batch) -> Tensor:
         """L_G of generated images (B, C, H, W) in [-1, 1]; gradient passes to them alone."""
         with self._frozen():

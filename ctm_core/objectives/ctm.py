@@ -133,6 +133,15 @@ class CtmObjective(Objective):
         """k of the step."""
         return {"k": float(self.draw(batch)[0])}
 
+    def frozen(self) -> list[torch.nn.Module]:
+        """Teacher, distance and the adversary's feature networks."""
+        networks: list[torch.nn.Module] = [self.distance]
+        if self.teacher is not None:
+            networks.append(self.teacher)
+        if self.adversary is not None:
+            networks += self.adversary.feature_networks()
+        return networks
+
     # -- draws -------------------------------------------------------------------------------
 
     def draw(self, batch: Batch) -> Draw:

@@ -1,0 +1,154 @@
+"""Each lever of speed leaves the result what it was, within rounding."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from ctm_core import acceleration, config, ema, model_file, perceptual
+from ctm_core.config import Training
+from ctm_core.objectives import Batch
+from ctm_core.objectives.ctm import CtmObjective
+from ctm_core.trajectory import Trajectory
+
+SIDE = 8
+KINDS: dict[str, dict[str, Any]] = {
+    "ddpmpp": {"model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1},
+    "openai_adm": {
+        "architecture": "openai_adm",
+        "model_channels": 32,
+        "channel_mult": (1, 2),
+        "num_blocks": 1,
+        "num_head_channels": 16,
+    },
+}
+
+
+def build(
+    kind: str = "ddpmpp", *, time_s: bool = True, attn_resolutions: tuple[int, ...] = (8, 4)
+) -> Trajectory:
+    torch.manual_seed(int(time_s))
+    model = model_file.build_model(
+        network=config.Network.model_validate(
+            KINDS[kind] | {"attn_resolutions": attn_resolutions}
+        ),
+        diffusion=config.Diffusion(),
+        resolution=SIDE,
+        channels=3,
+        label_dim=0,
+        time_s=time_s,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():  # zeros hide what lies before them
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def section(**keys: Any) -> Training:
+    return Training.model_validate({"steps": 1, "batch_size": 1} | keys)
+
+
+def objective(kind: str = "ddpmpp") -> CtmObjective:
+    student = build(kind).train()
+    return CtmObjective(
+        section=config.Student.model_validate(
+            {"grid_points": 6, "training": {"steps": 1, "batch_size": 4}}
+        ),
+        diffusion=config.Diffusion(),
+        student=student,
+        target=ema.frozen_copy(student).train(),
+        teacher=build(kind, time_s=False).eval().requires_grad_(False),
+        distance=perceptual.build_distance("l2"),
+    )
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    return Batch(torch.rand(4, 3, SIDE, SIDE, generator=generator) * 2 - 1, None, seed=0, step=3)
+
+
+def step(made: CtmObjective) -> tuple[dict[str, float], torch.Tensor]:
+    terms = made.backward(batch(), 1.0)
+    found = [p.grad.flatten() for p in made.student.parameters() if p.grad is not None]
+    return terms, torch.cat(found)
+
+
+def accelerated(made: CtmObjective, **keys: Any) -> CtmObjective:
+    acceleration.apply(section(**keys), [made.student, made.target], made.frozen())
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", [{"attention": "sdpa"}, {"channels_last": True}])
+def test_a_step_is_the_same_with_the_key(kind: str, key: dict[str, Any]) -> None:
+    usual, expected = step(objective(kind))
+    terms, gradient = step(accelerated(objective(kind), **key))
+    assert terms == pytest.approx(usual, rel=1e-4)
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_sdpa_is_what_runs() -> None:
+    made = accelerated(objective(), attention="sdpa")
+    with torch.profiler.profile() as profile:
+        step(made)
+    assert any("scaled_dot_product" in event.key for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounding_the_teacher_beforehand_is_what_autocast_does(kind: str) -> None:
+    teacher = build(kind, time_s=False)
+    rounded = copy.deepcopy(teacher)
+    acceleration.round_frozen(rounded)
+    kinds = {p.dtype for p in rounded.parameters()}
+    assert kinds == {torch.bfloat16, torch.float32}  # norms keep theirs
+    x, t = batch().images, torch.full((4,), 2.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher.denoise(x, t), rounded.denoise(x, t))
+
+
+def test_only_frozen_networks_are_rounded_and_only_in_bf16() -> None:
+    made = accelerated(objective(), precision="bf16")
+    assert {p.dtype for p in made.student.parameters()} == {torch.float32}
+    assert {p.dtype for p in made.target.parameters()} == {torch.float32}
+    assert made.teacher is not None
+    assert torch.bfloat16 in {p.dtype for p in made.teacher.parameters()}
+    made = accelerated(objective(), precision="fp32")
+    assert made.teacher is not None
+    assert {p.dtype for p in made.teacher.parameters()} == {torch.float32}
+
+
+def test_keys_that_are_not_given_stand_in_no_hash() -> None:
+    assert not {"attention", "compile"} & section().model_dump().keys()
+    assert section(compile=True).model_dump()["compile"] is True
+    with pytest.raises(ValueError, match="attention"):
+        section(attention="flash")
+
+
+def test_compiled_blocks_give_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tracing backend, so that no C++ compiler is needed."""
+    import torch._dynamo
+
+    original = torch.nn.Module.compile
+    calls: list[dict[str, Any]] = []
+
+    def traced(self: torch.nn.Module, **options: Any) -> None:
+        calls.append(options)
+        original(self, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    usual, compiled = build(attn_resolutions=()), build(attn_resolutions=())
+    names = list(compiled.state_dict())
+    acceleration.apply(section(compile=True), [compiled])
+    assert calls and all(options == {"dynamic": True} for options in calls)
+    assert list(compiled.state_dict()) == names
+    gradients = []
+    for model in (usual, compiled):
+        raw = model.raw(batch().images, 2.0, 1.0)
+        raw.square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch._dynamo.reset()
+    expected, gradient = gradients
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
