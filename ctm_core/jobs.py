@@ -455,13 +455,13 @@ def _preview(
             average,
             sampler=sampler,
             nfe=nfe,
-            gamma=None if sampler == "heun" else 0.0,
             latents=latents.to(device),
             labels=None if labels is None else labels.to(device),
             noise=lambda i: randomness.normal(0, "inject", i + 1, 0, PREVIEWS, shape),
             sigma_min=experiment.diffusion.sigma_min,
             sigma_max=experiment.diffusion.sigma_max,
             rho=experiment.diffusion.rho,
+            only_gamma_one=average.consistency,
         )
         average.train(mode)
         log.debug("preview in %.2f s", time.monotonic() - began)

@@ -273,6 +273,7 @@ def test_every_kind_of_student_trains_and_samples(
 ) -> None:
     settings: dict[str, Any] = {f"models.ctm.{key}": value for key, value in changes.items()}
     settings |= {"models.ctm.training.steps": 4, "models.ctm.training.snapshots": []}
+    settings["models.ctm.training.preview_every"] = 4
     final_only = changes.get("objective") in ("cd", "ct", "ctm_s0")
     if final_only:
         settings["evaluation.samplers.ctm"] = [{"sampler": "gamma", "nfe": [2], "gamma": [1]}]
