@@ -45,13 +45,19 @@ def updater() -> ModuleType:
 # -- commands ------------------------------------------------------------------------------------
 
 
+def block_lines(text: str) -> list[str]:
+    """The lines of the ``sh`` blocks, those that continue joined."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.M | re.S)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """Every command of the ``sh`` blocks, and of inline code that starts like one of ours."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.M | re.S)
     inline = re.findall(r"`((?:make|ctm|snakemake|dvc|python) [^`]+)`", text)
-    lines = [line for block in blocks for line in block.splitlines()] + inline
-    for line in lines:
+    for line in [*block_lines(text), *inline]:
         words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]  # set for this command
         while words:
             end = words.index("&&") if "&&" in words else len(words)
             yield words[:end]
@@ -169,8 +175,7 @@ def test_commands_of_blocks_are_complete() -> None:
     """Those of a block can be typed as they stand: values and required options fit."""
     whole = 0
     for page in PAGES:
-        blocks = re.findall(r"^ *```sh\n(.*?)^ *```", page.read_text("utf-8"), flags=re.M | re.S)
-        for line in (line for block in blocks for line in block.splitlines()):
+        for line in block_lines(page.read_text("utf-8")):
             words = shlex.split(line, comments=True)
             if words and words[0] == "ctm":
                 check_ctm_whole(words[1:])
