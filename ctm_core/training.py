@@ -309,14 +309,16 @@ class Trainer:
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _guard(self, term: str, value: float) -> None:
+    def _guard(self, term: str, value: float, step: int | None = None) -> None:
+        """Raise Diverged if a value is not finite; ``step``: by default the one under way."""
         if not math.isfinite(value):
+            step = self.step + 1 if step is None else step
             kept = checkpoint.steps(self.run.checkpoints)
             kept_text = (
                 f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
             )
             raise Diverged(
-                f"{self.title}: the {term} became {value} at step {self.step + 1} ({kept_text}); "
+                f"{self.title}: the {term} became {value} at step {step} ({kept_text}); "
                 "lower the learning rate or change the precision"
             )
 
@@ -374,6 +376,12 @@ class Trainer:
         return dict(zip(names, counts.tolist(), strict=True))
 
     def _save(self) -> None:
+        # A step with finite losses and gradients may still end in weights that are not.
+        weights = [p.detach() for p in self.student.parameters()]
+        if self.adversary is not None:
+            weights += [p.detach() for p in self.adversary.parameters()]
+        norm = torch.nn.utils.get_total_norm(weights, foreach=True)
+        self._guard("norm of the weights", float(norm), self.step)
         evaluations = self.evaluations()
         distributed.on_main(lambda: self._write(evaluations))
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 from fixtures import tiny
-from fixtures.tiny import KillAt, Trained
+from fixtures.tiny import FileSizeLimit, KillAt, Trained
 
-from ctm_core import checkpoint, ema, jobs, optimizers
+from ctm_core import balance, checkpoint, ema, jobs, optimizers
 from ctm_core.config import Training
 from ctm_core.data import Dataset
 from ctm_core.errors import Diverged, Interrupted
 from ctm_core.files import load_tensors, read_json
-from ctm_core.objectives import Batch
+from ctm_core.objectives import Batch, adversarial
 from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.objectives.dsm import DsmObjective
 from ctm_core.training import Trainer
@@ -36,11 +36,17 @@ class Case:
     """The command of a training, in a folder of its own, and what it must end with."""
 
     def __init__(
-        self, model: str, folder: Path, digits: Dataset, teacher: Path, undisturbed: Trained
+        self,
+        model: str,
+        folder: Path,
+        digits: Dataset,
+        teacher: Path,
+        undisturbed: Trained,
+        base: tiny.Changes | None = None,
     ) -> None:
-        self.model, self.folder = model, folder
+        self.model, self.folder, self.base = model, folder, base or {}
         self.digits, self.teacher, self.undisturbed = digits, teacher, undisturbed
-        tiny.write_experiment(folder / "tiny.yaml")
+        tiny.write_experiment(folder / "tiny.yaml", self.base)
 
     @property
     def run(self) -> Path:
@@ -50,7 +56,7 @@ class Case:
     def train(self, changes: tiny.Changes | None = None, **options: Any) -> Path:
         """Here and now."""
         given = {"output": self.folder / "out", "runs": self.folder / "runs"} | options
-        experiment = tiny.experiment(changes)
+        experiment = tiny.experiment({**self.base, **(changes or {})})
         if self.model == "teacher":
             return jobs.train_teacher(experiment, self.digits, **given)
         return jobs.train_student(
@@ -438,6 +444,177 @@ def test_a_loss_that_overflows_by_itself(ctm_case: Case) -> None:
     """No patch: a learning rate that no network survives."""
     with pytest.raises(Diverged, match=r"became (nan|inf) at step \d+"):
         ctm_case.train({"models.ctm.training.learning_rate": 1e30})
+
+
+# -- with an adversary -------------------------------------------------------------------------
+
+ADVERSARY: dict[str, Any] = {
+    "models.ctm.adversarial": {
+        "discriminator": {"backbones": ["tiny"], "resolution": 64, "width": 8}
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def judged(digits: Dataset, teacher: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The student of the tiny experiment, trained with a discriminator."""
+    folder = tmp_path_factory.mktemp("judged")
+    given: dict[str, Any] = {"output": folder / "out", "runs": folder / "runs", "seed": 0}
+    weights = jobs.train_student(
+        tiny.experiment(ADVERSARY), "ctm", digits, teacher.weights, **given
+    )
+    return Trained(weights, next((folder / "runs" / "tiny" / "ctm" / "seed-0").iterdir()))
+
+
+@pytest.fixture
+def gan_case(tmp_path: Path, digits: Dataset, teacher: Trained, judged: Trained) -> Case:
+    return Case("ctm", tmp_path, digits, teacher.weights, judged, ADVERSARY)
+
+
+@pytest.mark.parametrize("step", [7, 8], ids=["generator", "discriminator"])
+def test_a_signal_in_either_phase(
+    gan_case: Case, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    stop_after(gan_case, monkeypatch, step)
+    assert steps_of(gan_case.run)[-1] == step
+    gan_case.train()
+    gan_case.assert_undisturbed()
+
+
+def test_a_signal_within_a_discriminator_step_drops_it(
+    gan_case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics that its first micro-batch has moved go back."""
+    changes = {"models.ctm.training.micro_batch": 4}
+    given = {"runs": tmp_path / "whole", "output": tmp_path / "whole" / "out"}
+    whole = gan_case.train(changes, **given)
+    original, calls = adversarial.Adversary.discriminator_loss, 0
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * 3 + 1:  # the first micro-batch of the eighth step
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(adversarial.Adversary, "discriminator_loss", counted)
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1 after step 7"):
+        gan_case.train(changes)
+    monkeypatch.undo()
+    parts = gan_case.train(changes)
+    assert parts.read_bytes() == whole.read_bytes()
+    states = [
+        checkpoint.read(next(folder.glob("tiny/ctm/seed-0/*/checkpoints")), STEPS)
+        for folder in (tmp_path / "runs", tmp_path / "whole")
+    ]
+    for name, value in states[0].sections["discriminator"].items():
+        assert torch.equal(value, states[1].sections["discriminator"][name]), name
+
+
+@pytest.mark.parametrize("section", ["discriminator", "discriminator_optimizer"])
+def test_a_damaged_discriminator(
+    gan_case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, section: str
+) -> None:
+    stop_after(gan_case, monkeypatch, 10)
+    assert steps_of(gan_case.run) == [8, 10]
+    file = gan_case.run / "checkpoints" / "step-00000010" / f"{section}.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    gan_case.train()
+    assert f"{section}.safetensors is damaged" in caplog.text
+    gan_case.assert_undisturbed()
+
+
+def test_no_room_for_the_discriminator(gan_case: Case, judged: Trained) -> None:
+    """From the second checkpoint on, the largest of its files does not fit."""
+    sizes = {p.name: p.stat().st_size for p in judged.run.glob("checkpoints/step-00000008/*")}
+    largest = max(sizes, key=lambda name: sizes[name])
+    assert largest.startswith("discriminator")
+    ended = gan_case.command(LimitAt(2, sizes[largest] - 1))
+    assert ended.code == 2, ended
+    assert largest in ended.stderr and "the limit on file sizes is reached" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert steps_of(gan_case.run) == [4]
+    assert gan_case.command().code == 0
+    gan_case.assert_undisturbed()
+
+
+class LimitAt:
+    """A limit on file sizes from the n-th checkpoint on."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.limit = count, FileSizeLimit(size)
+
+    def __call__(self) -> None:
+        tiny.at_calls("ctm_core.checkpoint:save", self._act)
+
+    def _act(self, call: int) -> None:
+        if call == self.count:
+            self.limit()
+
+
+def spoil_result(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, value: float
+) -> None:
+    """Multiply what a function returns at its n-th call (from 1) by NaN or infinity."""
+    original, calls = getattr(owner, name), 0
+
+    def spoilt(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = original(*arguments, **named)
+        if calls != call:
+            return result
+        if isinstance(result, tuple):
+            return (result[0] * value, *result[1:])
+        return result * value
+
+    monkeypatch.setattr(owner, name, spoilt)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "value", "term", "step"),
+    [
+        (balance, "adaptive_weight", 5, math.nan, "lambda_gan", 5),
+        (balance, "adaptive_weight", 6, math.inf, "lambda_dsm", 5),
+        (CtmObjective, "denoising", 3, math.nan, "dsm", 5),
+        (adversarial.Adversary, "generator_loss", 3, math.inf, "gan", 5),
+        (adversarial, "hinge_discriminator", 3, math.inf, "d_loss", 6),
+        (adversarial.Adversary, "_logits", 9, math.nan, "d_loss", 6),  # of generated images
+    ],
+)
+def test_each_term_of_both_phases_is_guarded(
+    gan_case: Case,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    call: int,
+    value: float,
+    term: str,
+    step: int,
+) -> None:
+    """The very numbers become NaN or infinite, not their record."""
+    spoil_result(monkeypatch, owner, name, call, value)
+    if name == "hinge_discriminator":
+        losses = (adversarial.hinge_generator, adversarial.hinge_discriminator)
+        monkeypatch.setitem(adversarial.LOSSES, "hinge", losses)
+    with pytest.raises(Diverged, match=rf"the {term} became -?(nan|inf) at step {step} \(the"):
+        gan_case.train()
+    assert steps_of(gan_case.run) == [4]
+    found = checkpoint.newest(gan_case.run / "checkpoints")
+    assert found is not None
+    assert all(bool(t.isfinite().all()) for s in found.sections.values() for t in s.values())
+    assert read_json(gan_case.run / "failed.json")["exit_code"] == 3
+
+
+def test_weights_that_overflow_are_not_saved(ctm_case: Case) -> None:
+    """A step may have finite losses and gradients, and still leave no finite weights."""
+    with pytest.raises(Diverged, match=r"norm of the weights became (inf|nan) at step 1 \(no"):
+        ctm_case.train(
+            {"models.ctm.training.learning_rate": 1e38, "models.ctm.training.checkpoint_every": 1}
+        )
+    assert steps_of(ctm_case.run) == []
 
 
 # -- the step ----------------------------------------------------------------------------------
