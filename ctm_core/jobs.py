@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import acceleration, distributed, ema, model_file, objectives, randomness, sampling
-from ctm_core.config import Experiment, Student, Training
+from ctm_core import acceleration, assembly, distributed, ema, model_file, objectives
+from ctm_core.config import Experiment, Training
 from ctm_core.data import Dataset
-from ctm_core.errors import UserError
-from ctm_core.files import atomic_write, load_tensors, sha256_file, write_json
+from ctm_core.files import atomic_write, sha256_file, write_json
 from ctm_core.objectives import adversarial
 from ctm_core.objectives.dsm import DsmObjective
-from ctm_core.optimizers import resolve_precision
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder, environment
-from ctm_core.teachers.fit import check_imported, copy_shared, is_imported
+from ctm_core.teachers.fit import copy_shared
 from ctm_core.training import Trainer
 
 if TYPE_CHECKING:
     from ctm_core.trajectory import Trajectory
 
 __all__ = ["Place", "train_student", "train_teacher"]
-
-log = logging.getLogger(__name__)
-
-PREVIEWS = 64
 
 
 @dataclass(frozen=True)
@@ -78,9 +69,9 @@ def train_teacher(
     assert section is not None
     seed = section.seed if seed is None else seed
     with distributed.session() as device:
-        experiment = _resolved(experiment, device)
-        _check_dataset(experiment, dataset)
-        student = _fresh(experiment, dataset, seed, time_s=False).to(device)
+        experiment = assembly.resolved(experiment, device)
+        assembly.check_dataset(experiment, dataset)
+        student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
 
         def objective(averages: dict[float, Trajectory]) -> DsmObjective:
             return DsmObjective(section, student)
@@ -127,25 +118,25 @@ def train_student(
     section = experiment.student(model)
     kind = objectives.find(section.objective)
     with distributed.session() as device:
-        experiment = _resolved(experiment, device)
+        experiment = assembly.resolved(experiment, device)
         section = experiment.student(model)
-        _check_dataset(experiment, dataset)
-        _check_inputs(section, model, teacher, init, init_average)
+        assembly.check_dataset(experiment, dataset)
+        assembly.check_inputs(section, model, teacher, init, init_average)
         denoiser = None
         if teacher is not None:
             denoiser, record = model_file.load_weights(teacher)
-            _check_teacher(experiment, dataset, record, teacher)
-        student = _fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
+            assembly.check_teacher(experiment, dataset, record, teacher)
+        student = assembly.fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
         if section.initial == "teacher" and denoiser is not None:
             copy_shared(denoiser, student)
         if init is not None:
-            _load_into(student, init)
+            assembly.load_into(student, init)
         student.to(device)
         rates = tuple(dict.fromkeys((section.target_ema, *section.training.ema)))
         averages = {rate: ema.frozen_copy(student).train() for rate in rates}
         if init_average is not None:
             for average in averages.values():
-                _load_into(average, init_average)
+                assembly.load_into(average, init_average)
         distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
         adversary = None
         if section.adversarial is not None:
@@ -235,7 +226,7 @@ class _Job:
             "diffusion": experiment.diffusion.model_dump(mode="json"),
             "resolution": dataset.resolution,
             "channels": dataset.channels,
-            "label_dim": _label_dim(experiment, dataset),
+            "label_dim": assembly.label_dim(experiment, dataset),
             "class_names": dataset.class_names,
             "time_s": self.student.time_s,
             "inner": self.student.parametrisation,
@@ -272,7 +263,7 @@ class _Job:
                 run=run,
                 device=next(self.student.parameters()).device,
                 lambda_scope=self.lambda_scope,
-                preview=_preview(self.experiment, self.dataset, self.model),
+                preview=assembly.preview(self.experiment, self.dataset, self.model),
             )
             exports = self.exports(run.path / "exports")
             record = self.record(inputs)
@@ -352,119 +343,3 @@ def _held(run: RunFolder) -> Iterator[None]:
     else:
         if distributed.main():
             run.__exit__(None, None, None)
-
-
-# -- assembly ---------------------------------------------------------------------------------
-
-
-def _resolved(experiment: Experiment, device: torch.device) -> Experiment:
-    return experiment.resolved(resolve_precision("auto", device))
-
-
-def _label_dim(experiment: Experiment, dataset: Dataset) -> int:
-    return dataset.classes if experiment.conditional else 0
-
-
-def _fresh(
-    experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool, inner: str = "edm"
-) -> Trajectory:
-    torch.manual_seed(randomness.torch_seed(seed, "initial weights", 0))
-    return model_file.build_model(
-        network=experiment.network,
-        diffusion=experiment.diffusion,
-        resolution=dataset.resolution,
-        channels=dataset.channels,
-        label_dim=_label_dim(experiment, dataset),
-        time_s=time_s,
-        inner=inner,
-    )
-
-
-def _check_inputs(
-    section: Student, model: str, teacher: Path | None, init: Path | None, average: Path | None
-) -> None:
-    """The files that a model's section asks for, no more and no less."""
-    fork = section.init_from is not None
-    for option, given, wanted, key in (
-        ("--teacher", teacher, section.uses_teacher, "its objective"),
-        ("--init", init, fork, "init_from"),
-        ("--init-average", average, fork, "init_from"),
-    ):
-        if wanted and given is None:
-            raise UserError(f"{model} needs {option} FILE, because of {key}; add it")
-        if given is not None and not wanted:
-            raise UserError(f"{option} {given}: {model} uses no such file; leave {option} out")
-
-
-def _load_into(network: Trajectory, path: Path) -> None:
-    model_file.read_record(path)
-    model_file.load_state(network, load_tensors(path)[0], path)
-
-
-def _check_dataset(experiment: Experiment, dataset: Dataset) -> None:
-    if (dataset.name, dataset.split) != (experiment.dataset.name, "train"):
-        raise UserError(
-            f"{dataset.path} holds {dataset.name}, split {dataset.split}, but the experiment "
-            f"{experiment.experiment} learns {experiment.dataset.name}, split train; prepare it "
-            "with `ctm data`"
-        )
-
-
-def _check_teacher(
-    experiment: Experiment, dataset: Dataset, record: Mapping[str, Any], path: Path
-) -> None:
-    expected = {
-        "dataset_fingerprint": dataset.fingerprint,
-        "network": experiment.network.model_dump(mode="json"),
-        "diffusion": experiment.diffusion.model_dump(mode="json"),
-        "resolution": dataset.resolution,
-        "channels": dataset.channels,
-        "label_dim": _label_dim(experiment, dataset),
-    }
-    if record["model"] != "teacher":
-        raise UserError(f"{path} is a student ({record['model']}), not a teacher")
-    if is_imported(record):
-        check_imported(experiment, record, path, "teacher")
-        for key in ("dataset_fingerprint", "network", "diffusion"):
-            del expected[key]
-    for key, value in expected.items():
-        if json.loads(json.dumps(record[key])) != json.loads(json.dumps(value)):
-            if key == "dataset_fingerprint":
-                what = f"was trained on other images of {record['dataset']}"
-                if record["dataset"] != dataset.name:
-                    what = f"was trained for the data set {record['dataset']}, not {dataset.name}"
-            else:
-                what = f"has another {key} than {experiment.experiment}"
-            raise UserError(f"{path} {what}; train a teacher for it with `ctm teacher`")
-
-
-def _preview(
-    experiment: Experiment, dataset: Dataset, model: str
-) -> Callable[[Trajectory], torch.Tensor]:
-    """Samples of fixed noises, so that the pictures of a run show one thing getting better."""
-    shape = tuple(int(n) for n in dataset.images.shape[1:])
-    latents = randomness.normal(0, "latents", 0, 0, PREVIEWS, shape)
-    labels = torch.arange(PREVIEWS) % dataset.classes if experiment.conditional else None
-    sampler, nfe = ("heun", 17) if model == "teacher" else ("gamma", 1)
-
-    def preview(average: Trajectory) -> torch.Tensor:
-        began, mode = time.monotonic(), average.training
-        device = next(average.parameters()).device
-        average.eval()
-        images = sampling.sample(
-            average,
-            sampler=sampler,
-            nfe=nfe,
-            latents=latents.to(device),
-            labels=None if labels is None else labels.to(device),
-            noise=lambda i: randomness.normal(0, "inject", i + 1, 0, PREVIEWS, shape),
-            sigma_min=experiment.diffusion.sigma_min,
-            sigma_max=experiment.diffusion.sigma_max,
-            rho=experiment.diffusion.rho,
-            only_gamma_one=average.consistency,
-        )
-        average.train(mode)
-        log.debug("preview in %.2f s", time.monotonic() - began)
-        return sampling.to_uint8(images, "truncate").cpu()
-
-    return preview
