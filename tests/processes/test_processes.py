@@ -95,16 +95,28 @@ def test_two_processes_match_one(
     assert_same_losses(*places)
 
 
-def test_torchrun_is_the_same(undisturbed: Workplace, tmp_path: Path) -> None:
-    """torch's own launcher, and processes that are started and not forked."""
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"],
+    "own": [],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_that_are_started_and_not_forked(
+    undisturbed: Workplace, tmp_path: Path, launcher: str
+) -> None:
+    """As users start them: by torch's launcher, or by our command."""
     place = Workplace(tmp_path, undisturbed.prepared, 2)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", "-m", "ctm_core.cli"]
+    words = [*map(str, place.words()), *(["--processes", "2"] if launcher == "own" else [])]
     done = subprocess.run(
-        [*command, *map(str, place.words())], cwd=tmp_path, capture_output=True, timeout=120
+        [sys.executable, *LAUNCHERS[launcher], "-m", "ctm_core.cli", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"out/student.safetensors\n"
+    assert b"Traceback" not in done.stderr
     assert place.trained() == undisturbed.trained()
 
 
