@@ -231,6 +231,22 @@ def test_a_process_that_dies_before_they_have_met(pair: Workplace) -> None:
     assert time.monotonic() - began < 20
 
 
+def test_a_process_that_hangs(pair: Workplace, undisturbed: Workplace) -> None:
+    began = time.monotonic()
+    ended = pair.train(
+        SetAt("ctm_core.distributed:TIMEOUT", 3),
+        SetAt("ctm_core.launch:GRACE", 0.5),
+        SetAt("ctm_core.launch:LAST_GRACE", 0.5),
+        KillAt(APPLY, 6, signal.SIGSTOP, rank=1),
+    )
+    assert ended.code == 75, ended
+    (only,) = said(ended)
+    assert only.startswith("process 0 of 2 lost another one; the last checkpoint stands")
+    assert time.monotonic() - began < 20
+    assert pair.train().code == 0
+    assert pair.trained() == undisturbed.trained()
+
+
 def test_the_copies_end_with_the_command(pair: Workplace, undisturbed: Workplace) -> None:
     """``tiny.ctm`` waits for them; they keep what was trained, and free the lock."""
     ended = pair.train(KillAt(APPLY, 6, whom="parent"))
