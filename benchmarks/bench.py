@@ -1,18 +1,21 @@
 """How long the parts of a training step, of sampling and of scoring take here.
 
-Every comparison runs its two sides alternately on the same inputs, in one process, so their ratio
-means something even on a machine that is busy. Times are medians. The network, the batch and the
-threads are those of an experiment file; weights are random, since they do not change the time.
+    python benchmarks/bench.py [--sizes tiny cifar10] [--parts step gan sampling memory scores]
+                               [--repeats N] [--output FILE] [--docs]
 
-    python benchmarks/bench.py [--repeats N] [--experiment FILE] [--output FILE]
+Ways of doing a thing run in turn on the same inputs, in one process, so their ratio means
+something even on a machine that is busy. Beside wall time stands processor time, which other
+programs disturb less. ``--docs`` writes the table into docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,264 +25,227 @@ from typing import Any
 # Read when torch is loaded: threads that spin while they wait would slow whatever runs next.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import baseline
+import sizes
+import stopwatch
 import torch
 from scipy import linalg
+from sizes import SIZES
 
-from ctm_core import ema, model_file, perceptual, randomness
-from ctm_core.balance import adaptive_weight
-from ctm_core.config import Experiment, load_experiment
-from ctm_core.data import Dataset, prepare, to_float
-from ctm_core.files import write_json
+from ctm_core import acceleration, randomness, schedule
+from ctm_core.config import Training
+from ctm_core.files import write_json, write_text
 from ctm_core.generation import Generator
 from ctm_core.metrics import Moments, frechet_distance
-from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.runs import environment
-from ctm_core.solvers import heun_solve
-from ctm_core.trajectory import Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = "ctm"
-SAMPLES = 256  # images of one sampling batch
+PAGE = ROOT / "docs/performance.md"
+MARKS = ("<!-- measured -->", "<!-- end of measured -->")
+PARTS = ("step", "gan", "sampling", "memory", "scores")
+
+#: Ways of doing a step: keys of the training section, the first being the plain way.
+BF16 = {"precision": "bf16", "channels_last": True, "kernel": "fused"}
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {"objective": baseline.Plain, "kernel": "loop"},
+    "fp32": {"kernel": "fused"},
+    "bf16": BF16,
+}
+#: One key changed, to be seen against ``bf16``.
+LEVERS: dict[str, dict[str, Any]] = {
+    "bf16, kernel: foreach": BF16 | {"kernel": "foreach"},
+    "bf16, kernel: loop": BF16 | {"kernel": "loop"},
+    "bf16, channels_last: false": BF16 | {"channels_last": False},
+    "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
+    "bf16, compile: true": BF16 | {"compile": True},
+}
 FEATURES = {64: 1024, 1280: 3072}  # dimensions of a feature network, and samples scored with it
-SCALE_OF_GRADIENT = 1e-12  # added to norms that are divided by
 
 
-class SeparatePasses(CtmObjective):
-    """The step as it is usually written: a backward pass for each norm, and one for the sum."""
+class Table:
+    """The rows measured so far."""
 
-    def backward(self, batch: Batch, share: float) -> dict[str, float]:
-        k, i, j = self.draw(batch)
-        grid = self.grid.to(batch.images)
-        t, s = grid[i], grid[j]
-        x_t = batch.images + t.view(-1, 1, 1, 1) * batch.normal("noise")
-        estimate = self.to_data(self.student.G(x_t, t, s, batch.labels), s, batch.labels)
-        target = self.matching_target(x_t, grid, i, j, k, batch.labels)
-        ctm = self.distance(estimate, target).mean()
-        dsm, _ = self.denoising(batch)
-        w = self.student.output_weight
-        (at_ctm,) = torch.autograd.grad(ctm, w, retain_graph=True)
-        (at_dsm,) = torch.autograd.grad(dsm, w, retain_graph=True)
-        total = ctm + self.section.dsm.weight * adaptive_weight(at_ctm, at_dsm) * dsm
-        (total * share).backward()
-        return {"loss": float(total.detach())}
-
-
-class EveryRow(CtmObjective):
-    """The step with both maps evaluated on rows where they are the identity, too."""
-
-    def to_data(self, x: torch.Tensor, s: torch.Tensor, labels: Any) -> torch.Tensor:
-        self.evaluations["target"] += len(x)
-        return self.target.G(x, s, torch.full_like(s, self.sigma_min), labels)
-
-    @torch.no_grad()
-    def matching_target(
-        self, x_t: torch.Tensor, grid: torch.Tensor, i: Any, j: Any, k: int, labels: Any
-    ) -> torch.Tensor:
-        x_u = self.solve(x_t, grid, i, torch.full_like(i, k), labels)
-        inner = self.student if self.section.inner == "model" else self.target
-        self.evaluations["student" if inner is self.student else "target"] += len(x_u)
-        return self.to_data(inner.G(x_u, grid[i + k], grid[j], labels), grid[j], labels)
-
-
-class Bench:
-    """Inputs that all measurements share, and the rows they have given so far."""
-
-    def __init__(self, experiment: Experiment, dataset: Dataset, repeats: int) -> None:
-        self.experiment = experiment
-        self.dataset = dataset
-        self.repeats = repeats
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.section = experiment.student(MODEL)
-        self.batch_size = self.section.training.batch_size
-        self.teacher = self._network(time_s=False).eval().requires_grad_(False)
-        self.student = self._network(time_s=True).train()
-        self.target = ema.frozen_copy(self.student).train()
 
-    def _network(self, *, time_s: bool) -> Trajectory:
-        torch.manual_seed(0)
-        model = model_file.build_model(
-            network=self.experiment.network,
-            diffusion=self.experiment.diffusion,
-            resolution=self.dataset.resolution,
-            channels=self.dataset.channels,
-            label_dim=self.dataset.classes if self.experiment.conditional else 0,
-            time_s=time_s,
-        )
-        with torch.no_grad():
-            for parameter in model.parameters():  # zero-initialised ones would give zero gradients
-                parameter.add_(0.05 * torch.randn_like(parameter))
-        if self.section.training.channels_last:
-            model.to(memory_format=torch.channels_last)
-        return model
-
-    def batch(self, step: int) -> Batch:
-        """The training batch of a step."""
-        images, labels = self.dataset.batch(list(range(self.batch_size)))
-        data = to_float(images)
-        if self.section.training.channels_last:
-            data = data.contiguous(memory_format=torch.channels_last)
-        return Batch(data, labels if self.experiment.conditional else None, seed=0, step=step)
-
-    def row(
-        self,
-        part: str,
-        case: str,
-        seconds: list[float],
-        note: str = "",
-        *,
-        against: list[float] | None = None,
-        images: int | None = None,
+    def add(
+        self, size: str, part: str, way: str, times: list[tuple[float, float]], **more: Any
     ) -> None:
-        """Record one line; ``against`` holds the times of the same inputs done another way."""
-        median = statistics.median(seconds)
-        line: dict[str, Any] = {
+        """Medians of (wall, processor) seconds; ``against`` is another way's list."""
+        against = more.pop("against", None)
+        row: dict[str, Any] = {
+            "size": size,
             "part": part,
-            "case": case,
-            "milliseconds": 1e3 * median,
-            "repeats": len(seconds),
-            "images_per_second": images / median if images else None,
-            "times_the_first": None,
-            "note": note,
+            "way": way,
+            "seconds": statistics.median(wall for wall, _ in times),
+            "cpu_seconds": statistics.median(cpu for _, cpu in times),
+            "repeats": len(times),
         }
         if against is not None:
-            ratios = [one / other for one, other in zip(seconds, against, strict=True)]
-            line["times_the_first"] = statistics.median(ratios)
-        self.rows.append(line)
-        print(_text(line), flush=True)
+            for place, name in enumerate(("faster", "faster_cpu")):
+                pairs = zip(against, times, strict=True)
+                row[name] = statistics.median(one[place] / other[place] for one, other in pairs)
+        self.put(row | more)
 
-    # -- measurements ----------------------------------------------------------------------------
+    def put(self, row: dict[str, Any]) -> None:
+        """Record one row and print it."""
+        self.rows.append(row)
+        print(_line(row), flush=True)
 
-    def teacher_forward(self) -> None:
-        batch = self.batch(0)
-        t = torch.full((self.batch_size,), 1.0)
-        with torch.no_grad():
-            times = _timed(
-                lambda: self.teacher.denoise(batch.images, t, batch.labels), 4 * self.repeats
-            )
-        self.row("teacher", "one forward", times, images=self.batch_size)
 
-    def solve(self) -> None:
-        n, most = self.section.grid_points, self.section.heun_steps
-        grid = self.objective(CtmObjective).grid.float()
-        for k in sorted({1, most // 2, most}):
-            batch = self.batch(k)
-            i = torch.arange(self.batch_size) % (n - k)
-            x = batch.images + grid[i].view(-1, 1, 1, 1) * batch.normal("noise")
+def _once(work: Callable[[], object]) -> tuple[float, float]:
+    began, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began, time.process_time() - cpu
 
-            def solve(
-                k: int = k, i: torch.Tensor = i, x: torch.Tensor = x, y: Any = batch.labels
-            ) -> None:
-                heun_solve(lambda z, r: self.teacher.denoise(z, r, y), x, grid, i, k)
 
-            with torch.no_grad():
-                times = _timed(solve, self.repeats)
-            self.row("teacher", f"solve, k = {k}", times, f"{2 * k} forwards")
+def alternate(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[Any]]:
+    """(Wall, processor) seconds of each, taken in turn after one round that is not counted."""
+    for work in works.values():
+        work()
+    times: dict[str, list[Any]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(_once(work))
+    return times
 
-    def objective(self, kind: type[CtmObjective]) -> CtmObjective:
-        return kind(
-            section=self.section,
-            diffusion=self.experiment.diffusion,
-            student=self.student,
-            target=self.target,
-            teacher=self.teacher,
-            distance=perceptual.build_distance(self.section.distance),
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: str) -> None:
+    """The engine's own step in several ways, on the same batches in turn."""
+    trainers = {way: sizes.trainer(size, **keys) for way, keys in ways.items()}
+    times: dict[str, list[Any]] = {way: [] for way in ways}
+    spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    gradients = {}
+    for step in range(-1, repeats):
+        for way, trainer in trainers.items():
+            trainer.step = max(step, 0)
+            stopwatch.reset()
+            taken = _once(trainer._generator_step)
+            if step >= 0:  # the first round only warms up
+                times[way].append(taken)
+                spent[way].append(dict(stopwatch.spent))
+                continue
+            found = [p.grad for p in trainer.student.parameters() if p.grad is not None]
+            gradients[way] = torch.cat([g.flatten() for g in found])
+    usual = gradients[first]
+    for way in ways:
+        parts = {
+            name: statistics.median(one[name] for one in spent[way])
+            for name in stopwatch.COMPONENTS
+        }
+        error = float((gradients[way] - usual).norm() / usual.norm())
+        against = None if way == first else times[first]
+        table.add(
+            size,
+            "step",
+            way,
+            times[way],
+            against=against,
+            components=parts,
+            **({} if way == first else {"gradients_differ": error}),
         )
 
-    def steps(self) -> None:
-        """The student's step and its two slower forms, on the same batches in turn."""
-        cases = {
-            "as implemented": CtmObjective,
-            "a backward pass for each norm": SeparatePasses,
-            "identity rows evaluated": EveryRow,
+
+def gan(table: Table, size: str, repeats: int) -> None:
+    """Both steps with an adversary: random DeiT and Lite0 at 224."""
+    trainers = {way: sizes.trainer(size, adversarial=True, **keys) for way, keys in WAYS.items()}
+    for part, name in (("D step", "_discriminator_step"), ("G step", "_generator_step")):
+        works = {way: getattr(trainer, name) for way, trainer in trainers.items()}
+        times = alternate(works, repeats)
+        for way in works:
+            against = None if way == "plain" else times["plain"]
+            table.add(size, part, way, times[way], against=against)
+
+
+# -- sampling ------------------------------------------------------------------------------------
+
+
+def sampling(table: Table, size: str, repeats: int) -> None:
+    """Images by one jump of the student and by 35 evaluations of the teacher."""
+    made, count = SIZES[size], SIZES[size].sampled
+    record = {
+        "channels": 3,
+        "resolution": made.resolution,
+        "label_dim": 0,
+        "diffusion": {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
+        "model": "ctm",
+        "step": 0,
+    }
+    latents = randomness.normal(0, "latents", 0, 0, count, (3, made.resolution, made.resolution))
+    grid = schedule.karras_grid(18, 0.002, 80.0, 7.0)
+    half = Training(steps=1, batch_size=1, precision="bf16", channels_last=True)
+    for part, time_s, nfe in (("sampling, 1 jump", True, 1), ("sampling, 35 Heun", False, 35)):
+        model, fast = (sizes.network(made, time_s=time_s).eval() for _ in range(2))
+        model.requires_grad_(False)
+        acceleration.apply(half, [], [fast.requires_grad_(False)])
+        how = {"sampler": "gamma" if time_s else "heun", "nfe": nfe}
+        options = {**how, "gamma": None, "seed": 0, "batch_size": count}
+
+        def bf16(model: Any = fast, options: Any = options) -> None:
+            with torch.autocast("cpu", torch.bfloat16):
+                Generator(model, record).images(count, **options)
+
+        plain = partial(baseline.one_jump, model, latents)
+        if not time_s:
+            plain = partial(baseline.heun, model, latents, grid)
+        ours = partial(Generator(model, record).images, count, **options)
+        times = alternate({"plain": plain, "fp32": ours, "bf16": bf16}, repeats)
+        for way, taken in times.items():
+            against = None if way == "plain" else times["plain"]
+            speed = count / statistics.median(wall for wall, _ in taken)
+            table.add(size, part, way, taken, against=against, images_per_second=speed)
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def memory(table: Table, size: str) -> None:
+    """Largest resident memory of a process that does two steps, of one that only builds."""
+    for way in WAYS:
+        found = {}
+        for count in (0, 2):
+            call = [sys.executable, __file__, "--memory-of", size, way, str(count)]
+            text = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+            found[count] = json.loads(text.splitlines()[-1])
+        row = {"size": size, "part": "memory", "way": way, "gigabytes": found[2]}
+        first = next((r for r in table.rows if r["part"] == "memory" and r["size"] == size), None)
+        if first is not None:
+            row["share"] = found[2] / first["gigabytes"]
+        table.put(row | {"networks_gigabytes": found[0]})
+
+
+def memory_of(size: str, way: str, count: int) -> None:
+    """Print the peak of this process in GB."""
+    trainer = sizes.trainer(size, **WAYS[way])
+    for _ in range(count):
+        trainer._generator_step()
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    print(json.dumps(int(peak.split()[1]) * 1024 / 1e9))
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+
+def scores(table: Table, repeats: int) -> None:
+    """The Fréchet distance against ``scipy.linalg.sqrtm``."""
+    for dim, n in FEATURES.items():
+        a, b = (Moments.of(_features(dim, n, stream)) for stream in ("one", "two"))
+        works = {
+            "scipy's sqrtm": partial(_by_sqrtm, a, b),
+            "ours": partial(frechet_distance, a, b),
         }
-        objectives = {name: self.objective(kind) for name, kind in cases.items()}
-        times: dict[str, list[float]] = {name: [] for name in cases}
-        worst = dict.fromkeys(cases, 0.0)
-        first = next(iter(cases))
-        for step in range(-1, 2 * self.repeats):
-            batch = self.batch(max(step, 0))
-            gradients = {}
-            for name, objective in objectives.items():
-                self.student.zero_grad(set_to_none=True)
-                began = time.perf_counter()
-                objective.backward(batch, 1.0)
-                seconds = time.perf_counter() - began
-                found = [p.grad for p in self.student.parameters() if p.grad is not None]
-                gradients[name] = torch.cat([g.flatten() for g in found])
-                if step >= 0:  # the first round only warms up
-                    times[name].append(seconds)
-            for name, gradient in gradients.items():
-                norm = gradients[first].norm() + SCALE_OF_GRADIENT
-                error = float((gradient - gradients[first]).norm() / norm)
-                worst[name] = max(worst[name], error)
-        for name, objective in objectives.items():
-            calls = sum(objective.evaluations.values()) / self.batch_size / (2 * self.repeats + 1)
-            note = f"{calls:.1f} forwards"
-            against = None if name == first else times[first]
-            if against is not None:
-                note += f", gradients differ by {worst[name]:.0e}"
-            self.row("student step", name, times[name], note, against=against)
-
-    def averages(self) -> None:
-        values = list(self.student.parameters())
-
-        @torch.no_grad()
-        def loop() -> None:
-            pairs = zip(self.target.parameters(), self.student.parameters(), strict=True)
-            for mean, value in pairs:
-                mean.lerp_(value, 0.01)
-            for mean, value in zip(self.target.buffers(), self.student.buffers(), strict=True):
-                mean.copy_(value)
-
-        fused, looped = _alternated(
-            lambda: ema.update(self.target, self.student, 0.99, 0), loop, 10 * self.repeats
-        )
-        count = sum(p.numel() for p in values)
-        note = f"{len(values)} tensors, {count:,} numbers"
-        self.row("EMA", "all tensors in one call", fused, note)
-        self.row("EMA", "a loop over tensors", looped, against=fused)
-
-    def sampling(self) -> None:
-        record = {
-            "channels": self.dataset.channels,
-            "resolution": self.dataset.resolution,
-            "label_dim": self.dataset.classes if self.experiment.conditional else 0,
-            "diffusion": self.experiment.diffusion.model_dump(),
-            "model": MODEL,
-            "step": 0,
-        }
-        student = Generator(ema.frozen_copy(self.student).eval(), record)
-        teacher = Generator(self.teacher, record)
-        cells = {
-            "ctm, NFE 1": (student, {"sampler": "gamma", "nfe": 1, "gamma": None}),
-            "ctm, NFE 4, γ = 1": (student, {"sampler": "gamma", "nfe": 4, "gamma": 1.0}),
-            "teacher, NFE 35": (teacher, {"sampler": "heun", "nfe": 35, "gamma": None}),
-        }
-        for name, (generator, options) in cells.items():
-            draw = partial(generator.images, SAMPLES, seed=0, **options)
-            short = options["nfe"] < 10
-            times = _timed(draw, self.repeats if short else 2, warm_up=short)
-            self.row("sampling", name, times, images=SAMPLES)
-
-    def frechet(self) -> None:
-        for dim, n in FEATURES.items():
-            sets = [_features(dim, n, stream) for stream in ("one", "two")]
-            a, b = (Moments.of(features) for features in sets)
-            distances: dict[str, float] = {}
-
-            def ours(a: Moments = a, b: Moments = b, found: Any = distances) -> None:
-                found["ours"] = frechet_distance(a, b).value
-
-            def scipys(a: Moments = a, b: Moments = b, found: Any = distances) -> None:
-                found["scipy"] = _by_sqrtm(a, b)
-
-            short, long = _alternated(ours, scipys, 5 * self.repeats if dim <= 64 else 2)
-            traces = float(a.covariance().trace() + b.covariance().trace())
-            error = abs(distances["ours"] - distances["scipy"]) / traces
-            self.row("Fréchet distance", f"{dim} dimensions", short)
-            note = f"values differ by {error:.0e} of the traces"
-            self.row("Fréchet distance", f"{dim}, scipy's sqrtm", long, note, against=short)
+        times = alternate(works, repeats)
+        traces = float(a.covariance().trace() + b.covariance().trace())
+        error = abs(frechet_distance(a, b).value - _by_sqrtm(a, b)) / traces
+        part = f"Fréchet distance, {dim}"
+        table.add("-", part, "scipy's sqrtm", times["scipy's sqrtm"])
+        against = times["scipy's sqrtm"]
+        table.add("-", part, "ours", times["ours"], against=against, values_differ=error)
 
 
 def _features(dim: int, n: int, stream: str) -> torch.Tensor:
@@ -297,73 +263,112 @@ def _by_sqrtm(a: Moments, b: Moments) -> float:
     return shift + float((one + two - 2 * root.real).trace())
 
 
-def _timed(work: Callable[[], object], repeats: int, *, warm_up: bool = True) -> list[float]:
-    """Seconds of each repeat, after one that is not counted."""
-    if warm_up:
-        work()
-    return [_once(work) for _ in range(repeats)]
+# -- output --------------------------------------------------------------------------------------
 
 
-def _alternated(
-    first: Callable[[], object], second: Callable[[], object], repeats: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of both, taken in turn, after one round that is not counted."""
-    first(), second()
-    pairs = [(_once(first), _once(second)) for _ in range(repeats)]
-    return [one for one, _ in pairs], [two for _, two in pairs]
+def _line(row: dict[str, Any]) -> str:
+    line = f"{row['size']:<8} {row['part']:<22} {row['way']:<28}"
+    if "gigabytes" in row:
+        return (
+            line
+            + f"{row['gigabytes']:9.2f} GB"
+            + (f" {row['share']:8.2f} ×" if "share" in row else "")
+        )
+    line += f"{row['seconds']:9.3f} s {row['cpu_seconds']:9.3f} CPU-s"
+    if "faster" in row:
+        line += f" {row['faster']:7.2f} × {row['faster_cpu']:7.2f} × CPU"
+    for key in ("gradients_differ", "values_differ"):
+        if key in row:
+            line += f"  {key.replace('_', ' ')} by {row[key]:.0e}"
+    return line
 
 
-def _once(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _text(row: dict[str, Any]) -> str:
-    speed = f"{row['images_per_second']:,.0f} images/s" if row["images_per_second"] else ""
-    ratio = f"{row['times_the_first']:.2f} ×" if row["times_the_first"] else ""
-    line = f"{row['part']:<17} {row['case']:<30} {row['milliseconds']:>10.2f} ms {ratio:>8} "
-    return (line + f"{speed:>18}  {row['note']}").rstrip()
+def markdown(result: dict[str, Any]) -> str:
+    """The tables of docs/performance.md."""
+    hardware = result["hardware"]
+    text = [
+        f"{hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}; "
+        f"medians of {result['repeats']}.",
+        "",
+        "| size | what | way | s | CPU-s | faster | by CPU time |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        if "seconds" not in row:
+            continue
+        ratios = [f"{row[key]:.2f} ×" if key in row else "" for key in ("faster", "faster_cpu")]
+        text.append(
+            f"| {row['size']} | {row['part']} | {row['way']} | {row['seconds']:.3g} | "
+            f"{row['cpu_seconds']:.3g} | {ratios[0]} | {ratios[1]} |"
+        )
+    peaks = [row for row in result["rows"] if "gigabytes" in row]
+    if peaks:
+        text += ["", "| size | way | peak memory, GB | of it before the first step | of plain |"]
+        text += ["|---|---|--:|--:|--:|"]
+        for row in peaks:
+            share = f"{row['share']:.2f}" if "share" in row else ""
+            text.append(
+                f"| {row['size']} | {row['way']} | {row['gigabytes']:.2f} | "
+                f"{row['networks_gigabytes']:.2f} | {share} |"
+            )
+    timed = [row for row in result["rows"] if "components" in row and row["way"] in WAYS]
+    for size in dict.fromkeys(row["size"] for row in timed):
+        columns = [row for row in timed if row["size"] == size]
+        text += ["", f"CPU seconds of one step by component, {size}:", ""]
+        text += ["| component | " + " | ".join(row["way"] for row in columns) + " |"]
+        text += ["|---|" + "--:|" * len(columns)]
+        for name in stopwatch.COMPONENTS:
+            cells = [row["components"][name] for row in columns]
+            if any(cells):
+                text.append(f"| {name} | " + " | ".join(f"{cell:.3g}" for cell in cells) + " |")
+    return "\n".join(text)
 
 
 def main() -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5, help="of a slow measurement")
-    parser.add_argument("--experiment", type=Path, default=ROOT / "config/experiments/digits.yaml")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "levers"), default=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md")
+    parser.add_argument("--add", action="store_true", help="keep other rows of the output")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    experiment = load_experiment(arguments.experiment)
-    torch.set_num_threads(experiment.threads)
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        name, source = experiment.dataset.name, experiment.dataset.source
-        dataset = prepare(name, "train", source, Path(folder) / "train")
-        bench = Bench(experiment, dataset, arguments.repeats)
-        parameters = sum(p.numel() for p in bench.student.parameters())
-        hardware = environment()
-        print(
-            f"{experiment.experiment}: {parameters:,} parameters, batch {bench.batch_size}; "
-            f"{hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}"
-        )
-        for measure in (
-            bench.teacher_forward,
-            bench.solve,
-            bench.steps,
-            bench.averages,
-            bench.sampling,
-            bench.frechet,
-        ):
-            measure()
-    result = {
-        "experiment": experiment.experiment,
-        "parameters": parameters,
-        "batch_size": bench.batch_size,
-        "hardware": hardware,
-        "seconds": round(time.perf_counter() - began, 1),
-        "rows": bench.rows,
-    }
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        size, way, count = arguments.memory_of
+        memory_of(size, way, int(count))
+        return
+    stopwatch.install()
+    table, repeats, parts = Table(), arguments.repeats, arguments.parts
+    for size in arguments.sizes:
+        many = repeats if size == "cifar10" else 4 * repeats
+        if "step" in parts:
+            steps(table, size, WAYS, many, "plain")
+        if "levers" in parts:
+            steps(table, size, {"bf16": BF16} | LEVERS, many, "bf16")
+        if "gan" in parts and size == "cifar10":
+            gan(table, size, repeats)
+        if "sampling" in parts:
+            sampling(table, size, repeats)
+        if "memory" in parts:
+            memory(table, size)
+    if "scores" in parts:
+        scores(table, repeats)
+    result = {"hardware": environment(), "repeats": repeats, "rows": table.rows}
+    if arguments.add and arguments.output.exists():
+        before = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+        new = {(row["size"], row["part"], row["way"]) for row in table.rows}
+        kept = [row for row in before if (row["size"], row["part"], row["way"]) not in new]
+        result["rows"] = sorted(kept + table.rows, key=lambda row: row["size"])
     write_json(arguments.output, result)
-    print(f"{arguments.output} written after {result['seconds']} s")
+    print(f"{arguments.output} written")
+    if arguments.docs:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        write_text(PAGE, f"{before}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

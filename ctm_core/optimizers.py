@@ -34,7 +34,7 @@ def build(
             how = {"fused": True}
         return torch.optim.Adam(parameters, lr=rate, betas=betas, **how)
     if section.kernel == "fused":
-        return FusedRAdam(parameters, lr=rate, betas=betas, foreach=False)
+        return FusedRAdam(parameters, lr=rate, betas=betas)
     return torch.optim.RAdam(parameters, lr=rate, betas=betas, **how)
 
 
@@ -48,8 +48,8 @@ class FusedRAdam(torch.optim.RAdam):
        \eta r_t\, \frac{\hat m\, \sqrt{c_t}}{\sqrt{v} + \epsilon}
        = (\eta r_t)\, \frac{\hat m}{\sqrt{v / c_t} + \epsilon / \sqrt{c_t}} .
 
-    The steps before, which take :math:`\eta \hat m`, are torch's own. State and its names are
-    RAdam's, so a run may change its kernel. For parameters on one device.
+    The steps before, which take :math:`\eta \hat m`, are torch's own, and so is every step on
+    another device than the CPU. State and its names are RAdam's.
     """
 
     @torch.no_grad()
@@ -62,7 +62,8 @@ class FusedRAdam(torch.optim.RAdam):
         done = {int(state["step"]) if state else 0 for state in states}
         (group,) = self.param_groups
         rectified = _rectification(min(done, default=0) + 1, group["betas"][1])
-        if len(done) != 1 or rectified is None:
+        on_cpu = all(p.device.type == "cpu" for p in moving)
+        if len(done) != 1 or rectified is None or not on_cpu:
             super().step()
             return
         beta1, beta2 = group["betas"]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fixtures import tiny
+from fixtures.tiny import Trained
 
-from ctm_core import acceleration, config, ema, model_file, perceptual
+from ctm_core import acceleration, config, ema, jobs, model_file, perceptual
 from ctm_core.config import Training
+from ctm_core.data import Dataset
+from ctm_core.files import load_tensors
 from ctm_core.objectives import Batch
 from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.trajectory import Trajectory
@@ -152,3 +159,29 @@ def test_compiled_blocks_give_the_same_step(monkeypatch: pytest.MonkeyPatch) -> 
     torch._dynamo.reset()
     expected, gradient = gradients
     assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_bf16_with_an_adversary_keeps_single_precision_weights(
+    digits: Dataset, teacher: Trained, tmp_path: Path
+) -> None:
+    discriminator = {"backbones": ["tiny"], "resolution": 64, "width": 8}
+    changes = {
+        "models.ctm.adversarial": {"discriminator": discriminator},
+        "models.ctm.training.precision": "bf16",
+        "models.ctm.training.channels_last": True,
+        "models.ctm.training.steps": 4,
+        "models.ctm.training.snapshots": [],
+    }
+    places = {"output": tmp_path / "out", "runs": tmp_path / "runs"}
+    jobs.train_student(tiny.experiment(changes), "ctm", digits, teacher.weights, seed=0, **places)
+    lines = (tmp_path / "out" / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [("gan" in row, "d_loss" in row) for row in rows] == [(True, False), (False, True)] * 2
+    numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert numbers and all(math.isfinite(value) for value in numbers)
+    (kept,) = (tmp_path / "runs").rglob("step-00000004")
+    files = sorted(kept.glob("*.safetensors"))
+    assert {"student", "discriminator", "optimizer"} <= {file.stem for file in files}
+    for file in files:
+        kinds = {tensor.dtype for tensor in load_tensors(file)[0].values()}
+        assert kinds <= {torch.float32, torch.int64}, file.name

@@ -1,0 +1,166 @@
+"""The two sizes that are measured, built from random weights, and the engine's own step on them.
+
+``cifar10``
+    The paper's CIFAR-10: DDPM++ of 55.7 million parameters, LPIPS on VGG16 at 224, batch 4.
+``tiny``
+    16 x 16 images, 32 channels, multipliers 1 and 2, one block, l2, batch 64.
+
+Both take three Heun steps. Dropout is off, so that two ways of doing a step can be compared number
+by number. Weights are random, since they do not change the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ctm_core import acceleration, config, ema, model_file, perceptual, schedule
+from ctm_core.discriminator import build_discriminator
+from ctm_core.objectives.adversarial import Adversary
+from ctm_core.objectives.ctm import CtmObjective, Draw
+from ctm_core.perceptual.vgg import VGG16_STAGES
+from ctm_core.training import Trainer
+
+HEUN_STEPS = 3
+DECAY = 0.999
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one size is made of."""
+
+    network: dict[str, Any]
+    resolution: int
+    batch: int
+    distance: str
+    sampled: int  # images of one sampling batch
+
+
+SIZES = {
+    "cifar10": Size({}, 32, 4, "lpips_vgg", 2),  # the network section's defaults are this network
+    "tiny": Size(
+        {"model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (8,)},
+        resolution=16,
+        batch=64,
+        distance="l2",
+        sampled=64,
+    ),
+}
+
+
+class Images:
+    """A data set of noise, as the engine reads it."""
+
+    flip = False
+    classes = 0
+    channels = 3
+
+    def __init__(self, resolution: int, count: int = 256) -> None:
+        self.resolution = resolution
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, self.channels, resolution, resolution)
+        self.images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels by index."""
+        return self.images[indices], torch.zeros(len(indices), dtype=torch.int64)
+
+
+class FixedSteps(CtmObjective):
+    """CTM with k = 3 in every step."""
+
+    def draw(self, batch: Any) -> Draw:
+        """As in CTM, but for k."""
+        t, s = batch.uniform("t"), batch.uniform("s")
+        i, j = schedule.indices_from_uniforms(t, s, HEUN_STEPS, self.section.grid_points)
+        return Draw(HEUN_STEPS, i, j)
+
+
+def network(size: Size, *, time_s: bool) -> Any:
+    """A model of this size; what usually starts at zero is noise, lest gradients vanish."""
+    torch.manual_seed(int(time_s))
+    model = model_file.build_model(
+        network=config.Network(**size.network),
+        diffusion=config.Diffusion(),
+        resolution=size.resolution,
+        channels=Images.channels,
+        label_dim=0,
+        time_s=time_s,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.01)
+    return model
+
+
+def lpips(resize: int) -> perceptual.LpipsVgg:
+    """LPIPS of the true size with random weights."""
+    torch.manual_seed(2)
+    convolutions, incoming = [], 3
+    for width, count in VGG16_STAGES:
+        for _ in range(count):
+            scale = (2 / (9 * incoming)) ** 0.5
+            convolutions.append((scale * torch.randn(width, incoming, 3, 3), torch.zeros(width)))
+            incoming = width
+    distance = perceptual.LpipsVgg(resize)
+    distance.fill(convolutions, [torch.rand(width) / width for width, _ in VGG16_STAGES])
+    return distance
+
+
+def trainer(
+    name: str,
+    *,
+    objective: Callable[..., CtmObjective] = FixedSteps,
+    adversarial: bool = False,
+    **training: Any,
+) -> Trainer:
+    """The engine at one size; ``training`` holds keys of the section of that name."""
+    size = SIZES[name]
+    options: dict[str, Any] = {"distance": size.distance}
+    if size.distance == "lpips_vgg":
+        options["perceptual"] = {"resize": 224}
+    if adversarial:
+        options["adversarial"] = {}
+    section = config.Student(
+        max_heun_steps=HEUN_STEPS,
+        training={"steps": 1000, "batch_size": size.batch, "ema": (DECAY,), **training},
+        **options,
+    )
+    student = network(size, time_s=True).train()
+    teacher = network(size, time_s=False).eval().requires_grad_(False)
+    target = ema.frozen_copy(student).train()
+    distance = lpips(224) if size.distance == "lpips_vgg" else perceptual.build_distance("l2")
+    adversary = None
+    if section.adversarial is not None:
+        torch.manual_seed(3)
+        judge = build_discriminator(section.adversarial.discriminator, 0, pretrained=False)
+        adversary = Adversary(judge, section.adversarial, section.adversarial_loss)
+    made = objective(
+        section=section,
+        diffusion=config.Diffusion(),
+        student=student,
+        target=target,
+        teacher=teacher,
+        distance=distance,
+        adversary=adversary,
+    )
+    acceleration.apply(section.training, [student, target], made.frozen())
+    return Trainer(
+        title=name,
+        section=section.training,
+        objective=made,
+        student=student,
+        averages={DECAY: target},
+        dataset=Images(size.resolution),
+        labels=False,
+        seed=0,
+        run=None,
+        device=torch.device("cpu"),
+    )

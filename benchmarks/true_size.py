@@ -1,0 +1,215 @@
+"""One whole training of one step of each of the paper's experiments, at its true size, on the CPU.
+
+    python benchmarks/true_size.py [EXPERIMENT …] [--model ctm] [--batch 2] [--k 3]
+
+The way is that of ``ctm train``: config file, prepared data set, teacher's file, run folder,
+checkpoint, exported weights. Only what cannot be had here is replaced: images are noise, the
+teacher, LPIPS and the discriminator's feature networks have random weights of the true sizes, a
+fork starts from the teacher, and the batch and k are those asked for. Experiments run one at a
+time, each in a process of its own, whose peak memory is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import sizes
+import stopwatch
+import torch
+
+from ctm_core import data, jobs, model_file, perceptual, schedule
+from ctm_core.config import Experiment, load_experiment
+from ctm_core.data import Dataset, open_dataset
+from ctm_core.discriminator import build_discriminator
+from ctm_core.files import sha256_file, write_json
+from ctm_core.objectives import adversarial
+from ctm_core.training import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ("cifar10-uncond", "cifar10-cond", "cifar10-scratch", "imagenet64")
+SIDES = {"cifar10": 32, "imagenet64": 64}
+
+
+def shortened(path: Path, model: str, batch: int) -> Experiment:
+    """The experiment with one step of a small batch, and no fork."""
+    described = load_experiment(path).model_dump(mode="json")
+    section = described["models"][model]
+    section["training"] |= {"steps": 1, "batch_size": batch, "micro_batch": None, "snapshots": []}
+    if section["init_from"] is not None:
+        section |= {"init_from": None, "initial": "teacher"}
+        if described["teacher"] is None:
+            section["initial"] = "random"
+    described["models"] = {model: section}
+    samplers = {"teacher": [{"sampler": "heun", "nfe": [35]}]} if described["teacher"] else {}
+    samplers[model] = [{"sampler": "gamma", "nfe": [1], "gamma": [1]}]
+    described["evaluation"]["samplers"] = samplers
+    described["evaluation"]["protocols"] = dict.fromkeys(
+        described["evaluation"]["protocols"], "all"
+    )
+    return Experiment.model_validate(described)
+
+
+def write_dataset(experiment: Experiment, folder: Path, count: int = 16) -> Dataset:
+    """Noise in the form of a prepared data set."""
+    name = experiment.dataset.name
+    known, side = data.reader(name), SIDES[name]
+    names = known.class_names or [str(n) for n in range(1000)]
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+    folder.mkdir()
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", np.arange(count, dtype=np.int64) % len(names))
+    manifest = {
+        "name": name,
+        "split": "train",
+        "shape": list(images.shape),
+        "count": count,
+        "classes": len(names),
+        "class_names": list(names),
+        "flip": known.flip,
+        "source": "noise",
+        "source_files": [],
+        "files": {n: sha256_file(folder / n) for n in ("images.npy", "labels.npy")},
+        "fingerprint": "0" * 64,
+        "format": data.FORMAT,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return open_dataset(folder)
+
+
+def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
+    """Random weights of the teacher's size, as `ctm teacher` would have written them."""
+    torch.manual_seed(0)
+    label_dim = dataset.classes if experiment.conditional else 0
+    model = model_file.build_model(
+        network=experiment.network,
+        diffusion=experiment.diffusion,
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        label_dim=label_dim,
+        time_s=False,
+    )
+    described = experiment.model_dump(mode="json")
+    record = dict.fromkeys(sorted(model_file.RECORD)) | {
+        "experiment": experiment.experiment,
+        "model": "teacher",
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "network": described["network"],
+        "diffusion": described["diffusion"],
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
+        "label_dim": label_dim,
+        "time_s": False,
+    }
+    model_file.export(path, model, record)
+
+
+def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: int) -> None:
+    """Train one step and print what it took, as JSON."""
+    experiment = shortened(ROOT / f"config/experiments/{name}.yaml", model, batch)
+    experiment = experiment.model_copy(update={"threads": threads})
+    torch.set_num_threads(threads)
+    schedule.heun_steps_from_uniform = lambda *_: k
+    build = perceptual.build_distance
+
+    def distance(wanted: str, section: Any = None) -> Any:
+        return sizes.lpips(section.resize) if wanted == "lpips_vgg" else build(wanted, section)
+
+    perceptual.build_distance = distance
+    adversarial.build_discriminator = partial(build_discriminator, pretrained=False)
+    stopwatch.install()
+    taken: dict[str, float] = {}
+
+    def timed(work: Any, key: str) -> Any:
+        def run(*arguments: Any) -> Any:
+            stopwatch.reset()
+            began = time.perf_counter()
+            result = work(*arguments)
+            taken[key] = taken.get(key, 0.0) + time.perf_counter() - began
+            if key == "step":
+                taken.update({f"  {part}": cpu for part, cpu in stopwatch.spent.items()})
+                taken["peak before the checkpoint, GB"] = peak()
+            return result
+
+        return run
+
+    Trainer._step = timed(Trainer._step, "step")
+    Trainer._save = timed(Trainer._save, "checkpoint")
+    teacher = folder / "teacher.safetensors"
+    began = time.perf_counter()
+    jobs.train_student(
+        experiment,
+        model,
+        open_dataset(folder / "train"),
+        teacher if experiment.student(model).uses_teacher else None,
+        seed=0,
+        output=folder / "out",
+        runs=folder / "runs",
+    )
+    taken["whole training"] = time.perf_counter() - began
+    print(json.dumps(taken | {"peak, GB": peak()}))
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, in GB."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def main() -> None:
+    """Measure the experiments one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=str(EXPERIMENTS))
+    parser.add_argument("--model", default="ctm", help="ctm, ctm_gan, …")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--k", type=int, default=3, help="Heun steps")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("results/true-size.json"))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    model, batch, k, threads = (
+        arguments.model,
+        arguments.batch,
+        arguments.k,
+        arguments.threads,
+    )
+    if arguments.measure:
+        measure(arguments.measure, arguments.experiments[0], model, batch, k, threads)
+        return
+    results = {}
+    for name in arguments.experiments or EXPERIMENTS:
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            experiment = shortened(ROOT / f"config/experiments/{name}.yaml", model, batch)
+            dataset = write_dataset(experiment, folder / "train")
+            if experiment.student(model).uses_teacher:
+                write_teacher(experiment, dataset, folder / "teacher.safetensors")
+            options = ("--model", model, "--batch", str(batch), "--k", str(k))
+            call = [sys.executable, __file__, name, *options, "--threads", str(threads)]
+            run = subprocess.run(
+                [*call, "--measure", str(folder)], check=True, stdout=subprocess.PIPE, text=True
+            )
+            results[name] = json.loads(run.stdout.splitlines()[-1])
+        print(f"{name}, {model}, batch {batch}, k = {k}")
+        for key, value in results[name].items():
+            unit = "" if "GB" in key else (" CPU-s" if key.startswith(" ") else " s")
+            print(f"  {key:<32} {value:8.2f}{unit}", flush=True)
+    write_json(arguments.output, results)
+    print(f"{arguments.output} written")
+
+
+if __name__ == "__main__":
+    main()
