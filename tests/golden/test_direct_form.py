@@ -1,4 +1,4 @@
-"""The step's weights and gradient against separate backward passes, on the golden training case."""
+"""The step against one with separate backward passes, on the golden training case."""
 
 from __future__ import annotations
 
