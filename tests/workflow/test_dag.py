@@ -17,8 +17,11 @@ def test_the_default_is_digits_with_one_evaluation_a_model(project: Project) -> 
         "teacher_digits": 1,
         "train_digits_ctm": 1,
         "train_digits_ctm_nodsm": 1,
+        "train_digits_ctm_gan": 1,
+        "train_digits_cd": 1,
+        "train_digits_ctm_scratch": 1,
         "reference": 2,
-        "evaluate": 3,
+        "evaluate": 6,
         **READING,
     }
 
