@@ -57,7 +57,6 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bf16, kernel: loop": BF16 | {"kernel": "loop"},
     "bf16, channels_last: false": BF16 | {"channels_last": False},
     "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
-    "bf16, compile: true": BF16 | {"compile": True},
 }
 FEATURES = {64: 1024, 1280: 3072}  # dimensions of a feature network, and samples scored with it
 

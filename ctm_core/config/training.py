@@ -48,7 +48,6 @@ class Training(Section):
     attention: Literal["math", "sdpa"] = Field(
         default="math", description="as the formula stands, or torch's fused kernels"
     )
-    compile: bool = Field(default=False, description="the networks' blocks by torch.compile")
     checkpoint_every: Positive = 1000
     keep: Positive = Field(default=2, description="checkpoints kept in the run folder")
     snapshots: tuple[Positive, ...] = Field(
@@ -79,11 +78,10 @@ class Training(Section):
 
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Hashes made before these keys existed hold for what they left as it was.
+        # Hashes made before this key existed hold for what they left as it was.
         data: dict[str, Any] = handler(self)
-        for key in ("attention", "compile"):
-            if data[key] == type(self).model_fields[key].default:
-                del data[key]
+        if data["attention"] == "math":
+            del data["attention"]
         return data
 
     @property
