@@ -173,27 +173,25 @@ def main() -> None:
     """Measure the experiments one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=str(EXPERIMENTS))
-    parser.add_argument("--model", default="ctm", help="ctm, ctm_gan, …")
+    parser.add_argument("--model", help="ctm, ctm_gan, …  [default: the experiment's first]")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--k", type=int, default=3, help="Heun steps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/true-size.json"))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    model, batch, k, threads = (
-        arguments.model,
-        arguments.batch,
-        arguments.k,
-        arguments.threads,
-    )
+    batch, k, threads = arguments.batch, arguments.k, arguments.threads
     if arguments.measure:
-        measure(arguments.measure, arguments.experiments[0], model, batch, k, threads)
+        name, model = arguments.experiments[0], arguments.model
+        measure(arguments.measure, name, model, batch, k, threads)
         return
     results = {}
     for name in arguments.experiments or EXPERIMENTS:
+        file = ROOT / f"config/experiments/{name}.yaml"
+        model = arguments.model or next(iter(load_experiment(file).models))
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
-            experiment = shortened(ROOT / f"config/experiments/{name}.yaml", model, batch)
+            experiment = shortened(file, model, batch)
             dataset = write_dataset(experiment, folder / "train")
             if experiment.student(model).uses_teacher:
                 write_teacher(experiment, dataset, folder / "teacher.safetensors")
