@@ -446,7 +446,7 @@ def assets(
         rows.append((asset.name, state(asset, folder).value, size, Path(asset.file).name, needs))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
         click.echo("  ".join([*cells, row[4]]))
     click.echo(f"\nThey belong into {folder or assets_folder()}; docs/assets.md says where from.")
 

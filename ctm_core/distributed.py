@@ -188,8 +188,9 @@ def total(values: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over processes, in place, in few exchanges."""
     if count() == 1 or not values:
         return
-    # One exchange for each dtype: a thousand small ones would be all latency.
-    for dtype in {value.dtype for value in values}:
+    # One exchange for each dtype: a thousand small ones would be all latency. In the order of the
+    # values, which is the same on every process; a set's is not.
+    for dtype in dict.fromkeys(value.dtype for value in values):
         group = [value for value in values if value.dtype == dtype]
         flat = torch.cat([value.reshape(-1) for value in group])
         dist.all_reduce(flat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,10 @@ def train_teacher(
         experiment = assembly.resolved(experiment, device)
         assembly.check_dataset(experiment, dataset)
         student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
-
-        def objective(averages: dict[float, Trajectory]) -> DsmObjective:
-            return DsmObjective(section, student)
-
         job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
         averages = {rate: ema.frozen_copy(student).train() for rate in training.ema}
-        return job.run(averages, objective, {"dataset": dataset.fingerprint})
+        inputs = {"dataset": dataset.fingerprint}
+        return job.run(averages, DsmObjective(section, student), inputs)
 
 
 def train_student(
@@ -115,17 +112,17 @@ def train_student(
     """
     from ctm_core import perceptual
 
-    section = experiment.student(model)
-    kind = objectives.find(section.objective)
     with distributed.session() as device:
         experiment = assembly.resolved(experiment, device)
         section = experiment.student(model)
+        kind = objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
         assembly.check_inputs(section, model, teacher, init, init_average)
         denoiser = None
         if teacher is not None:
             denoiser, record = model_file.load_weights(teacher)
             assembly.check_teacher(experiment, dataset, record, teacher)
+            denoiser.to(device)
         student = assembly.fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
         if section.initial == "teacher" and denoiser is not None:
             copy_shared(denoiser, student)
@@ -142,17 +139,15 @@ def train_student(
         if section.adversarial is not None:
             adversary = adversarial.build(section, seed, device)
 
-        def objective(averages: dict[float, Trajectory]) -> objectives.Objective:
-            return kind(
-                section=section,
-                diffusion=experiment.diffusion,
-                student=student,
-                target=averages[section.target_ema],
-                teacher=None if denoiser is None else denoiser.to(device),
-                distance=distance,
-                adversary=adversary,
-            )
-
+        objective = kind(
+            section=section,
+            diffusion=experiment.diffusion,
+            student=student,
+            target=averages[section.target_ema],
+            teacher=denoiser,
+            distance=distance,
+            adversary=adversary,
+        )
         job = _Job(experiment, model, section.objective, dataset, seed, Place(**place), student)
         inputs = {
             "dataset": dataset.fingerprint,
@@ -236,12 +231,11 @@ class _Job:
     def run(
         self,
         averages: dict[float, Trajectory],
-        build_objective: Callable[[dict[float, Trajectory]], objectives.Objective],
+        objective: objectives.Objective,
         inputs: Mapping[str, str | None],
     ) -> Path:
         """Train in the run folder, then deliver."""
         section, place = self.section, self.place
-        objective = build_objective(averages)
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
         run = RunFolder(self.folder, config=self.identity(), inputs=inputs, attempt=place.attempt)
         with _held(run):

@@ -271,8 +271,9 @@ class Trainer:
 
     def _global_weights(self) -> dict[str, Tensor | float] | None:
         """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
-        pieces = len(self._starts())
-        if self.lambda_scope != "global" or pieces == 1:
+        pieces, rules = len(self._starts()), self.objective.rules()
+        adaptive = any(rule.adaptive for rule in rules.values())
+        if self.lambda_scope != "global" or pieces == 1 or not adaptive:
             return None
         sums: dict[str, Tensor] = {}
         for batch in self._batches():
@@ -282,7 +283,6 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + gradient / pieces
         distributed.average(list(sums.values()))
         # The reference is the one loss without a rule.
-        rules = self.objective.rules()
         reference = next((g for name, g in sums.items() if name not in rules), None)
         return balance.weigh(rules, sums, reference)
 

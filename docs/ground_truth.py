@@ -317,6 +317,7 @@ def draw(made: Measured, path: Path) -> None:
 def _orders(panels: list[Axes], made: Measured) -> None:
     plane, solvers, loss = panels
     _plane(plane)
+    # There are more colours than solvers.
     for (name, errors), color, marker in zip(made.solvers.items(), COLORS, "os", strict=False):
         label = f"{name}, order {slope(STEPS, errors):.2f}"
         solvers.loglog(STEPS, errors, color=color, marker=marker, label=label)

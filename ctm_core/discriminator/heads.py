@@ -7,6 +7,7 @@ or padding. Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Head(nn.Module):
     def __init__(self, in_channels: int, channels: tuple[int, ...], batch_norm: BatchNorm) -> None:
         super().__init__()
         widths = (in_channels, *channels)
-        blocks = [DownBlock(a, b, batch_norm) for a, b in zip(widths, channels, strict=False)]
+        blocks = [DownBlock(a, b, batch_norm) for a, b in pairwise(widths)]
         self.main = nn.Sequential(*blocks, SpectralConv2d(widths[-1], 1, 4, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:

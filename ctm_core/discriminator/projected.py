@@ -175,6 +175,7 @@ class Discriminator(nn.Module):
         ):
             if names:
                 raise UserError(f"the discriminator's state {problem} {min(names)}")
+        # Names and shapes were compared above; what is missing is all that is no head.
         self.load_state_dict(state, strict=False)
 
     def weights_sha256(self) -> dict[str, str | None]:

@@ -273,6 +273,7 @@ def training(curves: Mapping[tuple[str, int], Curve], title: str) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     colors = by_model(list(dict.fromkeys(model for model, _ in curves)))
+    # The grid may have more places than there are panels.
     for axes, name, ((_, term), keys) in zip(grid.flat, names, panels.items(), strict=False):
         shown: list[float] = []
         named: set[str] = set()

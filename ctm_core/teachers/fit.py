@@ -98,4 +98,5 @@ def copy_shared(teacher: nn.Module, student: nn.Module) -> None:
         for name, value in teacher.state_dict().items()
         if name in own and own[name].shape == value.shape
     }
+    # What is missing was named above: the layers that only the student has.
     student.load_state_dict(shared, strict=False)
