@@ -271,9 +271,11 @@ class Trainer:
 
     def _global_weights(self) -> dict[str, Tensor | float] | None:
         """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
-        pieces, rules = len(self._starts()), self.objective.rules()
-        adaptive = any(rule.adaptive for rule in rules.values())
-        if self.lambda_scope != "global" or pieces == 1 or not adaptive:
+        pieces = len(self._starts())
+        if self.lambda_scope != "global" or pieces == 1:
+            return None
+        rules = self.objective.rules()
+        if not any(rule.adaptive for rule in rules.values()):
             return None
         sums: dict[str, Tensor] = {}
         for batch in self._batches():
