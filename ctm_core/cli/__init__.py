@@ -1,0 +1,62 @@
+"""The ``ctm`` command: one verb a job, each a thin call into the library.
+
+Exit codes: 0 success; 2 a user's mistake or a refused file (one sentence, no traceback);
+3 training diverged; 75 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from ctm_core.cli import foreign, reading, sampling, scoring, training
+from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
+from ctm_core.launch import follow_parent
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ctm_core", prog_name="ctm")
+def cli() -> None:
+    """Consistency Trajectory Models, from data set to table."""
+
+
+for module in (training, sampling, scoring, reading, foreign):
+    for verb in module.__all__:
+        cli.add_command(getattr(module, verb))
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)
+    for noisy in ("matplotlib", "fontTools", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Spinning threads of one job would starve another on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    follow_parent()
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _end("interrupted; run the same command again to continue", Interrupted.exit_code)
+    except click.ClickException as error:
+        _end(error.format_message(), UserError.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except CtmError as error:
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        sentence = plain_sentence(error)
+        if sentence is None:
+            raise
+        _end(sentence, UserError.exit_code)
+
+
+def _end(sentence: str, code: int) -> None:
+    # The first process on each machine speaks for the others, who meet the same.
+    if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"ctm: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,46 @@
+"""What people read: `ctm table`, `ctm figures`, `ctm report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ctm_core.cli._options import FILE, FOLDER
+
+__all__ = ["figures", "report", "table"]
+
+
+@click.command()
+@click.option("--output", type=FOLDER, default=Path("results"), show_default=True)
+@click.argument("evaluations", type=FILE, nargs=-1, required=True)
+def table(output: Path, evaluations: tuple[Path, ...]) -> None:
+    """Write runs.csv, table.csv and table.md from EVALUATIONS (evaluation.json files)."""
+    from ctm_core.tables import write_tables
+
+    write_tables(list(evaluations), output)
+    click.echo(output / "table.csv")
+
+
+@click.command()
+@click.option("--output", type=FOLDER, default=Path("results/figures"), show_default=True)
+@click.option("--training", "trainings", type=FILE, multiple=True, help="A training.jsonl file.")
+@click.argument("evaluations", type=FILE, nargs=-1, required=True)
+def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, ...]) -> None:
+    """Draw the figures from EVALUATIONS and training curves."""
+    from ctm_core.figures import write_figures
+
+    write_figures(list(evaluations), list(trainings), output)
+    click.echo(output)
+
+
+@click.command()
+@click.option("--results", type=FOLDER, default=Path("results"), show_default=True)
+@click.option("--output", type=FILE, help="[default: RESULTS/report.html]")
+def report(results: Path, output: Path | None) -> None:
+    """Write the report: one HTML file that needs no network."""
+    from ctm_core.report import write_report
+
+    output = output or results / "report.html"
+    write_report(results, output)
+    click.echo(output)
