@@ -7,7 +7,6 @@ and gamma computes only what is new.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from ctm_core.generation import Generator
 from ctm_core.metrics.moments import Moments
 from ctm_core.metrics.reference import Reference, load_reference, score
 from ctm_core.model_file import read_record
+from ctm_core.previews import write_previews
 from ctm_core.progress import Progress
 from ctm_core.protocols import Protocol
 from ctm_core.provenance import code_version
@@ -42,7 +42,6 @@ __all__ = ["evaluate"]
 
 log = logging.getLogger(__name__)
 
-PREVIEWS = 64
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -113,7 +112,13 @@ def evaluate(
         tasks = _tasks(experiment, model, step, loaded, digest, folder)
         _compute(experiment, generator, tasks, loaded)
         rows = _rows(experiment, model, tasks, loaded)
-        _previews(output / "previews.safetensors", experiment, model, generator)
+        write_previews(
+            output / "previews.safetensors",
+            model,
+            experiment.cells(model, int(record["step"])),
+            generator,
+            seed=experiment.evaluation.sample_seeds[0],
+        )
         seconds = time.monotonic() - began
     result = {
         "experiment": experiment.experiment,
@@ -333,23 +338,3 @@ def _done(task: _Task) -> bool:
 
 def _moments(path: Path) -> Moments:
     return Moments.from_tensors(load_tensors(path)[0])
-
-
-def _previews(path: Path, experiment: Experiment, model: str, generator: Generator) -> None:
-    """The same 64 noises and classes through every cell, for people to look at."""
-    classes = generator.classes
-    labels = torch.arange(PREVIEWS) % classes if classes else None
-    images = {
-        cell.label: generator.images(
-            PREVIEWS,
-            sampler=cell.sampler,
-            nfe=cell.nfe,
-            gamma=cell.gamma,
-            seed=experiment.evaluation.sample_seeds[0],
-            batch_size=PREVIEWS,
-            labels=labels,
-        )
-        for cell in experiment.cells(model, int(generator.record["step"]))
-    }
-    shown = [] if labels is None else labels.tolist()
-    save_tensors(path, images, {"model": model, "labels": json.dumps(shown)})

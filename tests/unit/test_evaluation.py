@@ -167,25 +167,6 @@ def test_snapshots_are_evaluated_side_by_side(bench: Bench) -> None:
     assert len(list(runs.glob("tiny/ctm/seed-0/*"))) == 2
 
 
-def test_previews_show_the_same_noises_in_every_cell(bench: Bench) -> None:
-    bench.evaluate()
-    images, metadata = load_tensors(bench.folder / "out" / "previews.safetensors")
-    labels = json.loads(metadata["labels"])
-    assert labels == [n % 10 for n in range(64)]
-    assert images.keys() == {
-        "gamma/nfe-1/gamma-none",
-        "gamma/nfe-2/gamma-0",
-        "gamma/nfe-2/gamma-1",
-    }
-    generator = Generator.from_file(bench.student.weights)
-    for gamma in (0.0, 1.0):
-        made = generator.images(
-            64, sampler="gamma", nfe=2, gamma=gamma, seed=0, batch_size=64,
-            labels=torch.tensor(labels),
-        )  # fmt: skip
-        assert torch.equal(images[f"gamma/nfe-2/gamma-{gamma:g}"], made)
-
-
 def test_what_does_not_belong_together_is_refused(bench: Bench, teacher: Trained) -> None:
     with pytest.raises(UserError, match="is of model teacher, not ctm"):
         bench.evaluate(weights=teacher.weights)
