@@ -18,7 +18,8 @@ from itertools import pairwise
 from typing import Literal
 
 from ctm_core.config import Cell
-from ctm_core.scores import Row, best, is_distance, last_steps, main_protocol, metrics_of
+from ctm_core.metrics.names import is_distance
+from ctm_core.scores import Row, best, last_steps, main_protocol, metrics_of
 from ctm_core.statistics import Summary, Verdict, below
 
 __all__ = [

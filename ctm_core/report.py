@@ -16,10 +16,10 @@ from PIL import Image
 
 from ctm_core.errors import UserError
 from ctm_core.figures import Picture, catalogue
-from ctm_core.figures.curves import metric_name
 from ctm_core.figures.style import PIXELS_PER_INCH
 from ctm_core.files import read_json, write_text
 from ctm_core.headline import Finding, answer, effects, findings
+from ctm_core.metrics.names import detail, display
 from ctm_core.scores import (
     Evaluation,
     Row,
@@ -195,7 +195,7 @@ def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     scales = {metric: _Scale(row.metrics.get(metric) for row in rows) for metric in metrics}
     return {
         "protocol": protocol,
-        "metrics": [metric_name(metric) for metric in metrics],
+        "metrics": [(display(metric), detail(metric)) for metric in metrics],
         "steps": len(last_steps(rows)) != len(rows),
         "rank_deficient": any(row.rank_deficient for row in rows),
         "rows": [

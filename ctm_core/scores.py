@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from ctm_core.config import Cell, validated
 from ctm_core.errors import UserError
 from ctm_core.files import read_json
+from ctm_core.metrics import names
 from ctm_core.statistics import SampleSeed, Summary, summarise
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "aggregate",
     "best",
     "cell_order",
-    "is_distance",
     "last_steps",
     "main_protocol",
     "metrics_of",
@@ -299,27 +299,19 @@ def cell_order(cell: Cell) -> tuple[str, int, float]:
     return cell.sampler, cell.nfe, -1.0 if cell.gamma is None else cell.gamma
 
 
-def is_distance(metric: str) -> bool:
-    """Whether a metric is a Fréchet distance (``fid``, ``fd_<features>_<n>``): lower is better."""
-    return metric == "fid" or metric.startswith("fd_")
-
-
 def metrics_of(rows: Iterable[Row]) -> list[str]:
-    """Every metric that occurs in ``rows``: Fréchet distances first, of most samples first."""
-
-    def order(metric: str) -> tuple[bool, int, str]:
-        count = metric.rsplit("_", 1)[-1]
-        return not is_distance(metric), -int(count) if count.isdigit() else 0, metric
-
-    return sorted({metric for row in rows for metric in row.metrics}, key=order)
+    """Every metric that occurs in ``rows``, in the order of the table's columns."""
+    return names.in_order(metric for row in rows for metric in row.metrics)
 
 
 def best(rows: Iterable[Row], metric: str) -> Row | None:
-    """The row of lowest mean; None without rows, or if lower is not better."""
+    """The row of best mean; None without rows, or if no value of the metric is better."""
     scored = [row for row in rows if metric in row.metrics]
-    if not scored or not is_distance(metric):
+    direction = names.direction(metric)
+    if not scored or not direction:
         return None
-    return min(scored, key=lambda row: row.metrics[metric].mean)
+    sign = 1.0 if direction == "lower" else -1.0
+    return min(scored, key=lambda row: sign * row.metrics[metric].mean)
 
 
 def main_protocol(rows: Iterable[Row], experiment: str) -> str:

@@ -20,6 +20,7 @@ from ctm_core.figures.style import (
     log_if_positive,
     nfe_axis,
 )
+from ctm_core.metrics import names
 from ctm_core.scores import Row
 from ctm_core.statistics import Summary
 
@@ -29,8 +30,6 @@ __all__ = [
     "Curve",
     "fd_against_gamma",
     "fd_against_nfe",
-    "metric_label",
-    "metric_name",
     "several_gammas",
     "smoothed",
     "training",
@@ -49,20 +48,6 @@ TERMS = {
     "dsm": "students: denoising loss",
     "lambda_dsm": "students: weight λ of denoising",
 }
-
-
-def metric_name(metric: str) -> tuple[str, str]:
-    """``fd_classifier_digits_1024`` as ("FD", "classifier digits, 1,024 samples")."""
-    parts = metric.removeprefix("fd_").rsplit("_", 1)
-    if metric.startswith("fd_") and len(parts) == 2 and parts[1].isdigit():
-        return "FD", f"{parts[0].replace('_', ' ')}, {int(parts[1]):,} samples"
-    return metric.upper() if metric == "fid" else metric.replace("_", " "), ""
-
-
-def metric_label(metric: str) -> str:
-    """A metric as an axis says it: ``FD (classifier digits, 1,024 samples)``."""
-    name, detail = metric_name(metric)
-    return f"{name} ({detail})" if detail else name
 
 
 # -- FD -----------------------------------------------------------------------------------------
@@ -244,7 +229,7 @@ def _panels(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
 def _label(panels: Sequence[Axes], metric: str) -> None:
     for axes in panels:
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-            axes.set_ylabel(metric_label(metric))
+            axes.set_ylabel(names.label(metric))
 
 
 # -- training -----------------------------------------------------------------------------------

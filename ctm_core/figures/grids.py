@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from ctm_core.figures.curves import metric_label
 from ctm_core.figures.style import COLORS, TEACHER
+from ctm_core.metrics import names
 from ctm_core.statistics import Summary
 
 __all__ = ["Strip", "by_class", "hero", "sample_grid", "tiles"]
@@ -162,7 +162,7 @@ def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
     for spine in ("left", "top", "right"):
         axes.spines[spine].set_visible(False)
     axes.grid(True, axis="x")
-    axes.set_xlabel(f"{metric_label(metric)}: lower is better", fontsize=8.5)
+    axes.set_xlabel(f"{names.label(metric)}: lower is better", fontsize=8.5)
     if ends and min(ends) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(ends) / 1.5, max(ends) * 1.5)

@@ -1,6 +1,7 @@
 """Reading evaluation files, refusing what may not stand in one table, and summarising."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ctm_core.scores import (
     read_evaluations,
     read_runs,
 )
+from ctm_core.statistics import Summary
 from ctm_core.tables import write_tables
 
 ONE = {Cell("gamma", 1, None): 9.0}
@@ -58,6 +60,20 @@ def test_best_last_step_and_metric_order(tmp_path: Path) -> None:
     assert winner is not None and winner.cell == min(CTM, key=lambda cell: CTM[cell])
     assert best(late, "precision") is None
     assert metrics_of(rows) == [results.metric]
+
+
+@pytest.mark.parametrize(
+    ("metric", "winner"),
+    [("fd_x_64", 1.0), ("recall_x_64", 2.0), ("memorisation_64", None), ("unknown", None)],
+)
+def test_the_best_value_follows_the_direction(
+    tmp_path: Path, metric: str, winner: float | None
+) -> None:
+    path = Results(tmp_path, sample_seeds=(0,)).evaluation("ctm", ONE)
+    (row,) = aggregate(read_evaluations([path]))
+    rows = [replace(row, metrics={metric: Summary(value)}) for value in (2.0, 1.0)]
+    found = best(rows, metric)
+    assert (found and found.metrics[metric].mean) == winner
 
 
 def test_training_seeds_of_a_cell_become_one_row(tmp_path: Path) -> None:
