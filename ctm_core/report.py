@@ -165,11 +165,11 @@ def _sentence(found: Sequence[Finding]) -> str:
     asked = [finding.verdict for finding in found if finding.required]
     held, failed = asked.count("yes"), asked.count("no")
     return {
-        "yes": f"Yes. All {len(asked)} claims hold, each by 95% intervals that do not meet.",
+        "yes": f"Yes. All {len(asked)} claims hold, each by a paired difference's interval.",
         "partly": f"Partly. Of {len(asked)} claims {held} hold and {failed} fail.",
         "no": f"No. None of {_counted(len(asked), 'claim')} holds.",
         "undecided": f"Not decided. Of {_counted(len(asked), 'claim')} {held} hold and none "
-        "fails; the intervals of the rest meet or are missing.",
+        "fails; the intervals of the rest hold no difference or are missing.",
         "nothing": "Nothing to compare: the table has no cells of ctm beside its teacher's.",
     }[answer(found)]
 

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from ctm_core.config import Cell, validated
 from ctm_core.errors import UserError
 from ctm_core.files import read_json
 from ctm_core.metrics import names
-from ctm_core.statistics import SampleSeed, Summary, summarise
+from ctm_core.statistics import SampleSeed, StandardError, Summary, summarise
 
 __all__ = [
     "Evaluation",
@@ -51,7 +51,11 @@ class _Key(NamedTuple):
 
 
 class Score(BaseModel):
-    """One value: a cell sampled with one seed (or several pooled), scored by one metric."""
+    """One value: a cell sampled with one seed (or several pooled), scored by one metric.
+
+    ``standard_error`` has ``freedom`` degrees of freedom: from leaving out blocks of the samples,
+    or the metric's own.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,6 +68,21 @@ class Score(BaseModel):
     n: int
     value: FiniteFloat
     rank_deficient: bool = False
+    standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    freedom: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _error_with_its_freedom(self) -> Score:
+        if (self.standard_error is None) != (self.freedom is None):
+            raise ValueError("standard_error and freedom go together")
+        return self
+
+    @property
+    def error(self) -> StandardError | None:
+        """The standard error of this one value, where it is known."""
+        if self.standard_error is None or self.freedom is None:
+            return None
+        return StandardError(self.standard_error, self.freedom)
 
     @property
     def cell(self) -> Cell:
@@ -252,10 +271,14 @@ def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
 def _row(key: _Key, scored: list[tuple[Evaluation, Score]]) -> Row:
     experiment, protocol, model, step, cell = key
     values: dict[str, dict[tuple[int, SampleSeed], float]] = defaultdict(dict)
+    errors: dict[str, dict[tuple[int, SampleSeed], StandardError]] = defaultdict(dict)
     for evaluation, score in scored:
-        values[score.metric][evaluation.train_seed, score.sample_seed] = score.value
+        key_of = evaluation.train_seed, score.sample_seed
+        values[score.metric][key_of] = score.value
+        if score.error is not None:
+            errors[score.metric][key_of] = score.error
     try:
-        metrics = {metric: summarise(values[metric]) for metric in sorted(values)}
+        metrics = {m: summarise(values[m], errors[m]) for m in sorted(values)}
     except ValueError as error:
         raise UserError(
             f"{experiment} {model} step {step} {cell.label} under {protocol}: {error}; "

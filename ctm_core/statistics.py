@@ -1,4 +1,4 @@
-r"""Means and 95% intervals over two kinds of seeds that are never pooled.
+r"""Means, differences and 95% intervals over two kinds of seeds that are never pooled.
 
 A score depends on the *training seed* of the weights and on the *sampling seed* of the noises.
 Values that share a training seed are not independent draws of "the method", so the two axes stay
@@ -8,31 +8,58 @@ apart:
   Student's over those means (``training_seeds``);
 * fewer: each sampling seed is averaged over the training seeds, and the interval is Student's over
   those (``sampling_seeds``); it says how well *these weights* were measured;
-* one value: no interval.
+* one sampling seed, too: the value's own standard error, from leaving out blocks of its samples
+  (``subsampling``);
+* otherwise: no interval.
 
 With n values of mean :math:`\bar x` and standard deviation s (divisor n - 1) the interval is
-:math:`\bar x \pm t_{n-1,\,0.975}\, s/\sqrt n`.
+:math:`\bar x \pm t_{n-1,\,0.975}\, s/\sqrt n`; with a standard error e of f degrees of freedom
+it is :math:`\bar x \pm t_{f,\,0.975}\, e`.
+
+Two cells are compared by the *paired* difference (:func:`paired`): seed by seed on the axis that
+the same rule picks, so that what the cells share (noises, classes, the teacher) cancels.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scipy.special import stdtrit
 
-__all__ = ["Method", "SampleSeed", "Summary", "Verdict", "below", "half_width", "summarise"]
+__all__ = [
+    "Difference",
+    "Method",
+    "SampleSeed",
+    "StandardError",
+    "Summary",
+    "Verdict",
+    "below",
+    "half_width",
+    "paired",
+    "rounded",
+    "summarise",
+]
 
 #: A sampling seed, or several whose samples were scored together, e.g. ``"0+1+2"``.
 SampleSeed = int | str
-Method = Literal["training_seeds", "sampling_seeds", ""]
+#: Training seed and sampling seed.
+Seeds = tuple[int, SampleSeed]
 Verdict = Literal["yes", "no", "undecided"]
+Method = Literal["training_seeds", "sampling_seeds", "subsampling", ""]
 
 LEVEL = 0.95
 TRAINING_SEEDS_NEEDED = 3
+
+
+class StandardError(NamedTuple):
+    """Standard error of a single value, and its degrees of freedom."""
+
+    value: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -45,16 +72,18 @@ class Summary:
         Mean over both kinds of seeds.
     std
         Standard deviation (divisor n - 1) of the values that the interval is taken over; None
-        where there is no interval.
+        where it is not taken over several.
     low, high
-        Ends of the 95% interval of the mean; None with a single value.
+        Ends of the 95% interval of the mean; None where there is none.
     method
-        What the interval is taken over; empty with a single value.
+        What the interval is taken over; empty where there is none.
     minimum_of_three
         Smallest of the first three sampling seeds, averaged over training seeds: the number that
         EDM and its successors print. None with fewer.
     by_train_seed
         Mean over sampling seeds, for each training seed.
+    values, errors
+        What it was made of, by (training seed, sampling seed).
     """
 
     mean: float
@@ -64,11 +93,18 @@ class Summary:
     method: Method = ""
     minimum_of_three: float | None = None
     by_train_seed: Mapping[int, float] = field(default_factory=dict)
+    values: Mapping[Seeds, float] = field(default_factory=dict, repr=False, compare=False)
+    errors: Mapping[Seeds, StandardError] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval's ends, or None where there is none."""
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width."""
+        return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
     def __str__(self) -> str:
         """``8.21 [8.10, 8.33]``: as many decimals as give the half-width two digits."""
@@ -79,27 +115,34 @@ class Summary:
 
     def text(self, value: float) -> str:
         """A value of this cell with the decimals that its interval allows."""
-        if self.interval is None:
-            return f"{value:.4g}"
-        half = (self.interval[1] - self.interval[0]) / 2
-        decimals = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
-        return f"{value:.{decimals}f}"
+        return rounded(value, self.half)
+
+
+def rounded(value: float, half: float | None) -> str:
+    """A value with as many decimals as give the half-width of its interval two digits."""
+    if half is None:
+        return f"{value:.4g}"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
+    return f"{value:.{decimals}f}"
 
 
 def half_width(values: Sequence[float]) -> float:
     """Half-width of Student's 95% interval of the mean of at least two independent values."""
-    freedom = len(values) - 1
-    quantile = float(stdtrit(freedom, 0.5 + LEVEL / 2))
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return _quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def summarise(values: Mapping[tuple[int, SampleSeed], float]) -> Summary:
+def summarise(
+    values: Mapping[Seeds, float], errors: Mapping[Seeds, StandardError] | None = None
+) -> Summary:
     """Summarise the values of one cell and metric.
 
     Parameters
     ----------
     values
         Keyed by (training seed, sampling seed); every training seed has the same sampling seeds.
+    errors
+        Standard errors of single values, where they are known. Used only where there are neither
+        several sampling seeds nor three training seeds.
 
     Raises
     ------
@@ -108,58 +151,199 @@ def summarise(values: Mapping[tuple[int, SampleSeed], float]) -> Summary:
     """
     if not values:
         raise ValueError("no values to summarise")
-    train_seeds = sorted({train for train, _ in values})
-    sample_seeds = sorted({sample for _, sample in values}, key=_order)
+    train_seeds, sample_seeds = _seeds(values)
     missing = [(t, s) for t in train_seeds for s in sample_seeds if (t, s) not in values]
     if missing:
         raise ValueError(
             f"training seed {missing[0][0]} has no value of sampling seed {missing[0][1]}"
         )
+    known = dict(errors or {})
     by_train = {t: statistics.fmean(values[t, s] for s in sample_seeds) for t in train_seeds}
-    by_sample = {s: statistics.fmean(values[t, s] for t in train_seeds) for s in sample_seeds}
-    mean = statistics.fmean(by_train.values())
-
-    method: Method = ""
-    spread: list[float] = []
-    if len(train_seeds) >= TRAINING_SEEDS_NEEDED:
-        method, spread = "training_seeds", list(by_train.values())
-    elif len(sample_seeds) > 1:
-        method, spread = "sampling_seeds", list(by_sample.values())
-
     single = [s for s in sample_seeds if isinstance(s, int)][:3]
     minimum = None
     if len(single) == 3:
         minimum = statistics.fmean(min(values[t, s] for s in single) for t in train_seeds)
-    if not method:
-        return Summary(mean, minimum_of_three=minimum, by_train_seed=by_train)
-    half = half_width(spread)
+    found = _interval(
+        len(train_seeds),
+        sample_seeds,
+        lambda i, s: values[train_seeds[i], s],
+        _joint_error(values, known),
+    )
+    mean = statistics.fmean(by_train.values())
     return Summary(
         mean,
-        std=statistics.stdev(spread),
-        low=mean - half,
-        high=mean + half,
-        method=method,
+        std=found.std,
+        low=None if found.half is None else mean - found.half,
+        high=None if found.half is None else mean + found.half,
+        method=found.method,
         minimum_of_three=minimum,
         by_train_seed=by_train,
+        values=dict(values),
+        errors=known,
     )
 
 
-def below(first: Summary, second: Summary, factor: float = 1.0) -> Verdict:
-    """Whether ``first < factor * second``, as far as the two intervals tell.
+# -- differences --------------------------------------------------------------------------------
 
-    "yes" if the upper end of the first interval lies below ``factor`` times the lower end of the
-    second; "no" if its lower end lies above ``factor`` times the upper end; else, and where an
-    interval is missing, "undecided". Intervals that do not overlap are a stricter test than a 95%
-    interval of the difference.
+
+@dataclass(frozen=True)
+class Difference:
+    """``first - factor * second`` for two cells, as far as their seeds can be paired.
+
+    Attributes
+    ----------
+    mean
+        Over the pairs; over everything where nothing can be paired.
+    low, high
+        Ends of its 95% interval; None where there is none.
+    method
+        What the interval is taken over; empty where there is none.
+    pairs
+        Independent differences behind the interval.
+    why
+        Why there is no interval, as a clause; empty where there is one.
     """
-    one, two = first.interval, second.interval
-    if one is None or two is None:
-        return "undecided"
-    if one[1] < factor * two[0]:
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    method: Method = ""
+    pairs: int = 0
+    why: str = ""
+
+    def __str__(self) -> str:
+        """``-4.2 [-4.5, -3.9]``."""
+        if self.low is None or self.high is None:
+            return rounded(self.mean, None)
+        half = (self.high - self.low) / 2
+        mean, low, high = (rounded(value, half) for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
+
+def paired(first: Summary, second: Summary, factor: float = 1.0) -> Difference:
+    r"""The difference :math:`x - c\,y` of two cells, seed by seed.
+
+    Equal seeds mean equal noises and classes, and equal training seeds equal data order, so the
+    seeds in common are what is paired:
+
+    * three or more pairs of training seeds: each is averaged over the common sampling seeds, and
+      the interval is Student's over those. A side that has one training seed only (the teacher,
+      which all students share) is paired with every training seed of the other;
+    * fewer: each sampling seed is averaged over those pairs first;
+    * one sampling seed: both values' standard errors are *added*, :math:`e_x + |c|\,e_y`, which
+      bounds the error of the difference whatever the two have in common.
+
+    Parameters
+    ----------
+    first, second
+        As :func:`summarise` gives them.
+    factor
+        c.
+    """
+    everything = first.mean - factor * second.mean
+    if not first.values or not second.values:
+        return Difference(everything, why="single values are not known")
+    trainings = _pairs_of_trainings(_seeds(first.values)[0], _seeds(second.values)[0])
+    theirs = _seeds(second.values)[1]
+    samplings = [seed for seed in _seeds(first.values)[1] if seed in theirs]
+    if not trainings:
+        return Difference(everything, why="the two have no training seed in common")
+    if not samplings:
+        return Difference(everything, why="the two have no sampling seed in common")
+
+    def difference(pair: int, seed: SampleSeed) -> float:
+        one, two = trainings[pair]
+        return first.values[one, seed] - factor * second.values[two, seed]
+
+    mine = {(one, s): 0.0 for one, _ in trainings for s in samplings}
+    other = {(two, s): 0.0 for _, two in trainings for s in samplings}
+    error = None
+    one, two = _joint_error(mine, first.errors), _joint_error(other, second.errors)
+    if one is not None and two is not None:
+        error = StandardError(one.value + abs(factor) * two.value, min(one.freedom, two.freedom))
+    found = _interval(len(trainings), samplings, difference, error)
+    mean = statistics.fmean(difference(i, s) for i in range(len(trainings)) for s in samplings)
+    if found.half is None:
+        return Difference(mean, why="there is a single pair of values without a standard error")
+    low, high = mean - found.half, mean + found.half
+    return Difference(mean, low, high, found.method, found.size)
+
+
+def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    if len(first) == 1:
+        return [(first[0], seed) for seed in second]
+    if len(second) == 1:
+        return [(seed, second[0]) for seed in first]
+    return [(seed, seed) for seed in first if seed in second]
+
+
+def below(first: Summary, second: Summary, factor: float = 1.0) -> Verdict:
+    """Whether ``first < factor * second``: on which side of 0 their paired difference lies."""
+    found = paired(first, second, factor)
+    if found.high is not None and found.high < 0:
         return "yes"
-    if one[0] > factor * two[1]:
+    if found.low is not None and found.low > 0:
         return "no"
     return "undecided"
+
+
+# -- the rule -----------------------------------------------------------------------------------
+
+
+class _Interval(NamedTuple):
+    half: float | None
+    method: Method
+    std: float | None
+    size: int
+
+
+def _interval(
+    trainings: int,
+    samplings: Sequence[SampleSeed],
+    value: Callable[[int, SampleSeed], float],
+    error: StandardError | None,
+) -> _Interval:
+    """The interval by the rule above, of ``value(training, sampling seed)``."""
+    method: Method
+    if trainings >= TRAINING_SEEDS_NEEDED:
+        method = "training_seeds"
+        spread = [statistics.fmean(value(t, s) for s in samplings) for t in range(trainings)]
+    elif len(samplings) > 1:
+        method = "sampling_seeds"
+        spread = [statistics.fmean(value(t, s) for t in range(trainings)) for s in samplings]
+    elif error is not None:
+        return _Interval(_quantile(error.freedom) * error.value, "subsampling", None, 1)
+    else:
+        return _Interval(None, "", None, 0)
+    return _Interval(half_width(spread), method, statistics.stdev(spread), len(spread))
+
+
+def _joint_error(
+    values: Mapping[Seeds, float], errors: Mapping[Seeds, StandardError]
+) -> StandardError | None:
+    """Standard error of the mean over training seeds of values of one sampling seed.
+
+    They share their noises, so their errors may be correlated; the mean of the errors bounds the
+    error of the mean whatever the correlation.
+    """
+    if any(seeds not in errors for seeds in values):
+        return None
+    known = [errors[seeds] for seeds in values]
+    return StandardError(
+        statistics.fmean(error.value for error in known), min(error.freedom for error in known)
+    )
+
+
+def _quantile(freedom: int) -> float:
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+
+
+def _seeds(values: Mapping[Seeds, float]) -> tuple[list[int], list[SampleSeed]]:
+    """Training seeds and sampling seeds, each once and sorted."""
+    return (
+        sorted({train for train, _ in values}),
+        sorted({sample for _, sample in values}, key=_order),
+    )
 
 
 def _order(seed: SampleSeed) -> tuple[int, int, str]:

@@ -165,3 +165,18 @@ def test_a_missing_or_strange_table_of_runs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of runs"):
         read_runs(tmp_path)
+
+
+def test_a_single_value_may_bring_its_own_error(tmp_path: Path) -> None:
+    results = Results(tmp_path, sample_seeds=(0,))
+    path = results.evaluation("ctm", {Cell("gamma", 1, None): 9.0})
+    record = read_json(path)
+    record["rows"][0] |= {"standard_error": 0.5, "freedom": 15}
+    write_json(path, record)
+    (row,) = aggregate(read_evaluations([path]))
+    summary = row.metrics[results.metric]
+    assert summary.method == "subsampling" and summary.half == pytest.approx(0.5 * 2.131, rel=1e-3)
+    record["rows"][0]["freedom"] = None
+    write_json(path, record)
+    with pytest.raises(UserError, match="standard_error and freedom go together"):
+        read_evaluations([path])

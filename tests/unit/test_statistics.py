@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ctm_core.statistics import Summary, below, half_width, summarise
+from ctm_core.statistics import StandardError, Summary, below, half_width, paired, summarise
 
 numbers = st.floats(-1e3, 1e3)
 
@@ -81,11 +82,177 @@ def test_shift_moves_the_interval_and_keeps_its_width(
     assert two.high - two.low == pytest.approx(one.high - one.low, abs=1e-8)  # type: ignore[operator]
 
 
-def test_below_needs_intervals_that_do_not_meet() -> None:
-    low, high = Summary(1.0, low=0.9, high=1.1), Summary(2.0, low=1.8, high=2.2)
-    assert below(low, high) == "yes"
-    assert below(high, low) == "no"
-    assert below(low, high, 0.5) == "undecided"
-    assert below(high, high) == "undecided"
-    assert below(low, Summary(2.0)) == "undecided"
-    assert below(Summary(1.0, low=1.0, high=1.8), high) == "undecided"  # touching is not below
+# -- one sampling seed ---------------------------------------------------------------------------
+
+
+def test_one_sampling_seed_takes_the_values_own_error() -> None:
+    error = StandardError(0.2, 7)
+    summary = summarise({(0, 0): 5.0}, {(0, 0): error})
+    assert (summary.method, summary.std) == ("subsampling", None)
+    half = float(stats.t.ppf(0.975, 7)) * 0.2
+    assert summary.low == pytest.approx(5 - half) and summary.high == pytest.approx(5 + half)
+    # Two trainings share their noises: the mean of the errors, not less.
+    two = summarise({(0, 0): 5.0, (1, 0): 7.0}, {(0, 0): error, (1, 0): StandardError(0.4, 3)})
+    assert two.mean == 6.0 and two.method == "subsampling"
+    assert two.half == pytest.approx(float(stats.t.ppf(0.975, 3)) * 0.3)
+    assert two.by_train_seed == {0: 5.0, 1: 7.0}
+
+
+def test_seeds_take_precedence_over_the_values_own_errors() -> None:
+    seeds = {(0, s): float(s) for s in range(3)}
+    errors = {key: StandardError(9.0, 7) for key in seeds}
+    assert summarise(seeds, errors) == summarise(seeds)
+    trainings = {(t, 0): float(t) for t in range(3)}
+    found = summarise(trainings, {key: StandardError(9.0, 7) for key in trainings})
+    assert found.method == "training_seeds" and found.std == 1.0
+    assert summarise({(0, 0): 1.0, (1, 0): 2.0}, {(0, 0): StandardError(1.0, 3)}).interval is None
+
+
+# -- differences ---------------------------------------------------------------------------------
+
+
+def cell(**values: float) -> Summary:
+    """``cell(t0s1=2.0)``: training seed 0, sampling seed 1."""
+    return summarise({(int(k[1]), int(k[3])): value for k, value in values.items()})
+
+
+def test_a_shared_sampling_seed_cancels() -> None:
+    first = cell(t0s0=1.0, t0s1=11.0, t0s2=21.0)
+    second = cell(t0s0=2.0, t0s1=12.5, t0s2=22.5)
+    found = paired(first, second)
+    assert found.mean == pytest.approx(-4 / 3)
+    assert (found.method, found.pairs, found.why) == ("sampling_seeds", 3, "")
+    half = half_width([-1.0, -1.5, -1.5])
+    assert found.low == pytest.approx(-4 / 3 - half) and found.high == pytest.approx(half - 4 / 3)
+    assert str(found) == "-1.33 [-2.05, -0.62]"
+    assert paired(first, second, 0.5).mean == pytest.approx(11 - 0.5 * 37 / 3)
+
+
+def test_three_shared_training_seeds_are_the_axis() -> None:
+    first = summarise({(t, s): 10.0 * t + s for t in range(3) for s in range(2)})
+    second = summarise({(t, s): 9.0 * t - 7 * s for t in range(3) for s in range(2)})
+    found = paired(first, second)
+    assert (found.method, found.pairs) == ("training_seeds", 3)
+    assert found.high - found.mean == pytest.approx(half_width([4.0, 5.0, 6.0]))  # type: ignore[operator]
+
+
+def test_a_teacher_of_one_seed_is_paired_with_every_student() -> None:
+    students = summarise({(t, s): 10.0 * t + s for t in range(3) for s in range(2)})
+    teacher = cell(t5s0=1.0, t5s1=2.0)
+    found = paired(students, teacher)
+    assert (found.method, found.mean, found.pairs) == ("training_seeds", 9.0, 3)
+    assert paired(teacher, students).mean == -9.0
+    few = paired(cell(t0s0=1.0, t0s1=3.0, t1s0=3.0, t1s1=5.0), teacher)
+    assert (few.method, few.pairs, few.mean) == ("sampling_seeds", 2, 1.5)
+    assert few.low == few.mean - half_width([1.0, 2.0])
+
+
+def test_only_seeds_in_common_are_paired() -> None:
+    first = cell(t0s0=1.0, t0s1=2.0, t0s2=99.0)
+    found = paired(first, cell(t0s0=0.0, t0s1=1.0, t0s3=-99.0))
+    assert (found.mean, found.low, found.high, found.pairs) == (1.0, 1.0, 1.0, 2)
+    other = paired(first, cell(t0s7=0.0, t0s8=1.0))
+    assert other.low is None and "no sampling seed in common" in other.why
+    one = summarise({(t, 0): 1.0 for t in (0, 1)})
+    two = summarise({(t, 0): 1.0 for t in (2, 3)})
+    assert "no training seed in common" in paired(one, two).why
+    assert "not known" in paired(Summary(1.0), Summary(2.0)).why
+    assert "single pair" in paired(cell(t0s0=1.0), cell(t0s0=2.0)).why
+
+
+def test_below_follows_the_paired_difference() -> None:
+    first, second = cell(t0s0=1.0, t0s1=11.0), cell(t0s0=2.0, t0s1=12.1)
+    assert first.interval is not None and first.interval[1] > second.mean
+    assert below(first, second) == "yes"
+    assert below(second, first) == "no"
+    assert below(first, second, 0.5) == below(first, first) == "undecided"
+    assert below(first, Summary(99.0)) == "undecided"
+
+
+def test_errors_of_single_values_are_added() -> None:
+    first = summarise({(0, 0): 5.0}, {(0, 0): StandardError(0.3, 15)})
+    second = summarise({(0, 0): 4.0}, {(0, 0): StandardError(0.4, 3)})
+    found = paired(first, second, 0.5)
+    assert (found.mean, found.method) == (3.0, "subsampling")
+    assert found.high == pytest.approx(3 + float(stats.t.ppf(0.975, 3)) * 0.5)
+
+
+# -- coverage ------------------------------------------------------------------------------------
+# 95% of the intervals should hold the true value. Of 2,000 the share scatters by 0.5% around it.
+
+TRIALS = 2000
+
+
+def share(intervals: list[tuple[float | None, float | None]], truth: float) -> float:
+    held = [
+        low <= truth <= high for low, high in intervals if low is not None and high is not None
+    ]
+    assert len(held) == TRIALS
+    return sum(held) / TRIALS
+
+
+def drawn(
+    generator: np.random.Generator, trainings: int, samplings: int, between: float
+) -> np.ndarray:
+    """Values of (training, sampling seed): spread ``between`` trainings, and shared noises."""
+    training = between * generator.standard_normal((trainings, 1))
+    return training + generator.standard_normal((1, samplings))
+
+
+def summary_of(values: np.ndarray) -> Summary:
+    return summarise({(t, s): float(v) for (t, s), v in np.ndenumerate(values)})
+
+
+def test_intervals_over_trainings_hold_the_methods_mean_and_pooling_would_not() -> None:
+    generator = np.random.default_rng(1)
+    made = []
+    pooled = []
+    for _ in range(TRIALS):
+        # Sampling seeds are averaged out first; their common part is small beside the trainings'.
+        values = drawn(generator, 4, 3, 5.0)
+        summary = summary_of(values)
+        made.append((summary.low, summary.high))
+        half = half_width(values.ravel().tolist())
+        pooled.append((summary.mean - half, summary.mean + half))
+    assert 0.93 < share(made, 0.0) < 0.97
+    assert share(pooled, 0.0) < 0.85
+
+
+def test_intervals_over_sampling_seeds_hold_the_value_of_these_weights() -> None:
+    generator = np.random.default_rng(2)
+    made = [summary_of(drawn(generator, 1, 3, 0.0)) for _ in range(TRIALS)]
+    assert 0.935 < share([(s.low, s.high) for s in made], 0.0) < 0.965
+
+
+def test_paired_intervals_hold_the_difference_and_are_narrow() -> None:
+    generator = np.random.default_rng(3)
+    made, narrower = [], 0
+    for _ in range(TRIALS):
+        noise = generator.standard_normal((1, 3))
+        one = summary_of(noise + 1.0 + 0.1 * generator.standard_normal((1, 3)))
+        two = summary_of(noise + 0.1 * generator.standard_normal((1, 3)))
+        found = paired(one, two)
+        made.append((found.low, found.high))
+        assert found.low is not None and found.high is not None and one.half and two.half
+        narrower += found.high - found.low < one.half + two.half
+    assert 0.935 < share(made, 1.0) < 0.965
+    assert narrower > 0.9 * TRIALS
+
+
+@pytest.mark.parametrize("correlation", [-1.0, 0.0, 1.0])
+def test_added_errors_hold_the_difference_whatever_is_shared(correlation: float) -> None:
+    generator = np.random.default_rng(4)
+    made = []
+    for _ in range(TRIALS):
+        one = generator.standard_normal()
+        two = correlation * one + math.sqrt(1 - correlation**2) * generator.standard_normal()
+        errors = np.sqrt(generator.chisquare(15, 2) / 15)
+        first, second = (
+            summarise({(0, 0): float(v)}, {(0, 0): StandardError(float(e), 15)})
+            for v, e in zip((one, two), errors, strict=True)
+        )
+        found = paired(first, second)
+        made.append((found.low, found.high))
+    assert share(made, 0.0) > 0.935
+    if correlation == -1.0:
+        assert share(made, 0.0) < 0.975  # nothing is given away where the bound is reached
