@@ -295,6 +295,8 @@ class _Job:
     ) -> None:
         """Copy the run's results to where the workflow declared them, the weights last."""
         last = next(path for path in exports if path.name == self.final)
+        student = self.experiment.students.get(self.model)
+        fork = None if student is None else student.init_from
         summary = {
             "experiment": self.experiment.experiment,
             "model": self.model,
@@ -302,6 +304,7 @@ class _Job:
             "seed": self.seed,
             "train_hash": self.train_hash,
             "steps": self.section.steps,
+            "init_from": None if fork is None else fork.model_dump(mode="json"),
             "parameters": sum(p.numel() for p in self.student.parameters()),
             "seconds": round(trainer.seconds, 3),
             "exact": run.exact,

@@ -19,12 +19,14 @@ from ctm_core.statistics import SampleSeed, StandardError, Summary, summarise
 
 __all__ = [
     "Evaluation",
+    "JumpError",
     "Row",
     "Score",
     "aggregate",
     "best",
     "cell_order",
     "last_steps",
+    "last_steps_of",
     "main_protocol",
     "metrics_of",
     "model_order",
@@ -91,6 +93,16 @@ class Score(BaseModel):
         return Cell(self.sampler, self.nfe, self.gamma if meaningful else None)
 
 
+class JumpError(BaseModel):
+    """How far a model's jump from t to s misses the teacher's solution, root mean square."""
+
+    model_config = ConfigDict(frozen=True)
+
+    t: float
+    s: float
+    error: FiniteFloat
+
+
 class Evaluation(BaseModel):
     """An ``evaluation.json``: all scores of one (model, training seed, step)."""
 
@@ -110,6 +122,7 @@ class Evaluation(BaseModel):
     seconds: float
     protocols: dict[str, dict[str, Any]]
     rows: tuple[Score, ...]
+    trajectory: tuple[JumpError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -354,3 +367,13 @@ def last_steps(rows: Iterable[Row]) -> list[Row]:
         key = (row.experiment, row.model)
         last[key] = max(last[key], row.step)
     return [row for row in rows if row.step == last[row.experiment, row.model]]
+
+
+def last_steps_of(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Only the evaluations of each model's last step."""
+    evaluations = list(evaluations)
+    last: dict[tuple[str, str], int] = defaultdict(int)
+    for evaluation in evaluations:
+        key = (evaluation.experiment, evaluation.model)
+        last[key] = max(last[key], evaluation.step)
+    return [e for e in evaluations if e.step == last[e.experiment, e.model]]

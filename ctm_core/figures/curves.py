@@ -28,8 +28,11 @@ __all__ = [
     "NOT_DRAWN",
     "TERMS",
     "Curve",
+    "draw_line",
     "fd_against_gamma",
     "fd_against_nfe",
+    "label_panels",
+    "panels",
     "several_gammas",
     "smoothed",
     "training",
@@ -63,10 +66,10 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """
     values = _values(rows, metric)
     students = [model for model in values if model != "teacher"] or ["teacher"]
-    figure, panels = _panels(students, title)
+    figure, grid = panels(students, title)
     counts = {cell.nfe for cells in values.values() for cell in cells}
     colors = _gamma_colors(values)
-    for axes, model in zip(panels, students, strict=True):
+    for axes, model in zip(grid, students, strict=True):
         _teacher(axes, values.get("teacher", {}))
         if model != "teacher":
             for (sampler, gamma), points in _by_gamma(values[model]).items():
@@ -75,12 +78,12 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
                 suffix = {"gamma": "", "gamma_paper": " (as printed)"}.get(sampler, sampler)
                 line = "--" if sampler == "gamma_paper" else "-"
                 label = f"{name}{suffix}" or "NFE 1"
-                _line(axes, points, colors[gamma], MARKERS[index % len(MARKERS)], label, line)
+                draw_line(axes, points, colors[gamma], MARKERS[index % len(MARKERS)], label, line)
         nfe_axis(axes, sorted(counts))
         log_if_positive(axes, _extent(values))
         axes.set_title(model)
-    legend(figure, panels)
-    _label(panels, metric)
+    legend(figure, grid)
+    label_panels(grid, metric)
     return figure
 
 
@@ -90,11 +93,11 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
     students = [model for model in values if _gammas(values[model])]
     if not students:
         return None
-    figure, panels = _panels(students, title)
+    figure, grid = panels(students, title)
     shown: list[float] = []
     levels = sorted({cell.nfe for model in students for cell in _gammas(values[model])})
     ticks = {c.gamma for model in students for c in _gammas(values[model]) if c.gamma is not None}
-    for axes, model in zip(panels, students, strict=True):
+    for axes, model in zip(grid, students, strict=True):
         cells = values[model]
         for index, nfe in enumerate(levels):
             points = {
@@ -105,7 +108,7 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
             if not points:
                 continue
             color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-            _line(axes, points, color, marker, f"NFE {nfe}")
+            draw_line(axes, points, color, marker, f"NFE {nfe}")
             shown += [end for s in points.values() for end in (s.interval or (s.mean, s.mean))]
         for model_name, cell, line in _levels(values, model):
             summary = values[model_name][cell]
@@ -116,10 +119,10 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
         axes.set_xticks(sorted(ticks), [f"{gamma:g}" for gamma in sorted(ticks)])
         axes.set_xlabel("γ  (0: exact jumps, 1: fresh noise)")
         axes.set_title(model)
-    for axes in panels:
+    for axes in grid:
         log_if_positive(axes, shown)
-    legend(figure, panels)
-    _label(panels, metric)
+    legend(figure, grid)
+    label_panels(grid, metric)
     return figure
 
 
@@ -182,15 +185,15 @@ def _teacher(axes: Axes, cells: Mapping[Cell, Summary]) -> None:
     for sampler, (name, line, marker) in names.items():
         points: Points = {c.nfe: s for c, s in cells.items() if c.sampler == sampler}
         if points:
-            _line(axes, points, TEACHER, marker, f"teacher, {name}", line)
+            draw_line(axes, points, TEACHER, marker, f"teacher, {name}", line)
             finest = points[max(points)].mean
             axes.axhline(finest, color=TEACHER, linestyle=(0, (1, 3)), linewidth=1.0)
 
 
-def _line(
+def draw_line(
     axes: Axes, points: Points, color: str, marker: str, label: str, line: str = "-"
 ) -> None:
-    """Means as a line, intervals as error bars and as a band."""
+    """Means as a line, intervals as error bars and as a band; ``points`` maps x to summaries."""
     x = sorted(points)
     mean = [points[at].mean for at in x]
     axes.plot(x, mean, line, color=color, marker=marker, label=label)
@@ -212,7 +215,8 @@ def _extent(values: Mapping[str, Mapping[Cell, Summary]]) -> list[float]:
     return [end for s in summaries for end in (s.interval or (s.mean, s.mean))]
 
 
-def _panels(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
+def panels(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel for each name, three in a row, on common axes."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     width = PANEL[0] * columns + 1.3
@@ -226,8 +230,9 @@ def _panels(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
     return figure, list(grid.flat[: len(names)])
 
 
-def _label(panels: Sequence[Axes], metric: str) -> None:
-    for axes in panels:
+def label_panels(grid: Sequence[Axes], metric: str) -> None:
+    """Name the metric on the panels of the first column."""
+    for axes in grid:
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel(names.label(metric))
 

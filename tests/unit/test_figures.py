@@ -22,6 +22,9 @@ NAMES = {
     "digits-fd-nfe",
     "digits-fd-gamma",
     "digits-fd-nfe-desk-digits-lite0",
+    "digits-jumps",
+    "digits-path-ctm",
+    "digits-path-ctm_nodsm",
     "digits-training",
     "digits-samples-teacher",
     "digits-samples-ctm",
@@ -83,7 +86,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
     first = hashes(tmp_path / "first")
-    assert len(first) == 12
+    assert len(first) == 16
     assert hashes(tmp_path / "second") == first
 
 
@@ -134,7 +137,8 @@ def test_a_student_without_several_gammas_has_no_gamma_figure(tmp_path: Path) ->
     results = Results(tmp_path)
     results.evaluation("cd", {Cell("gamma", 1, None): 9.0, Cell("gamma", 2, 1.0): 8.0})
     rows = rows_of(results)
-    assert {p.kind for p in catalogue(rows)} == {"hero", "fd-nfe", "training", "samples"}
+    kinds = {"hero", "fd-nfe", "jumps", "path", "training", "samples"}
+    assert {p.kind for p in catalogue(rows)} == kinds
     assert curves.fd_against_gamma(rows, results.metric, "title") is None
 
 
@@ -156,6 +160,8 @@ def test_several_experiments_steps_and_unconditional_models(tmp_path: Path) -> N
     names = {p.stem for p in write_figures(results.evaluations + other.evaluations, [], tmp_path)}
     assert names == {
         *(f"digits-{kind}" for kind in ("hero", "fd-nfe", "fd-gamma", "samples-ctm")),
+        "digits-jumps",
+        "digits-path-ctm",
         *(f"other-{kind}" for kind in ("hero", "fd-nfe", "samples-teacher")),
     }
     assert catalogue(rows_of(results))[1].numbers.startswith("ctm at NFE 1: 9.40 [9.15, 9.65];")
