@@ -39,6 +39,8 @@ __all__ = ["write_report"]
 TITLE = "Consistency Trajectory Models"
 MARKS = {"yes": ("✓", "holds"), "no": ("✗", "fails"), "undecided": ("?", "undecided")}
 
+CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
+
 #: CSS pixels for an inch of a figure: its text then has the size of the page's notes.
 SCREEN_INCH = 110
 
@@ -128,8 +130,8 @@ def _experiment(
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
         "hero": [picture for picture in shown if picture["kind"] == "hero"],
-        "charts": [p for p in shown if p["kind"] in ("fd-nfe", "fd-gamma", "training")],
-        "galleries": [picture for picture in shown if picture["kind"] == "samples"],
+        "charts": [p for p in shown if p["kind"] in CHARTS],
+        "galleries": [picture for picture in shown if picture["kind"] in ("path", "samples")],
         "weights": evaluated,
         "costs": _costs(name, evaluated, results),
     }

@@ -128,7 +128,7 @@ def test_every_cell_is_in_the_table_of_its_protocol(page: Page) -> None:
 
 def test_pictures_are_inlined_and_described(page: Page) -> None:
     pictures = page.attributes("img")
-    assert len(pictures) == 8
+    assert len(pictures) == 11
     for picture in pictures:
         assert (picture["src"] or "").startswith("data:image/png;base64,iVBOR")
         assert len(picture["alt"] or "") > 40
