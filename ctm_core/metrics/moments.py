@@ -85,6 +85,24 @@ class Moments:
             self.scatter + other.scatter + torch.outer(delta, delta) * (self.n * other.n / n),
         )
 
+    def without(self, part: "Moments") -> "Moments":
+        """The inverse of :meth:`merge`: the state of all rows but those of ``part``.
+
+        Raises
+        ------
+        ValueError
+            If the dimensions differ, or ``part`` has as many rows as the whole.
+        """
+        n = self.n - part.n
+        if self.dim != part.dim or n < 1:
+            raise ValueError(
+                f"{part.n} rows of {part.dim} dimensions are no part of {self.n} of {self.dim}"
+            )
+        mean = (self.mean * self.n - part.mean * part.n) / n
+        delta = part.mean - mean
+        outer = torch.outer(delta, delta) * (n * part.n / self.n)
+        return Moments(n, mean, self.scatter - part.scatter - outer)
+
     def covariance(self) -> torch.Tensor:
         """The unbiased covariance S / (n - 1), float64 of shape (D, D).
 

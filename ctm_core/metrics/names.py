@@ -125,7 +125,8 @@ class MetricName:
         """
         if self.extrapolated:
             return "FD∞"
-        if self.family == "sfid" and (self.features != "inception" or self.n < FID_SAMPLES):  # type: ignore[operator]
+        published = self.features == "inception" and (self.n or 0) >= FID_SAMPLES
+        if self.family == "sfid" and not published:
             return "sFD"
         return FAMILIES[self.family].display
 
