@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from ctm_core.cli import foreign, reading, sampling, scoring, training
+from ctm_core.cli import assets, foreign, reading, sampling, scoring, training
 from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
 from ctm_core.launch import follow_parent
 
@@ -25,7 +25,7 @@ def cli() -> None:
     """Consistency Trajectory Models, from data set to table."""
 
 
-for module in (training, sampling, scoring, reading, foreign):
+for module in (training, sampling, scoring, reading, assets, foreign):
     for verb in module.__all__:
         cli.add_command(getattr(module, verb))
 

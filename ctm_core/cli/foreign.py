@@ -1,17 +1,15 @@
-"""What comes from elsewhere: `ctm assets`, `ctm convert`, `ctm verify`."""
+"""What comes from elsewhere: `ctm convert`, `ctm verify`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ctm_core.cli._options import FILE, FOLDER
-from ctm_core.errors import UserError
 
-__all__ = ["assets", "convert", "verify"]
+__all__ = ["convert", "verify"]
 
 
 @click.command()
@@ -22,41 +20,6 @@ def verify(folder: Path, document: Path | None) -> None:
     from ctm_core.verification.summary import verify as verify_folder
 
     click.echo(verify_folder(folder, document, show=click.echo))
-
-
-@click.group(invoke_without_command=True)
-@click.option("--folder", type=FOLDER, help="Assets folder  [default: $CTM_ASSETS, or assets/]")
-@click.option("--needed-by", metavar="EXPERIMENT", help="Only what this experiment needs.")
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
-@click.pass_context
-def assets(
-    context: click.Context, folder: Path | None, needed_by: str | None, as_json: bool
-) -> None:
-    """Show every external file: is it there, is it the right one, who needs it."""
-    if context.invoked_subcommand is not None:
-        return
-    from ctm_core.assets import assets_folder, describe, load, state
-
-    chosen = {
-        name: asset
-        for name, asset in load().items()
-        if needed_by is None or needed_by in asset.needed_by
-    }
-    if needed_by is not None and not chosen:
-        raise UserError(f"no external file is listed as needed by an experiment {needed_by!r}")
-    if as_json:
-        click.echo(json.dumps([describe(a, folder) for a in chosen.values()], indent=2))
-        return
-    rows = [("name", "state", "size", "file", "needed by")]
-    for asset in chosen.values():
-        size = "" if asset.size is None else f"{asset.size / 1e6:,.1f} MB"
-        needs = ", ".join(asset.needed_by) or "-"
-        rows.append((asset.name, state(asset, folder).value, size, Path(asset.file).name, needs))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
-        click.echo("  ".join([*cells, row[4]]))
-    click.echo(f"\nThey belong into {folder or assets_folder()}; docs/assets.md says where from.")
 
 
 @click.command()

@@ -1,17 +1,18 @@
 """Fetching one file of a data set."""
 
-import http.client
-import urllib.request
+import os
 from pathlib import Path
 
 from ctm_core.errors import UserError
-from ctm_core.files import atomic_write
+from ctm_core.files import sync_folder
 
 __all__ = ["fetch"]
 
 
 def fetch(url: str, path: Path, *, title: str, remedy: str) -> Path:
     """Fetch ``url`` to ``path``, unless that file exists; what it holds is the caller's to check.
+
+    It grows as ``<path>.part``, which a later call continues.
 
     Raises
     ------
@@ -20,14 +21,19 @@ def fetch(url: str, path: Path, *, title: str, remedy: str) -> Path:
     """
     if path.is_file():
         return path
+    # Not with the module: whoever only reads data needs nothing that opens connections.
+    from ctm_core.assets.transfer import TransferError, download, remove
+
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            urllib.request.urlopen(url, timeout=60) as answer,
-            atomic_write(path) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            while block := answer.read(1 << 20):
-                file.write(block)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        download(url, part, title=title)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except TransferError as error:
         raise UserError(f"{title}: {url} cannot be fetched ({error}); {remedy}") from None
+    finally:
+        remove(part)
     return path

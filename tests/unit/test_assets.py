@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +46,7 @@ def made(**more: Any) -> Asset:
 
 @pytest.fixture(scope="module")
 def listed() -> dict[str, Asset]:
-    return assets.load(ROOT / "config" / "assets.yaml")
+    return assets.load(ROOT / "config" / "assets.yaml", pinned=False)
 
 
 def test_the_list_is_valid(listed: dict[str, Asset]) -> None:
@@ -153,6 +155,23 @@ def test_a_package_that_is_not_installed(tmp_path: Path) -> None:
     assert sentence is not None and "install the Python package no-such-package" in sentence
 
 
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """As root nothing is forbidden, so the system's answer is replaced."""
+    (tmp_path / "some.pt").write_bytes(CONTENT)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(*((os, "open") if where == "file" else (Path, "is_file")), refuse)
+    assert assets.state(made(), tmp_path) is State.UNREADABLE
+    sentence = assets.problem(made(), tmp_path)
+    assert sentence == (
+        f"Some weights (some) cannot be read at {tmp_path}/some.pt (Permission denied): ask the "
+        "folder's owner for the permission, or let CTM_ASSETS name a folder that you can read"
+    )
+
+
 def test_a_format_that_executes_needs_its_whole_hash(tmp_path: Path) -> None:
     (tmp_path / "some.pt").write_bytes(CONTENT)
     script = {"format": "torchscript", "executes": True}
@@ -190,8 +209,8 @@ def test_require(project: Path) -> None:
     with pytest.raises(UserError) as refused:
         assets.require("some")
     assert str(refused.value) == (
-        f"Some weights (some) is missing: fetch https://example.org/some.pt (SHA-256 {SHA256}; "
-        "licence: MIT) and put it at files/some.pt"
+        "Some weights (some) is missing: run `ctm assets fetch some`, or fetch "
+        f"https://example.org/some.pt (SHA-256 {SHA256}; licence: MIT) and put it at files/some.pt"
     )
     with pytest.raises(UserError) as refused:
         assets.require("drive")
@@ -206,8 +225,8 @@ def test_require(project: Path) -> None:
         assets.require("some")
     assert str(refused.value) == (
         f"files/some.pt is not Some weights (some): it has SHA-256 {found}, expected SHA-256 "
-        f"{SHA256}; delete it and fetch https://example.org/some.pt (SHA-256 {SHA256}; licence: "
-        "MIT) and put it at files/some.pt"
+        f"{SHA256}; delete it and run `ctm assets fetch some`, or fetch "
+        f"https://example.org/some.pt (SHA-256 {SHA256}; licence: MIT) and put it at files/some.pt"
     )
     (project / "files" / "some.pt").write_bytes(CONTENT)
     assert assets.require("some") == Path("files/some.pt")
@@ -291,11 +310,11 @@ def test_the_command(project: Path, ctm: Callable[..., Ended]) -> None:
     rows = [re.split(r"\s{2,}", line) for line in ended.stdout.splitlines()]
     assert ["drive", "unpinned", "drive.pt", "-"] in rows
     assert ["some", "missing", "some.pt", "mine"] in rows
-    assert "They belong into files; docs/assets.md says where from." in ended.stdout
+    assert "They belong into files; docs/assets.md says more." in ended.stdout
     ended = ctm("assets", "--needed-by", "mine", "--json")
     [told] = json.loads(ended.stdout)
     assert (told["name"], told["state"]) == ("some", "missing")
-    assert told["problem"].startswith("Some weights (some) is missing: fetch")
+    assert told["problem"].startswith("Some weights (some) is missing: run")
     (project / "other").mkdir()
     (project / "other" / "some.pt").write_bytes(CONTENT)
     assert "present" in ctm("assets", "--folder", "other", "--needed-by", "mine").stdout

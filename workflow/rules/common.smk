@@ -127,6 +127,10 @@ onstart:
         refuse(
             f"{len(problems)} external files are needed first, see above; nothing was started"
         )
+    assets.pin_present(
+        [ASSETS[name] for name in needed_files()],
+        say=lambda line: print(line, file=sys.stderr),
+    )
 
 
 wildcard_constraints:

@@ -1,71 +1,33 @@
-"""External files: what the project uses but does not contain.
-
-``config/assets.yaml`` lists them; this module reads that list, finds each file and compares it
-with what is known of it. Nothing here fetches anything.
-
-A file lies in the assets folder: the one given, else the one that the environment variable
-``CTM_ASSETS`` names, else ``assets/`` of the project. Files that come inside an installed Python
-package are looked up there.
-
-==============  =================================================================
-state           meaning
-==============  =================================================================
-``present``     there, and its hash is the known one (a folder: it holds what it must)
-``unpinned``    there, but no hash is known to compare it with
-``missing``     not there
-``wrong hash``  there, but it is another file, or a part of it
-==============  =================================================================
+"""The list of external files, ``config/assets.yaml``: what each is and where it comes from.
 
 A hash is ``sha256:`` or ``md5:`` and hexadecimal digits. SHA-256 may be cut to a prefix of at
-least eight digits, as in the names of torch hub's files: ``vgg16-397923af.pth``. A format that
-executes code when it is loaded is handed out only if all 64 digits are known and match.
+least eight digits, as in the names of torch hub's files: ``vgg16-397923af.pth``. Where the list
+has no hash or a prefix, ``assets.lock`` beside it may pin the whole one (:mod:`.pins`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import sysconfig
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ctm_core.assets import pins
 from ctm_core.config import read_yaml, validated
 from ctm_core.errors import UserError
-from ctm_core.files import write_text
 
-__all__ = [
-    "Asset",
-    "State",
-    "assets_folder",
-    "check_names",
-    "describe",
-    "load",
-    "problem",
-    "require",
-    "state",
-    "table",
-]
+__all__ = ["Asset", "assets_folder", "check_names", "list_path", "load", "table"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "CTM_ASSETS"
 LIST = Path("config") / "assets.yaml"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 PathLike = str | os.PathLike[str]
-
-
-class State(StrEnum):
-    """What is known of a file on this machine."""
-
-    PRESENT = "present"
-    UNPINNED = "unpinned"
-    MISSING = "missing"
-    WRONG = "wrong hash"
 
 
 class Asset(BaseModel):
@@ -145,6 +107,15 @@ class Asset(BaseModel):
         return Path(sysconfig.get_path("purelib"), self.file)
 
     @property
+    def runs_code(self) -> bool:
+        """Whether its format can run code: then no unknown hash is ever pinned at first use.
+
+        Pickles are meant, though this project reads them without running anything, for other
+        programs run them; ``torch`` files are read with ``weights_only``.
+        """
+        return self.executes or self.format in ("pickle", "torchscript")
+
+    @property
     def sha256(self) -> str | None:
         """Its whole SHA-256, if that is known."""
         algorithm, _, digits = (self.hash or "").partition(":")
@@ -184,65 +155,43 @@ def assets_folder() -> Path:
     return Path(given) if given else ROOT / "assets"
 
 
-def load(path: PathLike | None = None) -> dict[str, Asset]:
+def list_path() -> Path:
+    """``config/assets.yaml`` of the working directory or, if there is none, of the project."""
+    return LIST if LIST.is_file() else ROOT / LIST
+
+
+def load(path: PathLike | None = None, *, pinned: bool = True) -> dict[str, Asset]:
     """The list of external files, by name, in the order of the file.
 
     Parameters
     ----------
     path
-        The YAML file; None takes ``config/assets.yaml`` of the working directory or, if there is
-        none, of the project.
+        The YAML file; None takes :func:`list_path`.
+    pinned
+        Complete it by the hashes that the ``assets.lock`` beside it pins.
 
     Raises
     ------
     UserError
-        If it is missing or a key in it is wrong.
+        If it is missing, or a key in it or in its ``assets.lock`` is wrong.
     """
-    if path is None:
-        path = LIST if LIST.is_file() else ROOT / LIST
-    return dict(validated(_List, read_yaml(Path(path)), path).assets)
+    path = Path(list_path() if path is None else path)
+    listed = dict(validated(_List, read_yaml(path), path).assets)
+    if not pinned:
+        return listed
+    known = pins.read(path.with_name(pins.NAME))
+    return {name: _completed(asset, known.get(name), path) for name, asset in listed.items()}
 
 
-def state(asset: Asset, folder: PathLike | None = None) -> State:
-    """Look at the file on disk; a known hash is computed and compared each time."""
-    return _look(asset, asset.path(folder))[0]
-
-
-def describe(asset: Asset, folder: PathLike | None = None) -> dict[str, Any]:
-    """Everything that is known of a file, with its state, path and problem, ready for JSON."""
-    path = asset.path(folder)
-    found, got = _look(asset, path)
-    return asset.model_dump(mode="json") | {
-        "state": found.value,
-        "path": str(path.absolute()),
-        "problem": _sentence(asset, path, found, got),
-    }
-
-
-def problem(asset: Asset, folder: PathLike | None = None) -> str | None:
-    """Why the file cannot be used, as one sentence with the fix; None if it can.
-
-    The sentence says what the file is, where it comes from, its hash, and where to put it. A file
-    without a known hash can be used, unless its format executes.
-    """
-    path = asset.path(folder)
-    return _sentence(asset, path, *_look(asset, path))
-
-
-def require(name: str, folder: PathLike | None = None) -> Path:
-    """The path of a file that is there and is what it should be.
-
-    Raises
-    ------
-    UserError
-        With the sentence of :func:`problem`, or if there is no asset of that name.
-    """
-    known = load()
-    if name not in known:
-        raise UserError(f"unknown asset {name!r}; known are {', '.join(known)}")
-    if sentence := problem(known[name], folder):
-        raise UserError(sentence)
-    return known[name].path(folder)
+def _completed(asset: Asset, pin: pins.Pin | None, path: Path) -> Asset:
+    """The asset with the pinned hash, unless the list knows better or says otherwise."""
+    prefix = asset.hash or "sha256:"
+    if pin is None or asset.sha256 or not f"sha256:{pin.sha256}".startswith(prefix):
+        return asset
+    if asset.runs_code and pin.by == "first use":
+        return asset
+    told = f"{path.with_name(pins.NAME)}, {pin.by} on {pin.on}"
+    return asset.model_copy(update={"hash": f"sha256:{pin.sha256}", "hash_from": told})
 
 
 def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathLike) -> None:
@@ -286,80 +235,3 @@ def table(assets: dict[str, Asset]) -> str:
         cells = (f"`{asset.name}`", title, f"`{asset.file}`", origin, known, asset.licence)
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
-
-
-def _look(asset: Asset, path: Path) -> tuple[State, str]:
-    """The state of ``path``, and what was found where it differs."""
-    if asset.kind == "folder":
-        whole = path.is_dir() and all((path / name).exists() for name in asset.contains)
-        return (State.UNPINNED if whole else State.MISSING), ""
-    if not path.is_file():
-        return State.MISSING, ""
-    size = path.stat().st_size
-    if asset.size is not None and size != asset.size:
-        return State.WRONG, f"{size:,} bytes"
-    if asset.hash is None:
-        return State.UNPINNED, ""
-    algorithm, _, digits = asset.hash.partition(":")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
-    if found[: len(digits)] != digits:
-        return State.WRONG, f"{_printed(algorithm)} {found}"
-    return State.PRESENT, ""
-
-
-def _sentence(asset: Asset, path: Path, found: State, got: str) -> str | None:
-    shown = _shown(path)
-    if asset.executes and asset.sha256 is None:
-        return (
-            f"{asset.title} ({asset.name}) runs code when it is loaded and is refused, for its "
-            f"SHA-256 is not known: write it as `hash` of {asset.name} into {LIST}"
-        )
-    if found is State.WRONG:
-        return (
-            f"{shown} is not {asset.title} ({asset.name}): it has {got}, expected "
-            f"{_expected(asset)}; delete it and {_remedy(asset, shown)}"
-        )
-    if found is State.MISSING:
-        return f"{asset.title} ({asset.name}) is missing: {_remedy(asset, shown)}"
-    return None
-
-
-def _expected(asset: Asset) -> str:
-    parts = [] if asset.size is None else [f"{asset.size:,} bytes"]
-    if asset.hash is not None:
-        algorithm, _, digits = asset.hash.partition(":")
-        cut = "…" if algorithm == "sha256" and len(digits) < 64 else ""
-        parts.append(f"{_printed(algorithm)} {digits}{cut}")
-    return " and ".join(parts)
-
-
-def _remedy(asset: Asset, shown: str) -> str:
-    """Where to get a file and where to put it."""
-    if asset.package is not None:
-        return f"install the Python package {asset.package} (`make setup` does), which has {shown}"
-    expected = _expected(asset) or ("" if asset.kind == "folder" else "no hash is known")
-    facts = "; ".join(part for part in (expected, f"licence: {asset.licence}") if part)
-    if asset.urls:
-        return f"fetch {' or '.join(asset.urls)} ({facts}) and put it at {shown}"
-    return f"get it by hand from {asset.by_hand} ({facts}) and put it at {shown}"
-
-
-def _printed(algorithm: str) -> str:
-    return {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-
-
-def _shown(path: Path) -> str:
-    """The path, relative where it lies below the working directory."""
-    absolute = path.absolute()
-    here = Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
-
-
-if __name__ == "__main__":
-    page = ROOT / "docs" / "assets.md"
-    head, start, rest = page.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    _, end, tail = rest.partition("<!-- end -->\n")
-    write_text(page, head + start + table(load(ROOT / LIST)) + end + tail)
