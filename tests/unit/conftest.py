@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fixtures import tiny
+from fixtures import offline, tiny
 from fixtures.tiny import Trained
 
 from ctm_core import cli, jobs
@@ -26,6 +26,14 @@ def _no_syncs() -> Iterator[None]:
     tiny.without_syncs()
     yield
     os.fsync = real
+
+
+@pytest.fixture(autouse=True)
+def _no_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test leaves this machine; those of fetching connect to a server of their own."""
+    away = offline.watch(monkeypatch)
+    yield
+    assert not away, f"connections to {away}"
 
 
 @pytest.fixture(autouse=True)
