@@ -6,14 +6,21 @@ r"""The Fréchet distance between two Gaussians.
 
 (Dowson & Landau, 1982; Heusel et al., 2017). With any factors :math:`\Sigma_i = L_i L_i^\top`,
 
-.. math:: \operatorname{tr} (\Sigma_1 \Sigma_2)^{1/2} = \lVert L_1^\top L_2 \rVert_*,
+.. math:: \operatorname{tr} (\Sigma_1 \Sigma_2)^{1/2} = \lVert P \rVert_*, \qquad
+          P = L_1^\top L_2,
 
-the sum of singular values: no square root of a non-symmetric matrix, nothing complex. At full rank
-the factors are Cholesky's. Otherwise they come from the symmetric eigenvalues,
-:math:`L = V_+ \Lambda_+^{1/2}`, keeping only those above rounding,
-:math:`\lambda > D \varepsilon \lambda_{\max}`, and at most n - 1 of them: rounding noise of size
-:math:`\varepsilon` would enter as :math:`\sqrt\varepsilon`. This equals the nuclear norm of
-:math:`X_1^c X_2^{c\top} / \sqrt{(n_1 - 1)(n_2 - 1)}` for centred features :math:`X_i^c`.
+the sum of singular values: no square root of a non-symmetric matrix, nothing complex. They are the
+roots of the eigenvalues of the symmetric :math:`P P^\top`, a sixth of the work. Such an eigenvalue
+is known to about :math:`\varepsilon \lambda_{\max}`, its root only to
+:math:`\varepsilon \lambda_{\max} / 2 \sqrt\lambda`; where these errors might sum to more than
+:math:`10^{-9}` of the traces, the singular values themselves are computed.
+
+At full rank the factors are Cholesky's, and so they are when features are constant, on the others.
+Otherwise they come from the symmetric eigenvalues, :math:`L = V_+ \Lambda_+^{1/2}`, keeping only
+those above rounding, :math:`\lambda > D \varepsilon \lambda_{\max}`, and at most n - 1 of them:
+rounding noise of size :math:`\varepsilon` would enter as :math:`\sqrt\varepsilon`. This equals the
+nuclear norm of :math:`X_1^c X_2^{c\top} / \sqrt{(n_1 - 1)(n_2 - 1)}` for centred features
+:math:`X_i^c`.
 """
 
 from typing import NamedTuple
@@ -24,6 +31,11 @@ from scipy import linalg
 from ctm_core.metrics.moments import Moments
 
 __all__ = ["FrechetDistance", "frechet_distance", "trace_sqrt_product"]
+
+#: Error of a symmetric eigenvalue, in units of rounding of the largest.
+EIGENVALUE_ERROR = 10.0
+#: Error of the sum of singular values that the fast way may have, in traces.
+TOLERANCE = 1e-9
 
 
 class FrechetDistance(NamedTuple):
@@ -41,24 +53,51 @@ def _factor(covariance: torch.Tensor, rank_at_most: int) -> torch.Tensor:
     """L of shape (D, r) with covariance = L Lᵀ, r its numerical rank."""
     dim = len(covariance)
     rounding = dim * torch.finfo(covariance.dtype).eps
-    if rank_at_most >= dim:
-        triangle, failed = torch.linalg.cholesky_ex(covariance)
+    variances = covariance.diagonal()
+    varying = variances > rounding * variances.max()
+    part = covariance[varying][:, varying]
+    found = _factor_of_varying(part, rank_at_most, rounding)
+    factor = covariance.new_zeros(dim, found.shape[1])
+    factor[varying] = found
+    return factor
+
+
+def _factor_of_varying(part: torch.Tensor, rank_at_most: int, rounding: float) -> torch.Tensor:
+    count = len(part)
+    if count == 0:
+        return part
+    if count <= rank_at_most:
+        triangle, failed = torch.linalg.cholesky_ex(part)
         pivots: torch.Tensor = triangle.diagonal().square()
         # A wide margin: whatever comes near singular is left to the eigenvalues below.
-        if not failed and pivots.min() > 1e3 * rounding * covariance.diagonal().max():
+        if not failed and pivots.min() > 1e3 * rounding * part.diagonal().max():
             whole: torch.Tensor = triangle
             return whole
-    # SciPy's LAPACK: torch's (MKL) does not converge where most features are constant.
-    values, vectors = map(torch.from_numpy, linalg.eigh(covariance.numpy(), driver="evr"))
+    # SciPy's LAPACK: torch's (MKL) does not converge on some matrices of low rank.
+    values, vectors = map(torch.from_numpy, linalg.eigh(part.numpy(), driver="evr"))
     floor = rounding * float(values[-1].clamp(min=0.0))
-    first = max(int((values <= floor).sum()), dim - rank_at_most)
+    first = max(int((values <= floor).sum()), count - rank_at_most)
     factor: torch.Tensor = vectors[:, first:] * values[first:].sqrt()
     return factor
 
 
 def _nuclear_norm(left: torch.Tensor, right: torch.Tensor) -> float:
+    """The sum of the singular values of leftᵀ right, for factors of two covariances."""
+    if not left.numel() or not right.numel():
+        return 0.0
+    if left.shape[1] > right.shape[1]:
+        left, right = right, left
     product = left.T @ right
-    return float(linalg.svdvals(product.numpy()).sum()) if product.numel() else 0.0
+    traces = float(left.square().sum() + right.square().sum())
+    try:
+        squares = torch.linalg.eigvalsh(product @ product.T).clamp_(min=0.0)
+    except RuntimeError:  # MKL does not converge
+        squares = torch.tensor([torch.nan])
+    roots = squares.sqrt()
+    error = EIGENVALUE_ERROR * torch.finfo(squares.dtype).eps * float(squares[-1])
+    if float((error / (2 * roots.clamp(min=error**0.5))).sum()) <= TOLERANCE * traces:
+        return float(roots.sum())
+    return float(linalg.svdvals(product.numpy()).sum())
 
 
 def trace_sqrt_product(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctm_core.metrics import frechet
 from ctm_core.metrics.frechet import frechet_distance, trace_sqrt_product
 from ctm_core.metrics.moments import Moments
 
@@ -71,6 +72,34 @@ def test_commuting_covariances_have_a_closed_form(decades):
         torch.from_numpy((q * alpha) @ q.T), torch.from_numpy((q * beta) @ q.T)
     )
     assert abs(root - np.sqrt(alpha * beta).sum()) <= 1e-8 * (alpha.sum() + beta.sum())
+
+
+@pytest.mark.parametrize(("decades", "exact"), [(2, False), (6, True)])
+def test_singular_values_are_computed_where_their_squares_lose_digits(monkeypatch, decades, exact):
+    called = []
+    svdvals = frechet.linalg.svdvals
+    monkeypatch.setattr(
+        frechet.linalg, "svdvals", lambda matrix: called.append(1) or svdvals(matrix)
+    )
+    dim = 60
+    q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(dim, dim)))
+    alpha, beta = np.logspace(0, -decades, dim), np.logspace(0, -decades - 1, dim)
+    matrices = (torch.from_numpy((q * values) @ q.T) for values in (alpha, beta))
+    assert abs(trace_sqrt_product(*matrices) - np.sqrt(alpha * beta).sum()) <= 1e-9 * alpha.sum()
+    assert bool(called) == exact
+
+
+def test_no_convergence_leads_to_the_singular_values(monkeypatch):
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    a, b = (
+        Moments.of(torch.from_numpy(rows))
+        for rows in np.random.default_rng(0).normal(size=(2, 40, 5))
+    )
+    expected = frechet_distance(a, b).value
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    assert frechet_distance(a, b).value == pytest.approx(expected, rel=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
