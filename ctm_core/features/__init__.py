@@ -1,4 +1,4 @@
-"""Feature extractors for Fréchet distances, by name, each with the hash of its weights.
+"""Feature extractors for metrics of images, by name, each with the hash of its weights.
 
 A family of extractors is one module of this folder with
 
@@ -6,6 +6,9 @@ A family of extractors is one module of this folder with
     the extractor that the protocol's ``features`` names, and
 ``weights_sha256(features) -> str``
     the hash of its weights, without building it.
+
+An extractor gives ``features`` and, where its network can, ``probabilities`` of classes and
+``spatial`` activations.
 
 A protocol's ``features`` is the module's name, or the module's name, an underscore, and a variant
 the module knows: ``classifier_digits`` is the module ``classifier``'s net for digits.

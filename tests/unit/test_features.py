@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ctm_core import features, torchvision_shim
 from ctm_core.errors import UserError
 from ctm_core.features import Extractor, build_features, efficientnet_lite0
+from ctm_core.features._extractor import clean_resize
 from ctm_core.protocols import Protocol
 
 
@@ -126,6 +127,52 @@ def test_lite0_features_do_not_depend_on_what_else_is_scored(lite0):
     assert together.shape == (40, 1280) and together.dtype == torch.float32
     assert torch.equal(lite0(x[:3]), together[:3])
     assert together.std(0).mean() > 0.01
+
+
+def test_lite0_features_are_those_of_the_network_without_its_head(lite0):
+    x = images(5)
+    headless = efficientnet_lite0.load_network(num_classes=0)
+    whole = efficientnet_lite0.load_network(num_classes=1000)
+    levels = F.interpolate(
+        x.float(), size=64, mode="bilinear", align_corners=False, antialias=True
+    )
+    scaled = levels.clamp(0, 255).expand(-1, 3, -1, -1) / 127.5 - 1
+    found = lite0.extract(x, ["probabilities", "features"])
+    torch.testing.assert_close(found["features"], headless(scaled), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found["probabilities"], whole(scaled).softmax(1), rtol=1e-3, atol=1e-6
+    )
+    assert lite0.outputs == {"features": 1280, "probabilities": 1000}
+
+
+def test_an_output_that_a_network_lacks(lite0):
+    with pytest.raises(UserError, match="the protocol p needs spatial of efficientnet_lite0"):
+        lite0.extract(images(1), ["spatial"])
+
+
+def test_clean_resizing_is_clean_fids():
+    """Against PIL itself; grey stays grey."""
+    from PIL import Image
+
+    for channels in (1, 3):
+        x = images(2, channels=channels, side=9)
+        found = clean_resize(x, 20, channels)
+        assert found.shape == (2, channels, 20, 20) and found.dtype == torch.float32
+        for image, made in zip(x.numpy(), found, strict=True):
+            for before, after in zip(image, made, strict=True):
+                expected = Image.fromarray(before.astype(np.float32), mode="F")
+                expected = np.asarray(expected.resize((20, 20), Image.Resampling.BICUBIC))
+                np.testing.assert_array_equal(after.numpy(), expected.clip(0, 255))
+    assert found.min() == 0 and found.max() == 255
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_protocol_that_resizes_cleanly(channels):
+    network = Recorder()
+    x = images(3, side=9)
+    extractor(network, channels=channels, resize="clean", input_size=20)(x)
+    assert network.fed[0].shape == (4, channels, 20, 20)
+    assert torch.equal(network.fed[0][:3], clean_resize(x, 20, channels))
 
 
 def test_lite0_knows_photographs():

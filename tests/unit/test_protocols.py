@@ -34,10 +34,8 @@ def test_the_desk_protocols_are_the_designs():
         1024,
         "separate",
     )
-    assert desk.metric(1024) == "fd_classifier_digits_1024"
     lite0 = load_protocol(FOLDER / "desk-digits-lite0.yaml")
     assert lite0.seeds == "pooled"
-    assert lite0.metric(3 * lite0.samples) == "fd_efficientnet_lite0_3072"
     test = load_protocol(FOLDER / "desk-fashion-test.yaml")
     assert (test.reference.dataset, test.reference.split) == ("fashion-mnist", "test")
 
@@ -72,13 +70,85 @@ def test_a_missing_file_or_key(tmp_path):
         load_protocol(path)
 
 
+EDM = {"asset": "edm-reference-cifar10", "images": 50000, "resolution": 32}
+INCEPTION = {"features": "inception", "resize": "inside", "input_size": 32, "reference": EDM}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            INCEPTION | {"resize": "none"},
+            "inception sees 299 pixels: resize is inside .* clean",
+        ),
+        (INCEPTION | {"resize": "clean"}, "clean resizing for inception is to 299, not to 32"),
+        (INCEPTION | {"input_size": 64}, r"input_size \(64\) is the images' side, but the refer"),
+        (INCEPTION | {"precision": "bf16"}, "Inception runs in fp32"),
+        ({"resize": "inside"}, "resize inside belongs to inception; classifier_digits has none"),
+        ({"features": "dinov2_vitl14", "input_size": 200}, "patches of 14 pixels, and 200 is no"),
+        ({"reference": {"asset": "x", "images": 5}}, "the key 'reference.*resolution' is missing"),
+        ({"metrics": ["fd", "kid", "fd"]}, "metrics names fd twice"),
+        ({"metrics": ["lpips"]}, "metrics.*'lpips'"),
+        ({"metrics": []}, "metrics"),
+        (INCEPTION | {"samples": 50000, "metrics": ["fd", "fid"]}, "both fid and fd"),
+        ({"metrics": ["fid"]}, "fid is of Inception .* ask for fd, which is named fd_classifier"),
+        ({"metrics": ["sfid"]}, "sfid is of Inception's layer mixed_6"),
+        (
+            {"metrics": ["is"], "features": "dinov2_vitl14", "input_size": 224},
+            "dinov2 has no classes",
+        ),
+        ({"metrics": ["trajectory"], "seeds": "pooled"}, "seeds: separate"),
+        (
+            {"metrics": ["precision_recall"], "samples": 4, "neighbours": {"precision_recall": 4}},
+            "the 4-th neighbour needs more samples",
+        ),
+        ({"labels": "balanced"}, "labels: .*'training'"),
+    ],
+)
+def test_impossible_combinations_are_one_sentence(tmp_path, changes, says):
+    path = written(tmp_path, changes)
+    with pytest.raises(UserError, match=says) as caught:
+        load_protocol(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_may_be_called_fid(tmp_path):
+    enough = load_protocol(written(tmp_path, INCEPTION | {"samples": 50000, "metrics": ["fid"]}))
+    assert enough.too_little_for_fid(50000) is None
+    few = enough.too_little_for_fid(49999)
+    assert few is not None and "too few samples for fid: 49,999, and it takes 50,000" in few
+    assert "fd_inception_49999" in few
+    with pytest.raises(UserError, match="metrics: too few samples for fid: 6,400"):
+        load_protocol(written(tmp_path, INCEPTION | {"samples": 6400, "metrics": ["fid"]}))
+    others = [
+        {"resize": "clean", "input_size": 299},
+        {"reference": {"dataset": "cifar10", "split": "train"}},
+        {"reference": EDM | {"asset": "edm-reference-imagenet64"}},
+    ]
+    for other in others:
+        protocol = load_protocol(written(tmp_path, INCEPTION | other))
+        assert "fid is of Inception (resize: inside) against" in protocol.too_little_for_fid(99999)
+
+
+def test_what_metrics_need(tmp_path):
+    def needs(*metrics):
+        p = load_protocol(written(tmp_path, INCEPTION | {"metrics": list(metrics)}))
+        return p.outputs, p.keeps_features, p.needs_teacher, p.needs_training_images
+
+    assert needs("fd") == (("features",), False, False, False)
+    assert needs("is") == (("probabilities",), False, False, False)
+    assert needs("kid", "sfid") == (("features", "spatial"), True, False, False)
+    assert needs("trajectory", "memorisation") == ((), False, True, True)
+    trained = load_protocol(written(tmp_path, {"labels": "training"}))
+    assert trained.needs_training_images
+
+
 def test_external_files_of_protocols(tmp_path):
-    changes = {"features": "inception", "reference": {"asset": "edm-reference-cifar10"}}
-    published = load_protocol(written(tmp_path, changes))
+    published = load_protocol(written(tmp_path, INCEPTION))
     assert published.assets == ("inception", "edm-reference-cifar10")
     assert published.feature_assets == ("inception",)
     assert published.named_assets() == {"reference.asset": "edm-reference-cifar10"}
     assert load_protocol(written(tmp_path, {})).assets == ()
-    mixed = written(tmp_path, {"reference": {"asset": "x", "split": "train"}})
+    mixed = written(tmp_path, {"reference": EDM | {"split": "train"}})
     with pytest.raises(UserError, match=r"unknown key 'reference\.split'"):
         load_protocol(mixed)

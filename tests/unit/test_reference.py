@@ -82,11 +82,15 @@ def test_record_says_everything(digits, written):
             "fingerprint": digits.fingerprint,
             "n": 1797,
         },
+        "metrics": ["fd"],
         "samples": 8,
         "seeds": "separate",
         "rounding": "truncate",
         "labels": "uniform",
         "precision": "fp32",
+        "neighbours": {"precision_recall": 3, "density_coverage": 5, "rows": 10000},
+        "kid": {"subsets": 100, "size": 1000},
+        "trajectory": {"noises": 64, "steps": 64},
     }
 
 
@@ -155,12 +159,32 @@ def test_the_wrong_dataset_is_refused(digits):
         )
 
 
-def test_published_statistics_are_planned_but_not_read_yet(digits, tmp_path):
+def test_features_of_single_images_are_kept_where_a_metric_needs_them(digits, written, tmp_path):
     path = tmp_path / "p.safetensors"
-    published = protocol(features="inception", reference={"asset": "edm-reference-cifar10"})
-    for dataset in (None, digits):
-        with pytest.raises(UserError, match="with the file edm-reference-cifar10, which this"):
-            write_reference(path, published, dataset)
+    wants = {"metrics": ["fd", "kid"]}
+    few = protocol(**wants, neighbours={"rows": 100})
+    write_reference(path, few, digits)
+    reference = load_reference(path, few)
+    everything = build_features(protocol())(digits.batch(range(len(digits)))[0])
+    places = [int((everything == row).all(dim=1).nonzero()[0]) for row in reference.features]
+    # A random choice, and of it nothing but the order of the file.
+    assert len(set(places)) == 100 and max(places) > 1500 and places == sorted(places)
+    assert torch.equal(reference.moments.scatter, reference_moments(few, digits).scatter)
+    assert reference.record()["reference"]["features"] == 100
+    write_reference(path, protocol(**wants), digits)
+    assert torch.equal(load_reference(path, protocol(**wants)).features, everything)
+    with pytest.raises(UserError, match=r"made for neighbours\.rows 10000, the protocol p"):
+        load_reference(path, few)
+    load_reference(path, protocol())  # more than is needed does no harm
+    with pytest.raises(UserError, match="made without single images' features, which the metrics"):
+        load_reference(written, protocol(**wants))
+
+
+def test_where_the_reference_is_a_data_set_or_a_file(digits, tmp_path):
+    path = tmp_path / "p.safetensors"
     with pytest.raises(UserError, match="compares with digits/train; give its folder as --data"):
         write_reference(path, protocol())
+    published = {"asset": "edm-reference-cifar10", "images": 5, "resolution": 8}
+    with pytest.raises(UserError, match="with the file edm-reference-cifar10 and not with a data"):
+        write_reference(path, protocol(reference=published), digits)
     assert not path.exists()
