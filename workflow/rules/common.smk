@@ -7,11 +7,12 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from ctm_core import assets
-from ctm_core.config import Experiment, Workflow, read_yaml, validated
+from ctm_core import assets, layout
+from ctm_core.config import read_yaml
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_json
-from ctm_core.protocols import ReferenceFile, load_protocol
+from ctm_core.layout import further_weights, prepared, training_folder, weights
+from ctm_core.project import locate, protocol_file, read_project
 
 # Jobs find the `ctm` that stands beside the Python running Snakemake, and know whose they are.
 os.environ.update(
@@ -32,73 +33,28 @@ def refuse(sentence):
     sys.exit(2)
 
 
-def locate(path):
-    """A config file, looked up in the working directory first and beside the Snakefile then."""
-    if Path(path).exists():
-        return str(path)
-    beside = Path(workflow.basedir) / path
-    return os.path.relpath(beside) if beside.exists() else str(path)
+ROOT = Path(workflow.basedir)
 
 
-def load_experiments():
-    """Every experiment of the config by its name, with the path of its file."""
+def load_project():
+    """The experiments of the config, with what they name."""
     # No `configfile:` statement: it would merge with the file given on the command line.
     if not config:
-        config.update(read_yaml(locate("config/config.yaml")))
+        config.update(read_yaml(locate("config/config.yaml", ROOT)))
     given = workflow.configfiles[0] if workflow.configfiles else "config/config.yaml"
-    listed = validated(Workflow, dict(config), given)
+    project = read_project(config, str(given), ROOT)
     validate(config, "../schemas/config.schema.json", set_default=False)
-    found = {}
-    for entry in listed.experiments:
-        named = not entry.endswith((".yaml", ".yml"))
-        path = locate(f"config/experiments/{entry}.yaml" if named else entry)
-        section = read_yaml(path)
-        experiment = validated(Experiment, section, path)
+    for section in project.sections.values():
         validate(section, "../schemas/experiment.schema.json", set_default=False)
-        if experiment.experiment in found:
-            raise UserError(f"{given}: the experiment {experiment.experiment} stands there twice")
-        found[experiment.experiment] = (path, experiment)
-    return found
-
-
-def protocol_file(name):
-    return locate(f"config/protocols/{name}.yaml")
-
-
-def load_protocols():
-    """Every protocol that an experiment names."""
-    names = {name for _, experiment in FILES.values() for name in experiment.evaluation.protocols}
-    return {name: load_protocol(protocol_file(name)) for name in sorted(names)}
+    return project
 
 
 try:
-    FILES = load_experiments()
-    PROTOCOLS = load_protocols()
-    ASSETS = assets.load()
-    for path, experiment in FILES.values():
-        assets.check_names(experiment.named_assets(), ASSETS, path)
-    for name, protocol in PROTOCOLS.items():
-        assets.check_names(protocol.named_assets(), ASSETS, protocol_file(name))
+    PROJECT = load_project()
 except UserError as error:
     refuse(error)
-EXPERIMENTS = {name: experiment for name, (_, experiment) in FILES.items()}
-
-
-def datasets():
-    """Each data set; two experiments may not differ in its source."""
-    found = {}
-    for name, experiment in EXPERIMENTS.items():
-        dataset = experiment.dataset
-        known = found.setdefault(dataset.name, dataset)
-        if known.source != dataset.source:
-            refuse(
-                f"{FILES[name][0]}: dataset.source of {dataset.name} is {dataset.source}, but "
-                f"another experiment has {known.source}; a data set has one source"
-            )
-    return found
-
-
-DATASETS = datasets()
+EXPERIMENTS, FILES = PROJECT.experiments, PROJECT.files
+PROTOCOLS, ASSETS, DATASETS = PROJECT.protocols, PROJECT.assets, PROJECT.datasets
 
 
 def needed_files():
@@ -146,60 +102,7 @@ wildcard_constraints:
 
 
 def experiment_file(wildcards):
-    return FILES[wildcards.experiment][0]
-
-
-def prepared(dataset, split):
-    """The files of a prepared data set."""
-    folder = f"results/data/{dataset}/{split}"
-    return {
-        "images": f"{folder}/images.npy",
-        "labels": f"{folder}/labels.npy",
-        "manifest": f"{folder}/manifest.json",
-    }
-
-
-def training_folder(experiment, model, seed="{seed}"):
-    return f"results/{experiment.experiment}/{model}/seed-{seed}"
-
-
-def weights(experiment, model, step=None, seed="{seed}"):
-    """The file that holds a model's weights after `step`, by default the last."""
-    asset = experiment.imported(model)
-    if asset is not None:
-        origin = "teachers" if model == "teacher" else "released"
-        return f"results/{origin}/{asset}/weights.safetensors"
-    final = "teacher" if model == "teacher" else "student"
-    last = step in (None, experiment.last_step(model))
-    name = final if last else f"snapshot-{step:08d}"
-    return f"{training_folder(experiment, model, seed)}/{name}.safetensors"
-
-
-def live_weights(experiment, model, step):
-    """The file from which another training goes on: weights as they were, not their average."""
-    return f"{training_folder(experiment, model)}/live-{step:08d}.safetensors"
-
-
-def further_weights(experiment, model):
-    """What a training exports beside its last weights: snapshots, and live weights for forks."""
-    last = experiment.last_step(model)
-    snapshots = [n for n in experiment.exported_steps(model) if n != last]
-    return [
-        *(weights(experiment, model, n) for n in snapshots),
-        *(live_weights(experiment, model, n) for n in experiment.fork_steps(model)),
-    ]
-
-
-def start(experiment, model):
-    """The weights that a training starts from, by the option of `ctm train` that takes each."""
-    student = experiment.student(model)
-    found = {}
-    if student.uses_teacher:
-        found["teacher"] = weights(experiment, "teacher", seed=experiment.teacher.seed)
-    if (fork := student.init_from) is not None:
-        found["init"] = live_weights(experiment, fork.model, fork.step)
-        found["init_average"] = weights(experiment, fork.model, fork.step)
-    return found
+    return FILES[wildcards.experiment]
 
 
 def start_options(wildcards, input):
@@ -212,24 +115,13 @@ def start_options(wildcards, input):
 
 
 def evaluated(name):
-    """A file of every evaluation: of each model and seed, at each step that a protocol scores."""
-    return [
-        f"{training_folder(experiment, model, seed)}/step-{step}/{name}"
-        for experiment in EXPERIMENTS.values()
-        for model, seed in experiment.runs()
-        for step in experiment.exported_steps(model)
-        if experiment.protocols(model, step)
-    ]
+    """A file of every evaluation."""
+    return layout.evaluated(EXPERIMENTS.values(), name)
 
 
 def trained(name):
     """A file of every training."""
-    return [
-        f"{training_folder(experiment, model, seed)}/{name}"
-        for experiment in EXPERIMENTS.values()
-        for model, seed in experiment.runs()
-        if experiment.imported(model) is None
-    ]
+    return layout.trained(EXPERIMENTS.values(), name)
 
 
 def attempt(wildcards, attempt):
@@ -262,10 +154,7 @@ def asset_kind(wildcards):
 
 
 def reference_data(wildcards):
-    reference = PROTOCOLS[wildcards.protocol].reference
-    if isinstance(reference, ReferenceFile):
-        return {}
-    return prepared(reference.dataset, reference.split)
+    return layout.reference_data(PROTOCOLS[wildcards.protocol])
 
 
 def reference_options(wildcards, input):
@@ -277,7 +166,7 @@ def reference_needs(wildcards):
 
 
 def protocol_path(wildcards):
-    return protocol_file(wildcards.protocol)
+    return protocol_file(wildcards.protocol, ROOT)
 
 
 def protocol_digest(wildcards):
@@ -291,7 +180,7 @@ def evaluated_weights(wildcards):
 
 def references(wildcards):
     """The reference statistics of every protocol that scores a cell of the model."""
-    return [f"results/features/{name}.safetensors" for name in scoring(wildcards)]
+    return [layout.reference(name) for name in scoring(wildcards)]
 
 
 def scoring(wildcards):

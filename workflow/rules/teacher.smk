@@ -1,5 +1,5 @@
 # Teachers. One rule an experiment, because the snapshots that a training exports are declared.
-for path, experiment in FILES.values():
+for name, experiment in EXPERIMENTS.items():
     if not experiment.trains_teacher:
         continue
 
@@ -25,7 +25,7 @@ for path, experiment in FILES.values():
             attempt=attempt,
         params:
             digest=experiment.train_hash("teacher"),
-            config=path,
+            config=FILES[name],
             runs="runs",
             processes=experiment.resources.training.processes,
             data=subpath(input.manifest, parent=True),

@@ -1,6 +1,6 @@
 # Students. The state of a training (checkpoints, scalars, previews) is in runs/, never an output:
 # Snakemake removes outputs before a job starts, and a killed training continues from its state.
-for path, experiment in FILES.values():
+for name, experiment in EXPERIMENTS.items():
     for model in experiment.students:
 
         rule:
@@ -8,7 +8,7 @@ for path, experiment in FILES.values():
                 f"train_{experiment.experiment}_{model}"
             input:
                 **prepared(experiment.dataset.name, "train"),
-                **start(experiment, model),
+                **layout.start(experiment, model),
             output:
                 *further_weights(experiment, model),
                 weights=weights(experiment, model),
@@ -27,7 +27,7 @@ for path, experiment in FILES.values():
             params:
                 needs=list(experiment.student(model).assets),
                 digest=experiment.train_hash(model),
-                config=path,
+                config=FILES[name],
                 model=model,
                 runs="runs",
                 processes=experiment.resources.training.processes,
