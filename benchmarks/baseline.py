@@ -8,6 +8,8 @@ here                            in the library
 one sum of losses; lambda by    gradients at the raw output F serve the norms and the sum
 backward passes of their own
 both graphs live until the end  the graph of a call is gone before the next call begins
+the distance's graph, of all    its gradient with its value, a few images at a time
+images, until the end
 every map on every row          rows on which a map is the identity are not evaluated
 a loop over tensors             optimiser and EMA take all tensors in one call
 fp32, contiguous                as configured: bf16 autocast, channels_last
@@ -26,6 +28,8 @@ from sizes import FixedSteps
 
 from ctm_core.balance import adaptive_weight
 from ctm_core.objectives import Batch
+from ctm_core.perceptual import Distance
+from ctm_core.perceptual.vgg import VggDistance
 
 Tensor = torch.Tensor
 
@@ -46,7 +50,7 @@ class Plain(FixedSteps):
             target = self.matching_target(batch, x_t, grid, drawn)
         t, s = grid[drawn.i], grid[drawn.j]
         estimate = self.to_data(self.student.G(x_t, t, s, batch.labels), s, batch.labels)
-        losses = {"ctm": self.distance(estimate, target).mean()}
+        losses = {"ctm": compare(self.distance, estimate, target).mean()}
         if self.adversary is not None:
             losses["gan"] = self.adversary.generator_loss(estimate, batch)
         losses["dsm"] = self.denoising(batch)[0]
@@ -81,6 +85,19 @@ class Plain(FixedSteps):
         """The inner map on every row."""
         network = self.student if self.live_target else self.target
         return network.G(x_u, grid[at], grid[j], labels)
+
+
+def compare(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
+    """The distance; a perceptual one as its formula stands, with the graph of the whole batch."""
+    if not isinstance(distance, VggDistance):
+        return distance(a, b)
+    total = a.new_zeros(len(a))
+    features = zip(distance.features(a), distance.features(b), distance.heads, strict=True)
+    for *pair, head in features:
+        norms = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in pair)
+        one, other = (x / (norm + 1e-10) for x, norm in zip(pair, norms, strict=True))
+        total = total + ((one - other).square().mean((2, 3)) * head.flatten()).sum(1)
+    return total
 
 
 def at_weight(loss: Tensor, w: Tensor) -> Tensor:

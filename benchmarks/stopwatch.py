@@ -27,7 +27,7 @@ COMPONENTS = (
     "target maps",
     "student forward",
     "outer map",
-    "distance forward",
+    "distance",
     "adversary forward",
     "back to F",
     "adaptive weights",
@@ -90,11 +90,12 @@ def install() -> None:
         owner.to_data = _timed(owner.to_data, _outer)
     CtmObjective.matching_target = _timed(CtmObjective.matching_target, "target maps")
     Trajectory.raw = _timed(Trajectory.raw, _network)
-    Distance.__call__ = _timed(Distance.__call__, "distance forward")
+    Distance.__call__ = _timed(Distance.__call__, "distance")
     Adversary.generator_loss = _timed(Adversary.generator_loss, "adversary forward")
     balance.Loss.of = staticmethod(_timed(balance.Loss.of, "back to F"))
     balance.at_weight = _timed(balance.at_weight, "adaptive weights")
     balance.pull_back = _timed(balance.pull_back, "back through the network")
+    baseline.compare = _timed(baseline.compare, "distance")
     baseline.at_weight = _timed(baseline.at_weight, "adaptive weights")
     baseline.through_network = _timed(baseline.through_network, "back through the network")
     Trainer._apply = _timed(Trainer._apply, "optimiser")

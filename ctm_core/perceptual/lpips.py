@@ -54,11 +54,9 @@ class LpipsVgg(VggDistance):
         mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         return ((x + 1) / 2 - mean) / std
 
-    def unit(self, features: Tensor) -> Tensor:
-        """See :meth:`VggDistance.unit`."""
-        norm = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-        unit: Tensor = features / (norm + 1e-10)
-        return unit
+    def inverse(self, norm: Tensor) -> Tensor:
+        """See :meth:`VggDistance.inverse`."""
+        return 1 / (norm + 1e-10)
 
     def fill(self, convolutions: Sequence[tuple[Tensor, Tensor]], heads: Sequence[Tensor]) -> None:
         """Set the weights: (weight, bias) of the 13 convolutions, and five vectors (C_l,)."""

@@ -67,9 +67,11 @@ class ShiftTolerantVgg(VggDistance):
         """See :meth:`VggDistance.normalised`."""
         return (x - self.shift) / self.scale
 
-    def unit(self, features: Tensor) -> Tensor:
-        """See :meth:`VggDistance.unit`."""
-        return functional.normalize(features, dim=1, eps=1e-10)
+    floor = 1e-10
+
+    def inverse(self, norm: Tensor) -> Tensor:
+        """See :meth:`VggDistance.inverse`."""
+        return 1 / norm.clamp(min=self.floor)
 
     def load(self, path: Path) -> None:
         """Fill in the weights from ``vgg_shift_tolerant.pth``.
