@@ -317,6 +317,7 @@ class _Job:
             "teacher_sha256": inputs.get("teacher"),
             "code_version": code_version(),
         }
+        run.confirm()
         folder = self.place.output
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.path / "training.json", summary)

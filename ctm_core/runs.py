@@ -5,7 +5,7 @@ Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
     config.json     experiment, model, seed, the resolved configuration and its hash
     inputs.json     sha256 of everything the run reads (data set, teacher, perceptual network)
     run.json        threads, hardware, versions, whether every resume was exact
-    lock            held (flock) by the one process that may write here; its text names the owner
+    lock            held by the one process that may write here, whom owner.json names
     failed.json     the sentence of a failure that further attempts would only repeat
     checkpoints/    see :mod:`ctm_core.checkpoint`
     exports/        the weights that were asked for, final and on the way
@@ -16,18 +16,17 @@ Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import platform
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from ctm_core.errors import CtmError, Diverged, Interrupted, UserError, plain_sentence
+from ctm_core.errors import CtmError, Diverged, UserError, plain_sentence
 from ctm_core.files import read_json, write_json
+from ctm_core.locks import Lock
 
 __all__ = ["RunFolder", "environment"]
 
@@ -96,7 +95,7 @@ class RunFolder:
         self.inputs = dict(inputs)
         self.attempt = attempt
         self.exact = True
-        self._lock: IO[str] | None = None
+        self._lock = Lock(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -105,14 +104,14 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        self._lock.acquire()
         try:
             # First, and recorded nowhere: another run's folder is left as it is.
             self._check_config()
             self._recall_failure()
             self._check_inputs()
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         return self
 
@@ -128,36 +127,11 @@ class RunFolder:
             elif isinstance(error, OSError) and (sentence := plain_sentence(error)):
                 self._record_failure(UserError.exit_code, sentence)
         finally:
-            self._release()
+            self._lock.release()
 
-    # -- lock --------------------------------------------------------------------------------
-
-    def _acquire(self) -> None:
-        # flock ends with its process, however that dies, so a stale lock cannot exist on one host.
-        lock = open(self.path / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until exit
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "an unknown process"
-            lock.close()
-            raise Interrupted(
-                f"{self.path} is in use by {owner}; wait for it or stop it, then run again"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        job = os.environ.get("SLURM_JOB_ID")
-        lock.write(
-            f"process {os.getpid()} on {socket.gethostname()}"
-            + (f" (Slurm job {job})" if job else "")
-        )
-        lock.flush()
-        self._lock = lock
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def confirm(self) -> None:
+        """Before something is written that another owner would write too; see :class:`Lock`."""
+        self._lock.confirm()
 
     # -- failures ----------------------------------------------------------------------------
 

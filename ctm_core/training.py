@@ -388,6 +388,7 @@ class Trainer:
         distributed.on_main(lambda: self._write(evaluations))
 
     def _write(self, evaluations: Mapping[str, int]) -> None:
+        self.run.confirm()
         sections: dict[str, Mapping[str, Tensor]] = {
             "student": self.student.state_dict(),
             "optimizer": optimizers.flatten(self.optimizer),

@@ -7,8 +7,6 @@ import fcntl
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +27,21 @@ def folder(path: Path, **changes: Any) -> RunFolder:
     return RunFolder(path, **options)
 
 
-# -- lock --------------------------------------------------------------------------------------
+# -- lock (tests/unit/test_locks.py has its rules) ---------------------------------------------
 
 
 def test_a_second_owner_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with folder(run):
         before = tiny.tree(tmp_path)
-        assert f"process {os.getpid()} on ".encode() in (before["run/lock"] or b"")
+        assert f'"process": {os.getpid()}'.encode() in (before["run/owner.json"] or b"")
         for changes in ({}, {"attempt": 2}, {"inputs": {}}, {"config": CONFIG | {"seed": 1}}):
             with pytest.raises(Interrupted, match=rf"is in use by process {os.getpid()} on"):
                 folder(run, **changes).__enter__()
         assert tiny.tree(tmp_path) == before
+    assert not (run / "owner.json").exists()
     with folder(run):
         pass
-
-
-def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    hold = (
-        "import fcntl, os, sys; lock = open(sys.argv[1], 'a+'); fcntl.flock(lock, fcntl.LOCK_EX);"
-        "lock.write('process of old'); lock.flush(); print('held', flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-S", "-c", hold, str(tmp_path / "lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None and process.stdout.readline() == b"held\n"
-    with pytest.raises(Interrupted, match="is in use by process of old"):
-        folder(tmp_path).__enter__()
-    process.kill()
-    process.communicate()
-    with folder(tmp_path):
-        assert "process of old" not in (tmp_path / "lock").read_text()
 
 
 @pytest.mark.parametrize("ending", [None, UserError("x"), KeyboardInterrupt()])
@@ -74,6 +54,7 @@ def test_the_lock_is_released_however_a_run_ends(
                 raise ending
     except BaseException as error:
         assert error is ending
+    assert not (tmp_path / "owner.json").exists()
     with open(tmp_path / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -150,7 +131,8 @@ def fill(run: Path) -> dict[str, bytes | None]:
         (run / name / "file").write_text(name)
     (run / "training.jsonl").write_text('{"step": 1}\n')
     (run / "run.json").write_text("{}")
-    return {k: v for k, v in tiny.tree(run).items() if not k.startswith(("lock", "config"))}
+    kept = ("lock", "owner", "config")
+    return {k: v for k, v in tiny.tree(run).items() if not k.startswith(kept)}
 
 
 def test_changed_inputs_set_the_old_state_aside(

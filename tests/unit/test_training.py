@@ -641,6 +641,9 @@ class FakeRun:
         self.path = path
         self.checkpoints = path / "checkpoints"
 
+    def confirm(self) -> None:
+        pass
+
 
 def trainer(
     digits: Dataset, tmp_path: Path, objective: Any = None, **section: Any
