@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import click
@@ -37,6 +38,9 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spinning threads of one job would starve another on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        # The workflow's shell ignores it, to hear how this command ends, and hands that down.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     follow_parent()
     try:
         cli.main(standalone_mode=False)

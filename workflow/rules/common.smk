@@ -2,12 +2,14 @@
 import atexit
 import fcntl
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake.utils import validate
 
-from ctm_core import assets, layout
+from ctm_core import assets, layout, slurm
 from ctm_core.config import read_yaml
 from ctm_core.errors import UserError
 from ctm_core.files import sha256_json
@@ -24,7 +26,13 @@ os.environ.update(
 # one in use (workflow/scripts/clear_dead_lock.py).
 Path(".snakemake").mkdir(exist_ok=True)
 alive = open(".snakemake/alive", "a")
-fcntl.flock(alive, fcntl.LOCK_SH)
+with suppress(OSError):  # some shared file systems know no locks
+    fcntl.flock(alive, fcntl.LOCK_SH)
+
+# Slurm signals every process of a job: USR1 ahead of its time limit, TERM when it is cancelled.
+# Both are for `ctm`, which needs its shell, and `tee`, until it has written its checkpoint.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+shell.prefix("set -euo pipefail; trap '' TERM; ")
 
 
 def refuse(sentence):
@@ -76,7 +84,54 @@ def note_missing_files():
             )
 
 
+# Made by the process that submits jobs, not by jobs.
+localrules:
+    all,
+    table,
+    figures,
+    report,
+
+
+def asked_of_slurm():
+    """What the jobs of this run ask of Slurm, each kind once, with one of its rules."""
+    found = {}
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    for job in sorted(jobs, key=lambda job: job.rule.name):
+        if not job.is_local:
+            names = ("slurm_account", "slurm_partition", "qos", "constraint")
+            names += ("runtime", "mem_mb", "gpu", "gpu_model")
+            asked = {name: job.resources.get(name) for name in names}
+            found.setdefault((*asked.values(), job.threads), (job.rule.name, asked, job.threads))
+    return found.values()
+
+
+def check_slurm():
+    """End what a killed Snakemake left running, and hear what Slurm would refuse."""
+    if jobs := slurm.jobs_of(Path.cwd()):
+        print(
+            f"Stopping Slurm jobs that a killed Snakemake left behind: {', '.join(jobs)}; their "
+            "work is continued",
+            file=sys.stderr,
+        )
+        if not slurm.stop(jobs):
+            refuse(f"Slurm jobs do not end: {', '.join(jobs)}; try again once they are gone")
+    for rule_name, asked, threads in asked_of_slurm():
+        if asked["slurm_account"] and not slurm.keeps_accounts():
+            refuse(
+                f"slurm_account is {asked['slurm_account']}, but this Slurm keeps no accounts; "
+                "take it out of slurm/config.yaml"
+            )
+        if reason := slurm.refusal(asked, threads):
+            told = ", ".join(f"{name}={value}" for name, value in asked.items() if value)
+            refuse(
+                f"Slurm refuses the job {rule_name}: {reason}; it was asked for {told}, "
+                f"threads={threads}: correct slurm/config.yaml, or the resources of the experiment"
+            )
+
+
 onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_slurm()
     problems = [p for p in (assets.problem(ASSETS[name]) for name in needed_files()) if p]
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
@@ -122,6 +177,24 @@ def evaluated(name):
 def trained(name):
     """A file of every training."""
     return layout.trained(EXPERIMENTS.values(), name)
+
+
+def site(name):
+    """One of the settings of slurm/config.yaml, as text; None where there is none."""
+    given = workflow.resource_settings.default_resources or {}
+    return str(given[name].raw).strip("'\"") if name in given else None
+
+
+def limits(share):
+    """What jobs of a kind ask of a cluster: the experiment's wishes within the cluster's bounds."""
+    asked = dict(share.limits)
+    if longest := site("max_runtime"):
+        asked["runtime"] = min(asked["runtime"], int(longest))
+    if share.gpus:
+        for name, setting in (("gpu_model", "gpu_type"), ("slurm_partition", "gpu_partition")):
+            if value := site(setting):
+                asked[name] = value
+    return asked
 
 
 def attempt(wildcards, attempt):
@@ -210,7 +283,8 @@ def evaluation_limit(name):
     """One of the resources that an evaluation is given on a cluster; None: not asked for."""
 
     def of_experiment(wildcards):
-        return EXPERIMENTS[wildcards.experiment].resources.evaluation.limits.get(name)
+        share = EXPERIMENTS[wildcards.experiment].resources.evaluation
+        return limits(share).get(name, site(name))
 
     return of_experiment
 

@@ -57,6 +57,8 @@ rule evaluate:
     threads: evaluation_threads
     resources:
         gpu=evaluation_limit("gpu"),
+        gpu_model=evaluation_limit("gpu_model"),
+        slurm_partition=evaluation_limit("slurm_partition"),
         mem_mb=evaluation_limit("mem_mb"),
         runtime=evaluation_limit("runtime"),
     params:

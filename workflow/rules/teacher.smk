@@ -21,7 +21,7 @@ for name, experiment in EXPERIMENTS.items():
             "../envs/ctm.yaml"
         threads: experiment.threads
         resources:
-            **experiment.resources.training.limits,
+            **limits(experiment.resources.training),
             attempt=attempt,
         params:
             digest=experiment.train_hash("teacher"),

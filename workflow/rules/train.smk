@@ -22,7 +22,7 @@ for name, experiment in EXPERIMENTS.items():
                 "../envs/ctm.yaml"
             threads: experiment.threads
             resources:
-                **experiment.resources.training.limits,
+                **limits(experiment.resources.training),
                 attempt=attempt,
             params:
                 needs=list(experiment.student(model).assets),
