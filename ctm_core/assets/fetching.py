@@ -25,7 +25,7 @@ from ctm_core.assets.overview import chosen
 from ctm_core.assets.pinning import pin_file, pin_given, unlike
 from ctm_core.assets.states import State, expected, look, problem, shown
 from ctm_core.assets.transfer import Patience, TransferError, download, forget, remove
-from ctm_core.errors import UserError
+from ctm_core.errors import UserError, plain_sentence
 from ctm_core.files import read_json, sync_folder, write_json
 
 __all__ = ["LICENCES", "fetch", "fetch_all", "selected"]
@@ -93,6 +93,8 @@ def fetch_all(
             say(f"{asset.name}: {fetch(asset, folder, patience=patience, say=say)}")
         except UserError as error:
             failed.append(str(error))
+        except OSError as error:
+            failed.append(_no_place(asset, error, folder))
     if len(failed) == 1:
         raise UserError(failed[0])
     for sentence in failed:
@@ -141,6 +143,15 @@ def fetch(
             told += f"; the other file of that name is now {shown(aside)}"
         _install(part, path)
     return told
+
+
+def _no_place(asset: Asset, error: OSError, folder: PathLike | None) -> str:
+    """Why nothing can be written into the folder, as a sentence; raises what is nobody's fault."""
+    reason = plain_sentence(OSError(error.errno, error.strerror))
+    if reason is None:
+        raise error
+    place = shown(asset.path(folder).parent)
+    return f"{asset.title} ({asset.name}) cannot be put into {place}: {reason}"
 
 
 def _refuse_unknown_code(asset: Asset) -> None:

@@ -84,7 +84,8 @@ def _advice(assets: Mapping[str, Asset], told: list[dict[str, Any]]) -> list[str
     ]
     by_command = [a.name for a in absent if a.urls and (a.sha256 or not a.runs_code)]
     by_hand = [a.name for a in absent if a.package is None and a.name not in by_command]
-    advice = []
+    unreadable = [facts["problem"] for facts in told if facts["state"] == State.UNREADABLE]
+    advice = unreadable[:1]
     if by_command:
         advice.append(f"`ctm assets fetch {' '.join(by_command)}` fetches what is missing.")
     if by_hand:

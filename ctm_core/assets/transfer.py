@@ -187,6 +187,8 @@ class _Attempt:
         elif span is None or int(span[1]) != self.start:
             self._anew()
             raise requests.ConnectionError("answered with another range than was asked for")
+        # Some servers call a .tar.gz, sent as it is, an encoding; it would be unpacked on the way.
+        answer.raw.headers.pop("Content-Encoding", None)
         length = answer.headers.get("Content-Length", "")
         total = self.start + int(length) if length.isdecimal() else None
         if self.size is not None and total is not None and total != self.size:

@@ -7,6 +7,9 @@ import fcntl
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,15 @@ def fetch(asset: assets.Asset, patience: Patience = ONCE) -> str:
 def lock() -> Any:
     path = Path("config/assets.lock")
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what another process does; a test that waits a minute has failed."""
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
 
 
 def files() -> set[str]:
@@ -245,20 +257,28 @@ def test_a_file_fetched_by_hand_is_pinned_and_then_verified(project: Path) -> No
 def test_two_commands_do_not_write_one_file(project: Path, server: Site) -> None:
     Path("files").mkdir()
     with open("files/some.pt.part", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH)
         with pytest.raises(UserError, match="is being fetched by another process"):
             fetch(listed(server))
     assert server.seen == []
     fetch(listed(server))
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EACCES, "permission denied; choose a folder you can write to"),
+        (errno.EROFS, "the file system is read-only; choose"),
+        (errno.EDQUOT, "the disk quota is used up; free some space"),
+    ],
+)
 def test_a_folder_that_cannot_be_written(
     project: Path,
     server: Site,
     ctm: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
     code: int,
+    says: str,
 ) -> None:
     listed(server)
 
@@ -267,8 +287,65 @@ def test_a_folder_that_cannot_be_written(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     ended = ctm("assets", "fetch", "some")
-    assert ended.code == 2 and ended.stderr.startswith("ctm: files")
-    assert len(ended.stderr.splitlines()) == 1
+    assert ended.code == 2 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith(f"ctm: Some weights (some) cannot be put into files: {says}")
+
+
+def test_a_disk_that_fills_up_keeps_what_came(
+    project: Path, server: Site, ctm: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed(server)
+    real = open
+
+    class Full:
+        """A file that takes 3,000 bytes."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> int:
+            if self.file.tell() >= 3000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "open", lambda *a: Full(real(*a)), raising=False)
+        ended = ctm("assets", "fetch", "some")
+    assert ended.code == 2 and ended.stderr == (
+        "ctm: Some weights (some) cannot be put into files: the disk is full; free some space and "
+        "run the same command again\n"
+    )
+    assert Path("files/some.pt.part").read_bytes() == CONTENT[:3000]
+    assert ctm("assets", "fetch", "some").code == 0
+    assert server.asked == [None, "bytes=3000-"]
+
+
+def test_a_killed_command_goes_on(project: Path, server: Site) -> None:
+    server.content = CONTENT * 20
+    digest = hashlib.sha256(server.content).hexdigest()
+    asset = listed(server, hash=f"sha256:{digest}")
+    server.script = ["stall 100000"]
+    process = subprocess.Popen([sys.executable, "-m", "ctm_core.cli", "assets", "fetch", "some"])
+    try:
+        part = Path("files/some.pt.part")
+        until(lambda: part.exists() and part.stat().st_size >= 1 << 16)
+    finally:
+        process.kill()
+        process.wait()
+    assert not Path("files/some.pt").exists()
+    fetch(asset)
+    assert server.asked == [None, f"bytes={1 << 16}-"]
+    assert Path("files/some.pt").read_bytes() == server.content
+    assert files() == {"some.pt"}
 
 
 def test_licences_are_shown_once_and_recorded(project: Path, server: Site) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import gzip
+import json
 import shutil
 import socket
 from collections.abc import Iterator
@@ -136,7 +138,8 @@ def test_a_part_of_another_address_is_continued_only_if_checked(server: Site, pa
     get(server, part, checked=True)
     assert part.read_bytes() == b"x" * 100 + CONTENT[100:]  # the hash will tell
     part.write_bytes(b"x" * 100)
-    transfer._note_path(part).write_text('{"url": "http://elsewhere/"}')
+    note = {"url": "http://elsewhere/", "validator": server.etag}
+    transfer._note_path(part).write_text(json.dumps(note))
     get(server, part)
     assert part.read_bytes() == CONTENT
 
@@ -194,6 +197,13 @@ def test_a_redirect_to_plain_http_is_refused_without_a_hash(part: Path) -> None:
         attempt._check_redirect(secure)
         attempt.checked, secure.headers = True, {"Location": "http://example.org/b"}
         attempt._check_redirect(secure)
+
+
+def test_a_file_that_is_called_an_encoding_stays_as_it_is(part: Path) -> None:
+    packed = gzip.compress(CONTENT)
+    with site(packed, headers={"Content-Encoding": "x-gzip"}, script=["cut 1000"]) as server:
+        get(server, part)
+    assert part.read_bytes() == packed
 
 
 def test_nobody_answers(part: Path) -> None:

@@ -13,7 +13,7 @@ from fixtures.project import Project, jobs
 
 from ctm_core import assets, model_file
 from ctm_core.config import Experiment, load_experiment, load_workflow
-from ctm_core.files import sha256_file
+from ctm_core.files import read_json, sha256_file
 from ctm_core.protocols import load_protocol
 
 PAPER = ("--configfile", "config/paper.yaml")
@@ -199,6 +199,12 @@ def test_converted_networks_teach_and_are_scored_and_forks_go_on(project: Projec
     a_network_of_others(folder / "model000007.pt", experiment, time_s=True)
     command = ("snakemake", "--cores", "2", "--configfile", "config.yaml", *TABLE)
     project.run(*command, CTM_ASSETS="files")
+    # Nobody states the hashes of these files; those of their first use are kept.
+    pinned = read_json(project.path / "config/assets.lock")
+    assert {name: pin["sha256"] for name, pin in pinned.items()} == {
+        "a-teacher": sha256_file(folder / "teacher.pt"),
+        "a-student": sha256_file(folder / "model000007.pt"),
+    }
 
     with (project.path / "results/table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
