@@ -16,7 +16,6 @@ import os
 from pathlib import Path
 
 from ctm_core.assets.listing import Asset, assets_folder, check_names, load, table
-from ctm_core.assets.needs import needs
 from ctm_core.assets.pinning import pin_present
 from ctm_core.assets.states import State, describe, problem, state
 from ctm_core.errors import UserError
@@ -28,7 +27,6 @@ __all__ = [
     "check_names",
     "describe",
     "load",
-    "needs",
     "pin_present",
     "problem",
     "require",

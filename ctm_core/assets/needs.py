@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctm_core.assets.listing import ROOT
-from ctm_core.config import Experiment, load_experiment, load_workflow, read_yaml
+from ctm_core.config import Experiment, read_yaml
 from ctm_core.config.experiment import DATASET_FILES
-from ctm_core.protocols import ReferenceSplit, load_protocol
+from ctm_core.project import read_project
+from ctm_core.protocols import Protocol, ReferenceSplit
 
 __all__ = ["needs"]
 
@@ -31,43 +31,34 @@ def needs(path: str | Path) -> dict[str, tuple[str, ...]]:
     UserError
         If the config, or an experiment or protocol that it names, is missing or wrong.
     """
+    listing = read_yaml(path)
+    if "experiments" not in listing:
+        listing = {"experiments": [str(path)]}
+    project = read_project(listing, str(path))
     found: dict[str, dict[str, None]] = {}
-
-    def add(names: tuple[str, ...], by: str) -> None:
-        for name in names:
-            found.setdefault(name, {})[by] = None
-
-    for experiment in _experiments(Path(path)):
-        add(tuple(experiment.named_assets().values()), experiment.experiment)
-        trained = [*experiment.students.values()]
-        for student in trained:
-            add(student.assets, experiment.experiment)
-        if trained or experiment.trains_teacher:
-            add(experiment.dataset.assets, experiment.experiment)
-        for name in experiment.evaluation.protocols:
-            protocol = load_protocol(_located(f"config/protocols/{name}.yaml"))
-            add(protocol.assets, f"protocol {name}")
-            reference = protocol.reference
-            if isinstance(reference, ReferenceSplit):
-                own = reference.dataset == experiment.dataset.name
-                given = own and experiment.dataset.source is not None
-                files = () if given else DATASET_FILES.get(reference.dataset, ())
-                add(files, f"protocol {name}")
-    return {name: tuple(by) for name, by in found.items()}
+    for name, experiment in project.experiments.items():
+        for asset in _of_experiment(experiment):
+            found.setdefault(asset, {})[name] = None
+        for scored in experiment.evaluation.protocols:
+            for asset in _of_protocol(project.protocols[scored], experiment):
+                found.setdefault(asset, {})[f"protocol {scored}"] = None
+    return {asset: tuple(by) for asset, by in found.items()}
 
 
-def _experiments(path: Path) -> list[Experiment]:
-    if "experiments" not in read_yaml(path):
-        return [load_experiment(path)]
-    entries = load_workflow(path).experiments
-    files = [
-        entry if entry.endswith((".yaml", ".yml")) else f"config/experiments/{entry}.yaml"
-        for entry in entries
-    ]
-    return [load_experiment(_located(file)) for file in files]
+def _of_experiment(experiment: Experiment) -> list[str]:
+    names = list(experiment.named_assets().values())
+    students = experiment.students.values()
+    for student in students:
+        names += student.assets
+    if students or experiment.trains_teacher:
+        names += experiment.dataset.assets
+    return names
 
 
-def _located(path: str) -> Path:
-    """A config file of the working directory or, if there is none, of the project."""
-    beside = ROOT / path
-    return Path(path) if Path(path).exists() or not beside.exists() else beside
+def _of_protocol(protocol: Protocol, experiment: Experiment) -> list[str]:
+    names = list(protocol.assets)
+    if isinstance(reference := protocol.reference, ReferenceSplit):
+        dataset = experiment.dataset
+        given = dataset.source is not None and dataset.name == reference.dataset
+        names += () if given else DATASET_FILES.get(reference.dataset, ())
+    return names
