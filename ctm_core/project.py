@@ -14,7 +14,8 @@ from typing import Any
 
 from ctm_core import assets
 from ctm_core.assets import Asset
-from ctm_core.config import Dataset, Experiment, Workflow, read_yaml, validated
+from ctm_core.config import Dataset, Experiment, Literature, Workflow, read_yaml, validated
+from ctm_core.config.literature import check_keys
 from ctm_core.errors import UserError
 from ctm_core.protocols import Protocol, load_protocol
 
@@ -85,7 +86,8 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
     ------
     UserError
         If a file is missing or wrong, an experiment occurs twice, two experiments have different
-        sources of one data set, or an external file is named that config/assets.yaml lacks.
+        sources of one data set, an external file is named that config/assets.yaml lacks, or
+        config/published.yaml names a row of these experiments that there will not be.
     """
     listed = validated(Workflow, dict(listing), path)
     files: dict[str, str] = {}
@@ -111,6 +113,7 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
         assets.check_names(protocol.named_assets(), known, protocol_file(name, root))
     project = Project(path, files, sections, experiments, protocols, known)
     _check_sources(project)
+    _check_published(project, root)
     return project
 
 
@@ -123,3 +126,11 @@ def _check_sources(project: Project) -> None:
                 f"{project.files[name]}: dataset.source of {own.name} is {own.source}, but "
                 f"another experiment has {known.source}; a data set has one source"
             )
+
+
+def _check_published(project: Project, root: Path) -> None:
+    path = locate("config/published.yaml", root)
+    folders = (Path("config/experiments"), root / "config/experiments")
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    literature = validated(Literature, read_yaml(path), path)
+    check_keys(literature, project.experiments, names, path)

@@ -14,11 +14,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from ctm_core.claims import Finding, Verdict, read_findings
+from ctm_core.claims.text import tally, told
 from ctm_core.errors import UserError
 from ctm_core.figures import Picture, catalogue
 from ctm_core.figures.style import PIXELS_PER_INCH
 from ctm_core.files import read_json, write_text
-from ctm_core.headline import Finding, answer, effects, findings
+from ctm_core.headline import effects
 from ctm_core.metrics.names import detail, display
 from ctm_core.scores import (
     Evaluation,
@@ -37,7 +39,13 @@ from ctm_core.tables import number, runs_csv
 __all__ = ["write_report"]
 
 TITLE = "Consistency Trajectory Models"
-MARKS = {"yes": ("✓", "holds"), "no": ("✗", "fails"), "undecided": ("?", "undecided")}
+#: Sign, class on the page.
+MARKS: dict[Verdict, tuple[str, str]] = {
+    "reproduced": ("✓", "yes"),
+    "contradicted": ("✗", "no"),
+    "undecided": ("?", "undecided"),
+    "not testable": ("–", "untested"),
+}
 
 CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
 
@@ -51,8 +59,8 @@ def write_report(results: Path, output: Path, *, title: str = TITLE) -> None:
     Parameters
     ----------
     results
-        Holds ``runs.csv``, the evaluations that it lists, ``figures/``, and the trainings' records
-        where there are any.
+        Holds ``runs.csv``, the evaluations that it lists, ``claims.json``, ``figures/``, and the
+        trainings' records where there are any.
 
     Raises
     ------
@@ -68,11 +76,13 @@ def write_report(results: Path, output: Path, *, title: str = TITLE) -> None:
     rows = aggregate(records)
     experiments = dict.fromkeys(row.experiment for row in rows)
     pictures = catalogue(rows)
+    claims = read_findings(results / "claims.json")
     page = {
         "title": title,
         "experiments": [
-            _experiment(name, rows, records, pictures, results) for name in experiments
+            _experiment(name, rows, records, pictures, claims, results) for name in experiments
         ],
+        "untested": [_finding(claim) for claim in claims if not claim.experiment],
         "protocols": _protocols(records),
         "versions": sorted({record.code_version for record in records}),
     }
@@ -105,11 +115,12 @@ def _experiment(
     rows: Sequence[Row],
     records: Sequence[Evaluation],
     pictures: Iterable[Picture],
+    claims: Iterable[Finding],
     results: Path,
 ) -> dict[str, Any]:
     own = [row for row in rows if row.experiment == name]
     evaluated = [record for record in records if record.experiment == name]
-    found = findings(own, name)
+    found = [finding for finding in claims if finding.experiment == name]
     shown = [
         _picture(picture, results)
         for picture in pictures
@@ -124,8 +135,8 @@ def _experiment(
             (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
         ),
         "ran": _what_ran(own, evaluated, protocols),
-        "answer": answer(found),
-        "sentence": _sentence(found),
+        "answer": _answer(found),
+        "sentence": told(found),
         "findings": [_finding(finding) for finding in found],
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
@@ -163,28 +174,30 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _sentence(found: Sequence[Finding]) -> str:
-    asked = [finding.verdict for finding in found if finding.required]
-    held, failed = asked.count("yes"), asked.count("no")
-    return {
-        "yes": f"Yes. All {len(asked)} claims hold, each by a paired difference's interval.",
-        "partly": f"Partly. Of {len(asked)} claims {held} hold and {failed} fail.",
-        "no": f"No. None of {_counted(len(asked), 'claim')} holds.",
-        "undecided": f"Not decided. Of {_counted(len(asked), 'claim')} {held} hold and none "
-        "fails; the intervals of the rest hold no difference or are missing.",
-        "nothing": "Nothing to compare: the table has no cells of ctm beside its teacher's.",
-    }[answer(found)]
+def _answer(found: Sequence[Finding]) -> str:
+    """The class of the answer's box: yes, partly or no, or undecided."""
+    count = tally(found)
+    held, failed = count["reproduced"], count["contradicted"]
+    if failed:
+        return "partly" if held else "no"
+    return "yes" if held and not count["undecided"] else "undecided"
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    mark, word = MARKS[finding.verdict]
+    mark, style = MARKS[finding.verdict]
+    compared = [
+        f"{one.text}: {one.first_value} against {one.second_value}, difference {one.difference}"
+        + (f" ({one.why})" if one.why else "")
+        for one in finding.compared
+    ]
     return {
         "mark": mark,
-        "word": word,
+        "style": style,
         "verdict": finding.verdict,
         "claim": finding.claim,
-        "evidence": finding.evidence,
-        "required": finding.required,
+        "paper": finding.paper + (" (a choice)" if finding.kind == "choice" else ""),
+        "note": finding.note,
+        "evidence": [finding.why] if finding.why else compared,
     }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Evaluation",
     "JumpError",
     "Row",
+    "RowKey",
     "Score",
     "aggregate",
     "best",
@@ -30,12 +31,15 @@ __all__ = [
     "main_protocol",
     "metrics_of",
     "model_order",
+    "ranked",
     "read_evaluations",
     "read_runs",
 ]
 
 
-class _Key(NamedTuple):
+class RowKey(NamedTuple):
+    """What tells a row of the table from all others."""
+
     experiment: str
     protocol: str
     model: str
@@ -149,6 +153,11 @@ class Row:
     code_version: str
     metrics: Mapping[str, Summary]
     rank_deficient: frozenset[str]
+
+    @property
+    def key(self) -> RowKey:
+        """What tells this row from all others."""
+        return RowKey(self.experiment, self.protocol, self.model, self.step, self.cell)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -267,10 +276,10 @@ def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
     UserError
         If the training seeds of a cell were not all sampled with the same seeds.
     """
-    groups: dict[_Key, list[tuple[Evaluation, Score]]] = defaultdict(list)
+    groups: dict[RowKey, list[tuple[Evaluation, Score]]] = defaultdict(list)
     for evaluation in evaluations:
         for score in evaluation.rows:
-            key = _Key(
+            key = RowKey(
                 evaluation.experiment,
                 score.protocol,
                 evaluation.model,
@@ -278,10 +287,10 @@ def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
                 score.cell,
             )
             groups[key].append((evaluation, score))
-    return [_row(key, groups[key]) for key in sorted(groups, key=_Key.order)]
+    return [_row(key, groups[key]) for key in sorted(groups, key=RowKey.order)]
 
 
-def _row(key: _Key, scored: list[tuple[Evaluation, Score]]) -> Row:
+def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
     experiment, protocol, model, step, cell = key
     values: dict[str, dict[tuple[int, SampleSeed], float]] = defaultdict(dict)
     errors: dict[str, dict[tuple[int, SampleSeed], StandardError]] = defaultdict(dict)
@@ -340,14 +349,31 @@ def metrics_of(rows: Iterable[Row]) -> list[str]:
     return names.in_order(metric for row in rows for metric in row.metrics)
 
 
-def best(rows: Iterable[Row], metric: str) -> Row | None:
-    """The row of best mean; None without rows, or if no value of the metric is better."""
+def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
+    """The rows that have a metric, the best mean first; none if no value of it is better.
+
+    Raises
+    ------
+    UserError
+        If the rows are of several protocols, whose values nothing can rank.
+    """
     scored = [row for row in rows if metric in row.metrics]
+    protocols = sorted({row.protocol for row in scored})
+    if len(protocols) > 1:
+        raise UserError(
+            f"values of {metric} under the protocols {' and '.join(protocols)} may not share a "
+            "column; make a table of each"
+        )
     direction = names.direction(metric)
-    if not scored or not direction:
-        return None
+    if not direction:
+        return []
     sign = 1.0 if direction == "lower" else -1.0
-    return min(scored, key=lambda row: sign * row.metrics[metric].mean)
+    return sorted(scored, key=lambda row: sign * row.metrics[metric].mean)
+
+
+def best(rows: Iterable[Row], metric: str) -> Row | None:
+    """The row of best mean; None without one. Raises as :func:`ranked`."""
+    return next(iter(ranked(rows, metric)), None)
 
 
 def main_protocol(rows: Iterable[Row], experiment: str) -> str:

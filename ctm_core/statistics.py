@@ -33,11 +33,10 @@ from scipy.special import stdtrit
 __all__ = [
     "Difference",
     "Method",
+    "Outcome",
     "SampleSeed",
     "StandardError",
     "Summary",
-    "Verdict",
-    "below",
     "half_width",
     "paired",
     "rounded",
@@ -48,7 +47,7 @@ __all__ = [
 SampleSeed = int | str
 #: Training seed and sampling seed.
 Seeds = tuple[int, SampleSeed]
-Verdict = Literal["yes", "no", "undecided"]
+Outcome = Literal["lower", "higher", "undecided"]
 Method = Literal["training_seeds", "sampling_seeds", "subsampling", ""]
 
 LEVEL = 0.95
@@ -122,6 +121,8 @@ def rounded(value: float, half: float | None) -> str:
     """A value with as many decimals as give the half-width of its interval two digits."""
     if half is None:
         return f"{value:.4g}"
+    if half <= 1e-9 * abs(value):  # rounding errors of equal values
+        half = 0.0
     decimals = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
     return f"{value:.{decimals}f}"
 
@@ -211,6 +212,15 @@ class Difference:
     pairs: int = 0
     why: str = ""
 
+    @property
+    def outcome(self) -> Outcome:
+        """How the first compares: on which side of 0 the interval lies."""
+        if self.high is not None and self.high < 0:
+            return "lower"
+        if self.low is not None and self.low > 0:
+            return "higher"
+        return "undecided"
+
     def __str__(self) -> str:
         """``-4.2 [-4.5, -3.9]``."""
         if self.low is None or self.high is None:
@@ -275,16 +285,6 @@ def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tup
     if len(second) == 1:
         return [(seed, second[0]) for seed in first]
     return [(seed, seed) for seed in first if seed in second]
-
-
-def below(first: Summary, second: Summary, factor: float = 1.0) -> Verdict:
-    """Whether ``first < factor * second``: on which side of 0 their paired difference lies."""
-    found = paired(first, second, factor)
-    if found.high is not None and found.high < 0:
-        return "yes"
-    if found.low is not None and found.low > 0:
-        return "no"
-    return "undecided"
 
 
 # -- the rule -----------------------------------------------------------------------------------

@@ -13,12 +13,23 @@ __all__ = ["figures", "report", "table"]
 
 @click.command()
 @click.option("--output", type=FOLDER, default=Path("results"), show_default=True)
+@click.option("--claims", type=FILE, help="The paper's claims.  [default: config/claims.yaml]")
+@click.option("--published", type=FILE, help="Published values.  [default: config/published.yaml]")
 @click.argument("evaluations", type=FILE, nargs=-1, required=True)
-def table(output: Path, evaluations: tuple[Path, ...]) -> None:
-    """Write runs.csv, table.csv and table.md from EVALUATIONS (evaluation.json files)."""
+def table(
+    output: Path, claims: Path | None, published: Path | None, evaluations: tuple[Path, ...]
+) -> None:
+    """Write the tables and the claims' verdicts from EVALUATIONS (evaluation.json files).
+
+    \b
+    runs.csv      every single value
+    table.csv     every cell; table.md and table.tex for readers
+    claims.json   what the table says of the paper's claims; claims.md for readers
+    paper/        the paper's tables 1 to 3
+    """
     from ctm_core.tables import write_tables
 
-    write_tables(list(evaluations), output)
+    write_tables(list(evaluations), output, claims=claims, published=published)
     click.echo(output / "table.csv")
 
 

@@ -1,4 +1,5 @@
-"""Typed configuration: one YAML file an experiment, one that lists experiments.
+"""Typed configuration: one YAML file an experiment, one that lists experiments, and the lists of
+the paper's claims and of published values.
 
 The models below are the single source of every key: the files under ``config/`` are validated by
 them, Snakemake's JSON schemas are generated from them (``python -m ctm_core.config``), and the
@@ -7,9 +8,11 @@ file, key and what is allowed.
 """
 
 from ctm_core.config.adversarial import Adversarial
+from ctm_core.config.claims import Claims
 from ctm_core.config.discriminator import Discriminator
 from ctm_core.config.evaluation import Cell, Evaluation, SamplerGrid
 from ctm_core.config.experiment import Dataset, Experiment
+from ctm_core.config.literature import Literature
 from ctm_core.config.network import Diffusion, Network
 from ctm_core.config.reading import (
     Workflow,
@@ -27,6 +30,7 @@ from ctm_core.config.training import Training
 __all__ = [
     "Adversarial",
     "Cell",
+    "Claims",
     "Dataset",
     "Diffusion",
     "Discriminator",
@@ -34,6 +38,7 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Fork",
+    "Literature",
     "Network",
     "Perceptual",
     "Released",

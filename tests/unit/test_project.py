@@ -54,3 +54,22 @@ def test_mistakes_name_their_file(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             read_project({"experiments": listed}, "list.yaml")
         assert str(error.value) == sentence
+
+
+def test_a_published_value_beside_no_row_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    text = (ROOT / "config/published.yaml").read_text(encoding="utf-8")
+    wrong = text.replace(
+        "experiment: cifar10-uncond, model: cd,", "experiment: digits, model: cm,"
+    )
+    (tmp_path / "config/published.yaml").write_text(wrong, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_project({"experiments": ["digits"]}, "list.yaml")
+    assert str(error.value) == (
+        "config/published.yaml: cd-cifar10-retrained-1 stands beside digits cm "
+        "gamma/nfe-1/gamma-none, but the experiment has the models ctm, ctm_nodsm, ctm_gan, cd, "
+        "ctm_scratch, teacher only; correct its `ours`, or remove it"
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.results_factory import CTM, MODELS, Results, digest
 
+from ctm_core.config import Cell
 from ctm_core.errors import UserError
 from ctm_core.figures import write_figures
 from ctm_core.files import read_json, write_json
@@ -85,30 +86,38 @@ def test_page_is_well_formed_and_loads_nothing(default: Results, page: Page) -> 
 
 
 def test_first_screen_answers(page: Page) -> None:
-    assert "Does the method work here?" in page.text
-    assert "Yes. All 7 claims hold" in page.text
-    assert page.text.index("Yes. All 7 claims") < page.text.index("digits: table")
+    assert "Does it reproduce?" in page.text
+    sentence = "Of 8 claims tested here 7 are reproduced, 1 is contradicted and 0 are undecided."
+    assert page.text.index(sentence) < page.text.index("digits: table")
     assert page.text.count("✓") == 7 + 1  # and the explanation of the mark
-    assert page.text.count("✗") == 2 + 1
-    assert "9.40 [9.15, 9.65] against 227.00 [226.75, 227.25]: 24 times lower" in page.text
+    assert page.text.count("✗") == 1 + 1
+    assert "ctm at NFE 1 lower than 0.5 × teacher at NFE 3: 9.40 [9.15, 9.65] against" in page.text
+    assert "difference -104.10 [-104.22, -103.98]" in page.text
+    assert "the table has no FD of cd at NFE 1" in page.text
+    assert "Claims that this table cannot test" in page.text
     assert "teacher and students ctm, ctm_nodsm of 0.31 million parameters, 19 cells" in page.text
 
 
 @pytest.mark.parametrize(
-    ("value", "sample_seeds", "sentence"),
+    ("value", "sample_seeds", "sentence", "box"),
     [
-        (500.0, (0, 1, 2), "No. None of 7 claims holds."),
-        (60.0, (0, 1, 2), "Partly. Of 7 claims 2 hold and 5 fail."),
-        (9.0, (0,), "Not decided. Of 7 claims 0 hold and none fails"),
+        (500.0, (0, 1, 2), "0 are reproduced, 3 are contradicted and 3 are undecided", "no"),
+        (20.0, (0, 1, 2), "1 is reproduced, 2 are contradicted and 3 are undecided", "partly"),
+        (9.0, (0,), "0 are reproduced, 0 are contradicted and 6 are undecided", "undecided"),
     ],
 )
 def test_the_answer_follows_the_values(
-    tmp_path: Path, value: float, sample_seeds: tuple[int, ...], sentence: str
+    tmp_path: Path, value: float, sample_seeds: tuple[int, ...], sentence: str, box: str
 ) -> None:
     results = Results(tmp_path, sample_seeds=sample_seeds)
     results.evaluation("teacher")
-    results.evaluation("ctm", dict.fromkeys(CTM, value))
-    assert sentence in report_of(results).text
+    # Equal but for one γ in the middle, which is a half worse.
+    results.evaluation("ctm", dict.fromkeys(CTM, value) | {Cell("gamma", 8, 0.5): 1.5 * value})
+    page = report_of(results)
+    assert sentence in page.text
+    assert {"class": f"answer {box}", "aria-labelledby": "digits-answer"} in page.attributes(
+        "section"
+    )
 
 
 def test_every_cell_is_in_the_table_of_its_protocol(page: Page) -> None:
@@ -157,8 +166,8 @@ def test_several_experiments_and_missing_figures(tmp_path: Path) -> None:
     two.evaluation("ctm_nodsm")
     one.evaluations += two.evaluations
     page = report_of(one)
-    assert "Does the method work here (digits)?" in page.text
-    assert "Nothing to compare" in page.text
+    assert "Does it reproduce (digits)?" in page.text
+    assert "None of the paper's claims can be tested with this table." in page.text
     assert page.text.count("There are no figures of this experiment") == 2
     head = next(row for row in page.rows if "step" in row[1:2])
     assert head[0] == "model"

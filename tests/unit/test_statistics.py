@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ctm_core.statistics import StandardError, Summary, below, half_width, paired, summarise
+from ctm_core.statistics import StandardError, Summary, half_width, paired, summarise
 
 numbers = st.floats(-1e3, 1e3)
 
@@ -160,13 +160,13 @@ def test_only_seeds_in_common_are_paired() -> None:
     assert "single pair" in paired(cell(t0s0=1.0), cell(t0s0=2.0)).why
 
 
-def test_below_follows_the_paired_difference() -> None:
+def test_outcome_follows_the_paired_difference_and_not_the_intervals() -> None:
     first, second = cell(t0s0=1.0, t0s1=11.0), cell(t0s0=2.0, t0s1=12.1)
     assert first.interval is not None and first.interval[1] > second.mean
-    assert below(first, second) == "yes"
-    assert below(second, first) == "no"
-    assert below(first, second, 0.5) == below(first, first) == "undecided"
-    assert below(first, Summary(99.0)) == "undecided"
+    assert paired(first, second).outcome == "lower"
+    assert paired(second, first).outcome == "higher"
+    assert paired(first, second, 0.5).outcome == paired(first, first).outcome == "undecided"
+    assert paired(first, Summary(99.0)).outcome == "undecided"
 
 
 def test_errors_of_single_values_are_added() -> None:

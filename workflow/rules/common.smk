@@ -57,6 +57,8 @@ def load_project():
     return project
 
 
+CLAIMS = locate("config/claims.yaml", ROOT)
+PUBLISHED = locate("config/published.yaml", ROOT)
 try:
     PROJECT = load_project()
 except UserError as error:

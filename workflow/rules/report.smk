@@ -1,14 +1,24 @@
-# What is read: the table, the figures and the report.
+# What is read: the tables with the paper's claims, the figures and the report.
 
 
 rule table:
     input:
-        evaluated("evaluation.json"),
+        claims=CLAIMS,
+        published=PUBLISHED,
+        evaluations=evaluated("evaluation.json"),
     output:
         runs="results/runs.csv",
         table=report("results/table.csv", caption="../report/table.rst", category="Table"),
         markdown="results/table.md",
+        latex="results/table.tex",
         metrics="results/metrics.json",
+        claims="results/claims.json",
+        told="results/claims.md",
+        paper=expand(
+            "results/paper/table{number}.{ending}",
+            number=(1, 2, 3),
+            ending=("csv", "md", "tex"),
+        ),
     log:
         "logs/report/table.log",
     benchmark:
@@ -18,7 +28,8 @@ rule table:
     params:
         folder=subpath(output.table, parent=True),
     shell:
-        "ctm table --output {params.folder:q} {input:q} 2>&1 | tee -i {log:q}"
+        "ctm table --claims {input.claims:q} --published {input.published:q}"
+        " --output {params.folder:q} {input.evaluations:q} 2>&1 | tee -i {log:q}"
 
 
 rule figures:

@@ -1,0 +1,132 @@
+"""Claims of the paper as data: which cells to compare, and what the paper says of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ctm_core.config._section import Name, Positive, Section
+from ctm_core.config.evaluation import Cell
+
+Kind = Literal[
+    "fd",
+    "kid",
+    "sfid",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "trajectory_error",
+    "bpd",
+]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class ClaimedCell(Section):
+    """A cell of a model, at its last evaluated step."""
+
+    model: Name
+    sampler: Literal["gamma", "gamma_paper", "heun", "euler", "ode"] = "gamma"
+    nfe: Positive | None = Field(
+        default=None, description="left out only for `ode`, whose evaluations are an outcome"
+    )
+    gamma: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClaimedCell:
+        if (self.nfe is None) != (self.sampler == "ode"):
+            raise ValueError("nfe is left out for the sampler ode, and only there")
+        wanted = self.sampler.startswith("gamma") and self.nfe != 1
+        if wanted != (self.gamma is not None):
+            raise ValueError("gamma belongs to the samplers gamma and gamma_paper from NFE 2 on")
+        return self
+
+    def fits(self, cell: Cell) -> bool:
+        """Whether a cell of the table is this one."""
+        if self.nfe is None:
+            return cell.sampler == self.sampler
+        return cell == Cell(self.sampler, self.nfe, self.gamma)
+
+
+class PublishedValue(Section):
+    """A value of config/published.yaml in place of a cell."""
+
+    published: Name = Field(description="its key")
+
+
+class Comparison(Section):
+    """d = first - factor * second.
+
+    ``lower``: d < -margin. ``higher``: d > margin. ``within``: -margin < d < margin.
+    """
+
+    first: ClaimedCell
+    second: ClaimedCell | PublishedValue
+    direction: Literal["lower", "higher", "within"]
+    factor: float = Field(default=1.0, gt=0)
+    margin: float = Field(default=0.0, ge=0, description="in the metric's own unit")
+    metric: Kind = Field(
+        default="fd", description="of most samples; fd: FID where the protocol makes it one"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Comparison:
+        if self.direction == "within" and not self.margin:
+            raise ValueError("`within` needs a margin above 0")
+        return self
+
+
+class Test(Section):
+    """Comparisons that experiments can be asked; the claim is that all of them hold."""
+
+    __test__ = False  # pytest takes a class of this name for one of its own
+
+    experiments: tuple[Name, ...] = Field(min_length=1)
+    protocol: Name | None = Field(
+        default=None, description="default: the one that scores most of the experiment's cells"
+    )
+    comparisons: tuple[Comparison, ...] = Field(min_length=1)
+    note: Text | None = Field(default=None, description="what to know when reading the outcome")
+
+
+class Claim(Section):
+    """One claim, as the paper makes it."""
+
+    id: Name
+    claim: Text
+    paper: Text = Field(description="where the paper makes it")
+    kind: Literal["result", "choice"] = Field(
+        default="result",
+        description="choice: what the paper does without comparing it with anything else",
+    )
+    tests: tuple[Test, ...] = ()
+    needs: Text | None = Field(
+        default=None, description="what its tests need that a desk does not have"
+    )
+    not_testable: Text | None = Field(default=None, description="why nothing here can test it")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Claim:
+        if bool(self.tests) == (self.not_testable is not None):
+            raise ValueError(f"{self.id} needs either tests or not_testable, and not both")
+        asked = [name for test in self.tests for name in test.experiments]
+        twice = sorted({name for name in asked if asked.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.id} asks {twice[0]} twice; make it one test")
+        return self
+
+
+class Claims(Section):
+    """config/claims.yaml."""
+
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Claims:
+        names = [claim.id for claim in self.claims]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the id {twice[0]} stands there twice")
+        return self

@@ -1,0 +1,117 @@
+"""Published values beside ours: only where protocol and metric are the same.
+
+``config/published.yaml`` lists what others published, each with its source. An entry that names a
+row of ours by an explicit key (experiment, model, step, sampler, γ, NFE) is set beside it if its
+protocol is that row's and the metric has the same name and number of samples. Everything else is
+reading matter: two protocols never share a difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctm_core.config import read_yaml, validated
+from ctm_core.config.literature import Literature, Ours, Published
+from ctm_core.errors import UserError
+from ctm_core.metrics import names
+from ctm_core.scores import Row, RowKey, last_steps
+
+__all__ = ["Beside", "beside", "family", "load_literature"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published value that stands beside one of ours.
+
+    Attributes
+    ----------
+    delta
+        (ours - published) in half-widths of our interval; None without an interval, and where the
+        published value was read off a figure.
+    """
+
+    value: float
+    entry: Published
+    delta: float | None
+
+    @property
+    def source(self) -> str:
+        plotted = ", read off the plot" if self.entry.confidence == "plot" else ""
+        return self.entry.source + plotted
+
+
+def load_literature(path: str | os.PathLike[str]) -> Literature:
+    """Read and validate the list of published values.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or a key in it is wrong.
+    """
+    return validated(Literature, read_yaml(Path(path)), path)
+
+
+def family(metric: str) -> str:
+    """The family of a metric's name; empty if nobody knows it."""
+    try:
+        return names.parse(metric).family
+    except ValueError:
+        return ""
+
+
+def beside(
+    rows: Sequence[Row], literature: Literature, path: str | os.PathLike[str]
+) -> dict[tuple[RowKey, str], Beside]:
+    """Published values by our row and metric.
+
+    Raises
+    ------
+    UserError
+        If an entry names a cell that an evaluated model does not have.
+    """
+    late = last_steps(rows)
+    found: dict[tuple[RowKey, str], Beside] = {}
+    for entry in literature.entries():
+        ours = entry.ours
+        if ours is None:
+            continue
+        model = [r for r in rows if (r.experiment, r.model) == (ours.experiment, ours.model)]
+        steps = [r for r in model if r.step == ours.step] if ours.step else late
+        cells = [r for r in steps if _is(r, ours)]
+        if model and not cells:
+            raise UserError(
+                f"{path}: {entry.key} stands beside {ours}, which the table does not have; "
+                "correct its `ours`, or remove it"
+            )
+        for row in (r for r in cells if r.protocol == entry.protocol):
+            for metric in row.metrics:
+                value = _published(entry, metric)
+                if value is not None:
+                    found[row.key, metric] = _compare(row, metric, entry, value)
+    return found
+
+
+def _is(row: Row, ours: Ours) -> bool:
+    return (row.experiment, row.model, row.cell) == (ours.experiment, ours.model, ours.cell)
+
+
+def _published(entry: Published, metric: str) -> float | None:
+    """The entry's value of a metric, if the number of samples is the same, too."""
+    kind = family(metric)
+    for known, value in entry.row.values.items():
+        if known == kind == "fid" or (
+            known == kind and entry.samples is not None and metric.endswith(f"_{entry.samples}")
+        ):
+            return value
+    return None
+
+
+def _compare(row: Row, metric: str, entry: Published, value: float) -> Beside:
+    summary = row.metrics[metric]
+    delta = None
+    if summary.half and entry.confidence != "plot":
+        delta = (summary.mean - value) / summary.half
+    return Beside(value, entry, delta)

@@ -1,0 +1,72 @@
+"""The table as files, for programs, for readers and for papers.
+
+====================================  ============================================================
+``runs.csv``                          every single value
+``table.csv``                         every cell, with intervals and published values
+``table.md``, ``table.tex``           the same for reading, and for pasting into a paper
+``metrics.json``                      the means
+``claims.json``, ``claims.md``        the paper's claims, each with its verdict
+``paper/table<1-3>.{csv,md,tex}``     the paper's tables, for whatever experiments there are
+====================================  ============================================================
+
+Equal inputs give equal bytes, in whatever order the files are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctm_core.claims import findings, load_claims, record
+from ctm_core.claims.text import markdown as claims_markdown
+from ctm_core.files import write_json, write_text
+from ctm_core.literature import beside, load_literature
+from ctm_core.project import locate
+from ctm_core.scores import aggregate, read_evaluations
+from ctm_core.tables.columns import means, number, runs_csv, table_csv
+from ctm_core.tables.latex import latex
+from ctm_core.tables.markdown import markdown
+from ctm_core.tables.paper import LAYOUTS, paper_table
+
+__all__ = ["number", "runs_csv", "write_tables"]
+
+
+def write_tables(
+    evaluations: Sequence[Path],
+    output: Path,
+    *,
+    claims: Path | None = None,
+    published: Path | None = None,
+) -> None:
+    """Write all tables into ``output``.
+
+    Parameters
+    ----------
+    claims, published
+        The lists of claims and of published values; None takes ``config/claims.yaml`` and
+        ``config/published.yaml`` of the working directory or, if there are none, of the project.
+
+    Raises
+    ------
+    UserError
+        As :func:`ctm_core.scores.read_evaluations`, :func:`ctm_core.scores.aggregate`,
+        :func:`ctm_core.literature.beside` and :func:`ctm_core.claims.load_claims`.
+    """
+    published = published or Path(locate("config/published.yaml"))
+    literature = load_literature(published)
+    asked = load_claims(claims or Path(locate("config/claims.yaml")), literature)
+    records = read_evaluations(evaluations)
+    rows = aggregate(records)
+    compared = beside(rows, literature, published)
+    found = findings(rows, asked, literature)
+    write_text(output / "runs.csv", runs_csv(records))
+    write_text(output / "table.csv", table_csv(rows, compared))
+    write_text(output / "table.md", markdown(rows, records, compared))
+    write_text(output / "table.tex", latex(rows, records, compared))
+    write_json(output / "metrics.json", means(rows))
+    write_json(output / "claims.json", record(found))
+    write_text(output / "claims.md", claims_markdown(found))
+    for layout in LAYOUTS:
+        made = paper_table(layout, rows, compared, literature)
+        for ending, text in (("csv", made.csv()), ("md", made.markdown()), ("tex", made.latex())):
+            write_text(output / "paper" / f"{layout.name}.{ending}", text)
