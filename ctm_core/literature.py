@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctm_core.config import read_yaml, validated
-from ctm_core.config.literature import Literature, Ours, Published
+from ctm_core.config.literature import Literature, Published
 from ctm_core.errors import UserError
 from ctm_core.metrics import names
 from ctm_core.scores import Row, RowKey, last_steps
 
-__all__ = ["Beside", "beside", "family", "load_literature"]
+__all__ = ["Beside", "beside", "family", "load_literature", "printed"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ def load_literature(path: str | os.PathLike[str]) -> Literature:
     return validated(Literature, read_yaml(Path(path)), path)
 
 
+def printed(value: float) -> str:
+    """A published value with two decimals, or with more where it has more."""
+    return max(f"{value:.2f}", f"{value:.10g}", key=len)
+
+
 def family(metric: str) -> str:
     """The family of a metric's name; empty if nobody knows it."""
     try:
@@ -73,15 +78,21 @@ def beside(
         If an entry names a cell that an evaluated model does not have.
     """
     late = last_steps(rows)
+    # An entry that names a step comes later, and so goes before one of the last step.
+    entries = sorted(literature.entries(), key=lambda e: e.ours is not None and bool(e.ours.step))
     found: dict[tuple[RowKey, str], Beside] = {}
-    for entry in literature.entries():
+    for entry in entries:
         ours = entry.ours
         if ours is None:
             continue
-        model = [r for r in rows if (r.experiment, r.model) == (ours.experiment, ours.model)]
-        steps = [r for r in model if r.step == ours.step] if ours.step else late
-        cells = [r for r in steps if _is(r, ours)]
-        if model and not cells:
+        given = [
+            row
+            for row in (rows if ours.step else late)
+            if (row.experiment, row.model, row.step)
+            == (ours.experiment, ours.model, ours.step or row.step)
+        ]
+        cells = [row for row in given if row.cell == ours.cell]
+        if given and not cells:
             raise UserError(
                 f"{path}: {entry.key} stands beside {ours}, which the table does not have; "
                 "correct its `ours`, or remove it"
@@ -92,10 +103,6 @@ def beside(
                 if value is not None:
                     found[row.key, metric] = _compare(row, metric, entry, value)
     return found
-
-
-def _is(row: Row, ours: Ours) -> bool:
-    return (row.experiment, row.model, row.cell) == (ours.experiment, ours.model, ours.cell)
 
 
 def _published(entry: Published, metric: str) -> float | None:

@@ -23,6 +23,7 @@ from ctm_core.files import write_json, write_text
 from ctm_core.literature import beside, load_literature
 from ctm_core.project import locate
 from ctm_core.scores import aggregate, read_evaluations
+from ctm_core.tables import paper_text
 from ctm_core.tables.columns import means, number, runs_csv, table_csv
 from ctm_core.tables.latex import latex
 from ctm_core.tables.markdown import markdown
@@ -68,5 +69,7 @@ def write_tables(
     write_text(output / "claims.md", claims_markdown(found))
     for layout in LAYOUTS:
         made = paper_table(layout, rows, compared, literature)
-        for ending, text in (("csv", made.csv()), ("md", made.markdown()), ("tex", made.latex())):
-            write_text(output / "paper" / f"{layout.name}.{ending}", text)
+        file = output / "paper" / layout.name
+        write_text(file.with_suffix(".csv"), paper_text.csv(made))
+        write_text(file.with_suffix(".md"), paper_text.markdown(made))
+        write_text(file.with_suffix(".tex"), paper_text.latex(made))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ctm_core.literature import printed
 from ctm_core.scores import Evaluation, Row
 from ctm_core.statistics import Summary
 from ctm_core.tables.columns import Compared, number
@@ -94,13 +95,13 @@ def mean_and_half(summary: Summary) -> str:
 def _table(section: Section, group: Sequence[str], compared: Compared, caption: str) -> str:
     rows = section.scored(group)
     steps = section.several_steps
-    printed = any((row.key, metric) in compared for row in rows for metric in group)
+    beside = any((row.key, metric) in compared for row in rows for metric in group)
     head = ["Model", *(["Step"] if steps else []), "Sampler", r"$\gamma$", "NFE"]
     columns = "l" + "r" * steps + "lrr"
-    for name in headings(group):
+    for name in headings(group, section.rows):
         head.append(escape(name))
         columns += "r"
-        if printed:
+        if beside:
             head.append("published")
             columns += "r"
     lines = []
@@ -109,9 +110,9 @@ def _table(section: Section, group: Sequence[str], compared: Compared, caption: 
         line += [number(row.cell.gamma), str(row.cell.nfe)]
         for metric in group:
             line.append(_value(section, row, metric))
-            if printed:
+            if beside:
                 found = compared.get((row.key, metric))
-                line.append("" if found is None else f"{found.value:g}")
+                line.append("" if found is None else printed(found.value))
         lines.append(line)
     return floating(tabular(columns, head, lines), caption)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctm_core.literature import printed
 from ctm_core.scores import Evaluation, Row
 from ctm_core.tables.columns import Compared, number
 from ctm_core.tables.sections import Section, protocol_facts, sections
@@ -60,10 +61,10 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _table(section: Section, group: Sequence[str], compared: Compared, *, main: bool) -> str:
     rows = section.scored(group)
     steps = section.several_steps
-    printed = main and any((row.key, metric) in compared for row in rows for metric in group)
+    beside = main and any((row.key, metric) in compared for row in rows for metric in group)
     head = ["model", *(["step"] if steps else []), "sampler", "γ", "NFE"]
     head += [f"{metric} [low, high]" for metric in group]
-    if printed:
+    if beside:
         head += ["published", "Δ"]
     if main:
         head += ["interval over", "n", "training seeds", "sampling seeds"]
@@ -72,7 +73,7 @@ def _table(section: Section, group: Sequence[str], compared: Compared, *, main: 
         line = [row.model, *([str(row.step)] if steps else []), row.cell.sampler]
         line += [number(row.cell.gamma), str(row.cell.nfe)]
         line += [_value(section, row, metric) for metric in group]
-        if printed:
+        if beside:
             line += _published(row, group[0], compared)
         if main:
             methods = {s.method: None for m, s in row.metrics.items() if m in group and s.method}
@@ -80,7 +81,7 @@ def _table(section: Section, group: Sequence[str], compared: Compared, *, main: 
             line += [_seeds(row, group), ", ".join(map(str, row.sample_seeds))]
         lines.append(line)
     text = table(head, lines)
-    if printed:
+    if beside:
         text += "\n\nΔ: ours less the published value, in half-widths of our interval."
     return text
 
@@ -98,7 +99,7 @@ def _published(row: Row, metric: str, compared: Compared) -> list[str]:
     if found is None:
         return ["", ""]
     delta = "" if found.delta is None else f"{found.delta:+.1f}"
-    return [f"{found.value:g} ({found.source})", delta]
+    return [f"{printed(found.value)} ({found.source})", delta]
 
 
 def _seeds(row: Row, metrics: Sequence[str]) -> str:

@@ -11,24 +11,21 @@ and γ = 1 for models that know no other. Only the last step of each model is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ctm_core.config.literature import Literature, Published
 from ctm_core.headline import cell_name
 from ctm_core.literature import family
 from ctm_core.metrics import names
-from ctm_core.scores import Row, best, last_steps, main_protocol, metrics_of, model_order
-from ctm_core.tables.columns import Compared, csv_text, number
-from ctm_core.tables.latex import escape, floating, mean_and_half, tabular
-from ctm_core.tables.markdown import table
+from ctm_core.scores import Row, last_steps, main_protocol, metrics_of, model_order
+from ctm_core.tables.columns import Compared
 
-__all__ = ["LAYOUTS", "Layout", "PaperTable", "paper_table"]
+__all__ = ["LAYOUTS", "Block", "Column", "Layout", "Listing", "PaperTable", "paper_table"]
 
 #: Metrics of a whole model and not of a way of sampling from it.
 OF_MODELS = ("bpd",)
-SETTINGS = {True: "with classes", False: "without classes", None: ""}
 
 
 @dataclass(frozen=True)
@@ -87,115 +84,6 @@ class PaperTable:
     blocks: tuple[Block, ...]
     listings: tuple[Listing, ...]
     compared: Compared
-
-    def csv(self) -> str:
-        """One line a value, ours and others'."""
-        columns = (
-            "experiment", "dataset", "method", "sampler", "gamma", "nfe", "protocol", "metric",
-            "value", "ci95_low", "ci95_high", "published", "published_source", "confidence",
-        )  # fmt: skip
-        return csv_text(columns, [*self._our_lines(), *self._their_lines()])
-
-    def _our_lines(self) -> Iterable[list[object]]:
-        for block in self.blocks:
-            for (line, column), row in sorted(block.cells.items(), key=lambda item: item[0]):
-                metric = block.columns[column].metric
-                summary = row.metrics[metric]
-                found = self.compared.get((row.key, metric))
-                ends = (number(summary.mean), number(summary.low), number(summary.high))
-                published = ["", "", ""]
-                if found is not None:
-                    published = [number(found.value), found.source, found.entry.confidence]
-                yield [
-                    row.experiment, row.dataset, block.lines[line][0], row.cell.sampler,
-                    number(row.cell.gamma), row.cell.nfe, row.protocol, metric, *ends, *published,
-                ]  # fmt: skip
-
-    def _their_lines(self) -> Iterable[list[object]]:
-        for listing in self.listings:
-            for entry in listing.entries:
-                for kind in listing.kinds:
-                    value = entry.row.values.get(kind)  # type: ignore[call-overload]
-                    if value is not None:
-                        yield [
-                            "", entry.group.dataset, entry.row.method, "", "", entry.row.nfe or "",
-                            entry.protocol or "", kind, "", "", "", number(value), entry.source,
-                            entry.confidence,
-                        ]  # fmt: skip
-
-    def markdown(self) -> str:
-        """The table for reading."""
-        parts = [f"# {self.layout.title}"]
-        if not self.blocks:
-            parts.append(self._nothing())
-        else:
-            parts.append(
-                "[low, high] is a 95% interval; bold, the best of a column; (in brackets) the "
-                "published value under the same protocol. Columns of different protocols are not "
-                "comparable."
-            )
-        for block in self.blocks:
-            head = ["method", "NFE", *(column.heading for column in block.columns)]
-            parts += [f"## {block.title}", table(head, self._lines(block, "md"))]
-        for listing in self.listings:
-            head = ["method", "setting", "NFE", *map(_display, listing.kinds)]
-            head += ["cost class", "confidence", "source"]
-            parts += [f"## {listing.title}", table(head, _listed(listing))]
-        return "\n\n".join(parts) + "\n"
-
-    def latex(self) -> str:
-        """The table for a paper; needs booktabs."""
-        parts = ["% \\usepackage{booktabs}; made by `ctm table`."]
-        if not self.blocks:
-            parts.append(f"% {self._nothing()}")
-        for block in self.blocks:
-            head = ["Method", "NFE", *(escape(column.heading) for column in block.columns)]
-            content = tabular("lr" + "r" * len(block.columns), head, self._lines(block, "tex"))
-            caption = escape(f"{self.layout.title}, {block.title}. ")
-            caption += (
-                r"Mean $\pm$ half of the 95\% interval; best bold; in brackets the published "
-                "value under the same protocol."
-            )
-            parts.append(floating(content, caption))
-        for listing in self.listings:
-            head = ["Method", "Setting", "NFE", *map(_display, listing.kinds)]
-            width = 3 + len(listing.kinds)
-            lines = [[escape(text) for text in line[:width]] for line in _listed(listing)]
-            content = tabular("llr" + "r" * len(listing.kinds), head, lines)
-            parts.append(floating(content, escape(listing.title) + "."))
-        return "\n\n".join(parts) + "\n"
-
-    def _nothing(self) -> str:
-        if self.layout.gan:
-            return "No experiment of this table has both ctm and ctm_gan."
-        return "This table has no Fréchet distances."
-
-    def _lines(self, block: Block, form: Literal["md", "tex"]) -> list[list[str]]:
-        winners = [
-            best([row for (_, c), row in block.cells.items() if c == i], column.metric)
-            for i, column in enumerate(block.columns)
-        ]
-        lines = []
-        for i, (method, nfe) in enumerate(block.lines):
-            line = [escape(method) if form == "tex" else method, nfe]
-            for j, column in enumerate(block.columns):
-                row = block.cells.get((i, j))
-                won = row is not None and row is winners[j]
-                line.append("" if row is None else self._value(row, column.metric, won, form))
-            lines.append(line)
-        return lines
-
-    def _value(self, row: Row, metric: str, won: bool, form: Literal["md", "tex"]) -> str:
-        summary = row.metrics[metric]
-        found = self.compared.get((row.key, metric))
-        if form == "md":
-            text = f"**{summary}**" if won else str(summary)
-            mark = " †" if metric in row.rank_deficient else ""
-        else:
-            mean = summary.text(summary.mean)
-            text = (rf"\textbf{{{mean}}}" if won else mean) + mean_and_half(summary)
-            mark = r"\dag{}" if metric in row.rank_deficient else ""
-        return text + mark + ("" if found is None else f" ({found.value:g})")
 
 
 def paper_table(
@@ -347,19 +235,3 @@ def _listings(layout: Layout, dataset: str, literature: Literature) -> list[List
         held = tuple(kind for kind in kinds if any(kind in e.row.values for e in entries))
         found.append(Listing(title, held, entries))
     return found
-
-
-def _listed(listing: Listing) -> list[list[str]]:
-    lines = []
-    for entry in listing.entries:
-        row = entry.row
-        line = [row.method, SETTINGS[row.conditional], "" if row.nfe is None else str(row.nfe)]
-        for kind in listing.kinds:
-            value = row.values.get(kind)  # type: ignore[call-overload]
-            line.append("" if value is None else f"{value:g}")
-        lines.append([*line, row.cost_class.replace("_", " "), entry.confidence, entry.source])
-    return lines
-
-
-def _display(kind: str) -> str:
-    return {"fid": "FID", "is": "IS", "recall": "Recall", "bpd": "Bits/dim"}[kind]

@@ -87,10 +87,8 @@ def protocol_facts(records: Sequence[Evaluation]) -> dict[str, dict[str, Any]]:
     return {name: facts for record in records for name, facts in record.protocols.items()}
 
 
-def headings(group: Sequence[str]) -> list[str]:
-    """Metrics as a heading says them, with the number of samples where two would be alike."""
-    shown = [names.display(metric) for metric in group]
-    return [
-        f"{name} ({names.detail(metric)})" if shown.count(name) > 1 else name
-        for name, metric in zip(shown, group, strict=True)
-    ]
+def headings(group: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Metrics as a heading says them; with features and samples where ``rows`` have two alike."""
+    every = [names.display(metric) for metric in metrics_of(rows)]
+    shown = [(names.display(metric), names.detail(metric)) for metric in group]
+    return [f"{name} ({behind})" if every.count(name) > 1 else name for name, behind in shown]

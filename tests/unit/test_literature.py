@@ -152,10 +152,20 @@ def test_a_key_with_no_match_is_one_sentence(results: Results) -> None:
         "published.yaml: theirs stands beside cifar10-uncond ctm_gan gamma/nfe-18/gamma-0, which "
         "the table does not have; correct its `ours`, or remove it"
     )
-    with pytest.raises(UserError, match="cifar10-uncond ctm_gan step 7 gamma/nfe-1"):
-        found(results, listed(ours=OURS | {"step": 7}))
-    # A table of a part of the experiment's models is no mistake.
+    with pytest.raises(UserError, match="ctm_gan step 500 gamma/nfe-18/gamma-0"):
+        found(results, listed(ours=OURS | {"nfe": 18, "gamma": 0, "step": 500}))
+    # A table of a part of the experiment's models and steps is no mistake.
     assert found(results, listed(ours=OURS | {"model": "cd"})) == {}
+    assert found(results, listed(ours=OURS | {"step": 7})) == {}
+
+
+def test_an_entry_of_a_step_goes_before_one_of_the_last_step(results: Results) -> None:
+    groups = [
+        listed(key="at", values={"fid": 3.0}, ours=OURS | {"step": 500}).model_dump()["groups"][0],
+        listed().model_dump()["groups"][0],
+    ]
+    (value,) = found(results, Literature.model_validate({"groups": groups})).values()
+    assert value.value == 3.0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""runs.csv, table.csv and table.md."""
+"""The files of `ctm table`, and what stands in runs.csv, table.csv and table.md."""
 
 import csv
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, digest
 
 from ctm_core.config import Cell
-from ctm_core.files import read_json
+from ctm_core.files import read_json, write_json
 from ctm_core.tables import write_tables
 
 FIXED = (
@@ -162,10 +162,31 @@ def test_metrics_hold_the_mean_of_every_cell(results: Results) -> None:
 
 def test_order_and_time_of_inputs_change_no_byte(results: Results) -> None:
     def hashes() -> dict[str, str]:
-        names = ("runs.csv", "table.csv", "table.md", "metrics.json")
-        files = {name: results.root / name for name in names}
-        return {k: hashlib.sha256(v.read_bytes()).hexdigest() for k, v in files.items()}
+        files = [*results.root.glob("*.*"), *results.root.glob("paper/*")]
+        assert len(files) == 7 + 9
+        return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
     before = hashes()
     write_tables(list(reversed(results.evaluations)), results.root)
     assert hashes() == before
+
+
+def test_many_metrics_are_dealt_to_tables_that_fit(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    path = results.evaluation("ctm", {Cell("gamma", 1, None): 9.0})
+    record = read_json(path)
+    others = (
+        "fd_x_512", "kid_x_1024", "is_x_1024", "precision_x_1024", "recall_x_1024",
+        "density_x_1024", "coverage_x_1024", "trajectory_error_64", "memorisation_1024",
+    )  # fmt: skip
+    rows = record["rows"]
+    record["rows"] = rows + [row | {"metric": metric} for row in rows for metric in others]
+    write_json(path, record)
+    write_tables([path], tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    heads = [line for line in text.splitlines() if line.startswith("| model")]
+    assert [head.count("[low, high]") for head in heads] == [1, 1, 2, 4, 2]
+    assert heads[0].endswith("| interval over | n | training seeds | sampling seeds |")
+    assert heads[3].count("x_1024") == 4 and "precision" in heads[3]
+    assert all(metric in text for metric in others)
+    assert text.count("Further metrics of the same samples:") == 1
