@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ctm_core.config import Training
-from ctm_core.networks.layers import UNetBlock
+from ctm_core.networks.layers import Recomputing, UNetBlock
 from ctm_core.networks.openai_adm import AttentionBlock
 
 __all__ = ["apply", "round_frozen"]
@@ -29,7 +29,7 @@ def apply(
     Parameters
     ----------
     section
-        Its keys ``precision``, ``channels_last`` and ``attention`` are read.
+        Its keys ``precision``, ``channels_last``, ``attention`` and ``recompute`` are read.
     learning
         The student and its averages: their weights stay float32.
     frozen
@@ -45,6 +45,8 @@ def apply(
         for module in network.modules():
             if isinstance(module, (UNetBlock, AttentionBlock)):
                 module.attention_kernel = section.attention
+            if isinstance(module, Recomputing):
+                module.recompute = section.recompute
 
 
 def round_frozen(network: nn.Module) -> None:

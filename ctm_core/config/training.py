@@ -15,7 +15,14 @@ from pydantic import (
 from ctm_core.config._section import Positive, Rate, Section
 
 #: Keys of a training section that cannot change the final weights, so are left out of its hash.
-WITHOUT_EFFECT = ("keep", "snapshots", "log_every", "preview_every", "checkpoint_every")
+WITHOUT_EFFECT = (
+    "keep",
+    "snapshots",
+    "log_every",
+    "preview_every",
+    "checkpoint_every",
+    "recompute",
+)
 
 
 class Training(Section):
@@ -48,6 +55,11 @@ class Training(Section):
     attention: Literal["math", "sdpa"] = Field(
         default="math", description="as the formula stands, or torch's fused kernels"
     )
+    recompute: bool = Field(
+        default=False,
+        description="norms and activations of the blocks once more in the backward pass instead "
+        "of keeping them: the same numbers in less memory",
+    )
     checkpoint_every: Positive = 1000
     keep: Positive = Field(default=2, description="checkpoints kept in the run folder")
     snapshots: tuple[Positive, ...] = Field(
@@ -78,10 +90,12 @@ class Training(Section):
 
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Hashes made before this key existed hold for what they left as it was.
+        # Hashes made before these keys existed hold for what they left as it was.
         data: dict[str, Any] = handler(self)
         if data["attention"] == "math":
             del data["attention"]
+        if not data["recompute"]:
+            del data["recompute"]
         return data
 
     @property

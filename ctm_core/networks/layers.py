@@ -7,15 +7,16 @@ part runs in the dtype of its parameters (float32, float64) and under bf16 autoc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ctm_core.errors import UserError
 
-__all__ = ["Conv2d", "Resample", "UNetBlock", "attend", "group_norm"]
+__all__ = ["Conv2d", "Recomputing", "Resample", "UNetBlock", "attend", "group_norm"]
 
 
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
@@ -132,7 +133,29 @@ class Conv2d(nn.Conv2d):
         return super().forward(_resampled(x, self.resample_filter, self.up, self.box))
 
 
-class UNetBlock(nn.Module):
+class Recomputing(nn.Module):
+    """A block of parts, each of which ends in a convolution.
+
+    With :attr:`recompute`, autograd keeps a part's inputs alone and computes the convolution's
+    input from them again in the backward pass: the library stops there, so no convolution runs
+    twice. The gradient is the same to the bit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recompute = False
+
+    def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return part(*inputs)
+        # In train mode a part may draw its dropout, which has to be the same the second time.
+        y: Tensor = checkpoint(
+            part, *inputs, use_reentrant=False, preserve_rng_state=self.training
+        )
+        return y
+
+
+class UNetBlock(Recomputing):
     r"""Residual block with an optional resampling and an optional self-attention.
 
     .. math::
@@ -224,8 +247,16 @@ class UNetBlock(nn.Module):
         told = self.affine(emb)
         if self.affine_s is not None:
             told = told + self.affine_s(emb_s)
-        h = self.conv0(functional.silu(self.norm0(x)))
-        told = told[:, :, None, None].to(h.dtype)
+        h = self._run(self._first, x)
+        h = self._run(self._second, h, told[:, :, None, None].to(h.dtype))
+        y: Tensor = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        return (y + self._attention(y)) * self.skip_scale if self.heads else y
+
+    def _first(self, x: Tensor) -> Tensor:
+        h: Tensor = self.conv0(functional.silu(self.norm0(x)))
+        return h
+
+    def _second(self, h: Tensor, told: Tensor) -> Tensor:
         if self.adaptive_scale:
             scale, shift = told.chunk(2, dim=1)
             h = functional.silu(self.norm1(h) * (1 + scale) + shift)
@@ -233,8 +264,8 @@ class UNetBlock(nn.Module):
             h = functional.silu(self.norm1(h + told))
         if self.dropout and self.training:
             h = functional.dropout(h, self.dropout)
-        y: Tensor = (self.conv1(h) + (x if self.skip is None else self.skip(x))) * self.skip_scale
-        return (y + self._attention(y)) * self.skip_scale if self.heads else y
+        y: Tensor = self.conv1(h)
+        return y
 
     def _attention(self, y: Tensor) -> Tensor:
         batch, channels, height, width = y.shape

@@ -24,7 +24,7 @@ from torch.nn import functional
 from ctm_core.errors import UserError
 from ctm_core.networks.embeddings import TimestepEmbedding
 from ctm_core.networks.initial import draw_default, zero
-from ctm_core.networks.layers import attend
+from ctm_core.networks.layers import Recomputing, attend
 from ctm_core.networks.raw import RawNetwork
 
 __all__ = ["AttentionBlock", "OpenAIADM", "ResBlock"]
@@ -198,7 +198,7 @@ class OpenAIADM(RawNetwork):
         return out
 
 
-class ResBlock(nn.Module):
+class ResBlock(Recomputing):
     r"""Residual block whose second norm is scaled and shifted by the times.
 
     .. math::
@@ -259,15 +259,23 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
         """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
-        norm, silu, conv = self.in_layers
-        h = conv(self._resampled(silu(norm(x))))
+        h = self._run(self._first, x)
         told = self.emb_layers(emb)
         if self.emb_layers_s is not None:
             told = told + self.emb_layers_s(emb_s)
-        scale, shift = told[:, :, None, None].to(h.dtype).chunk(2, dim=1)
-        norm, silu, dropout, conv = self.out_layers
-        h = conv(dropout(silu(norm(h) * (1 + scale) + shift)))
+        h = self._run(self._second, h, told[:, :, None, None].to(h.dtype))
         y: Tensor = self.skip_connection(self._resampled(x)) + h
+        return y
+
+    def _first(self, x: Tensor) -> Tensor:
+        norm, silu, conv = self.in_layers
+        h: Tensor = conv(self._resampled(silu(norm(x))))
+        return h
+
+    def _second(self, h: Tensor, told: Tensor) -> Tensor:
+        norm, silu, dropout, conv = self.out_layers
+        scale, shift = told.chunk(2, dim=1)
+        y: Tensor = conv(dropout(silu(norm(h) * (1 + scale) + shift)))
         return y
 
     def _resampled(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ctm_core import acceleration, config, ema, jobs, model_file, perceptual
 from ctm_core.config import Training
 from ctm_core.data import Dataset
 from ctm_core.files import load_tensors
+from ctm_core.networks.layers import UNetBlock
 from ctm_core.objectives import Batch
 from ctm_core.objectives.ctm import CtmObjective
 from ctm_core.trajectory import Trajectory
@@ -97,6 +98,41 @@ def test_a_step_is_the_same_with_the_key(kind: str, key: dict[str, Any]) -> None
     assert (gradient - expected).norm() < 1e-4 * expected.norm()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputing_keeps_less_and_changes_no_bit(kind: str, precision: str) -> None:
+    found = {}
+    for recompute in (False, True):
+        made = accelerated(objective(kind), recompute=recompute)
+        for network in (made.student, made.target):
+            for module in network.modules():
+                if isinstance(module, UNetBlock):
+                    module.dropout = 0.3
+                elif isinstance(module, torch.nn.Dropout):
+                    module.p = 0.3
+        torch.manual_seed(0)
+        kept = Kept()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), kept:
+            found[recompute] = (*step(made), kept.numbers)
+    terms, gradient, numbers = found[True]
+    assert terms == found[False][0]
+    assert torch.equal(gradient, found[False][1])
+    assert numbers < 0.7 * found[False][2]
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """How many numbers of images autograd keeps, all told."""
+
+    def __init__(self) -> None:
+        self.numbers = 0
+        super().__init__(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 4 and len(tensor) == len(batch()):
+            self.numbers += tensor.numel()
+        return tensor
+
+
 def test_sdpa_is_what_runs() -> None:
     made = accelerated(objective(), attention="sdpa")
     with torch.profiler.profile() as profile:
@@ -130,6 +166,7 @@ def test_only_frozen_networks_are_rounded_and_only_in_bf16() -> None:
 def test_a_key_that_is_not_given_stands_in_no_hash() -> None:
     assert "attention" not in section().model_dump()
     assert section(attention="sdpa").model_dump()["attention"] == "sdpa"
+    assert "recompute" not in section().model_dump()
     with pytest.raises(ValueError, match="attention"):
         section(attention="flash")
 
