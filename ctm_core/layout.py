@@ -14,6 +14,7 @@ from ctm_core.protocols import Protocol, ReferenceFile
 __all__ = [
     "ANY_SEED",
     "evaluated",
+    "evaluation_data",
     "evaluation_folder",
     "further_weights",
     "live_weights",
@@ -118,7 +119,37 @@ def reference(protocol: str) -> str:
 
 
 def reference_data(protocol: Protocol) -> Mapping[str, str]:
-    """The prepared images that a reference is made of; none if its statistics are a file."""
+    """The prepared images that a reference is made of; none if its statistics are a file.
+
+    Held-out images, where a metric compares with them, have keys that begin with ``held_out_``.
+    """
     if isinstance(protocol.reference, ReferenceFile):
         return {}
-    return prepared(protocol.reference.dataset, protocol.reference.split)
+    found = prepared(protocol.reference.dataset, protocol.reference.split)
+    if protocol.needs_held_out_images:
+        test = prepared(protocol.reference.dataset, "test")
+        found |= {f"held_out_{name}": path for name, path in test.items()}
+    return found
+
+
+def evaluation_data(
+    experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
+) -> dict[str, str]:
+    """What an evaluation reads beside its weights and references.
+
+    The teacher's weights under ``teacher``, and images under ``train_images`` and so on, each
+    where a metric, the labels or likelihood need them.
+    """
+    chosen = [protocols[name] for name in experiment.protocols(model, step)]
+    found = {}
+    teacher = experiment.teacher
+    if model != "teacher" and teacher is not None and any(p.needs_teacher for p in chosen):
+        found["teacher"] = weights(experiment, "teacher", seed=teacher.seed)
+    splits = {"train"} if any(p.needs_training_images for p in chosen) else set()
+    likelihood = experiment.evaluation.likelihood
+    if likelihood is not None and experiment.measures_likelihood(model, step):
+        splits.add(likelihood.split)
+    for split in sorted(splits):
+        files = prepared(experiment.dataset.name, split)
+        found |= {f"{split}_{name}": path for name, path in files.items()}
+    return found

@@ -5,7 +5,7 @@ compared.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -93,7 +93,7 @@ class Neighbours(_Section):
 class Kid(_Section):
     """How the kernel distance is averaged."""
 
-    subsets: int = Field(100, ge=1, description="drawn without replacement")
+    subsets: int = Field(0, ge=0, description="drawn without replacement; 0: all pairs of rows")
     size: int = Field(1000, ge=2, description="rows of each side in a subset, at most")
 
 
@@ -101,7 +101,18 @@ class Trajectories(_Section):
     """The teacher's flow that jumps are compared with."""
 
     noises: int = Field(64, ge=1, description="of each sampling seed: its first")
-    steps: int = Field(64, ge=2, description="of the teacher's fine solve by Heun")
+    points: int = Field(64, ge=2, description="of the grid of the teacher's fine solve by Heun")
+
+
+class HeldOut(_Section):
+    """What the distances of samples to training images are compared with."""
+
+    held_out: Literal["test", "others"] = Field(
+        "test",
+        description="distances of the test split's images; others: of each training image to the "
+        "others, where there is no test split",
+    )
+    images: int = Field(10_000, ge=2, description="held-out images at most")
 
 
 class Protocol(_Section):
@@ -135,6 +146,7 @@ class Protocol(_Section):
     neighbours: Neighbours = Neighbours()
     kid: Kid = Kid()
     trajectory: Trajectories = Trajectories()
+    memorisation: HeldOut = HeldOut()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -180,8 +192,11 @@ class Protocol(_Section):
             found.append(f"sfid is of Inception's layer mixed_6; {self.features} has none")
         if "is" in self.metrics and self.features.startswith("dinov2"):
             found.append("the inception score needs class probabilities; dinov2 has no classes")
-        if self.seeds == "pooled" and {"trajectory", "memorisation"} & set(self.metrics):
-            found.append("trajectory and memorisation are of one seed's samples: seeds: separate")
+        if self.seeds == "pooled" and "trajectory" in self.metrics:
+            found.append("the trajectory error is of one seed's noises: seeds: separate")
+        learned = isinstance(self.reference, ReferenceSplit) and self.reference.split == "train"
+        if "memorisation" in self.metrics and not learned:
+            found.append("memorisation compares with training images: reference: {dataset: NAME}")
         for metric, k in (
             ("precision_recall", self.neighbours.precision_recall),
             ("density_coverage", self.neighbours.density_coverage),
@@ -231,11 +246,16 @@ class Protocol(_Section):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the feature network has to give of an image, see :mod:`ctm_core.features`."""
-        found = ["features"] if set(self.metrics) & OF_FEATURES else []
+        """What the feature network has to give of a sample, see :mod:`ctm_core.features`."""
+        found = ["features"]
         found += ["probabilities"] if "is" in self.metrics else []
         found += ["spatial"] if "sfid" in self.metrics else []
         return tuple(found)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The metrics of samples, by the names of :mod:`ctm_core.metrics.state`."""
+        return tuple("fd" if m == "fid" else m for m in self.metrics if m != "trajectory")
 
     @property
     def keeps_features(self) -> bool:
@@ -248,12 +268,14 @@ class Protocol(_Section):
         return "trajectory" in self.metrics
 
     @property
+    def needs_held_out_images(self) -> bool:
+        """Whether the reference is made of a test split too."""
+        return "memorisation" in self.metrics and self.memorisation.held_out == "test"
+
+    @property
     def needs_training_images(self) -> bool:
         """Whether a metric, or the labels, need the images that the model has learned."""
         return "memorisation" in self.metrics or self.labels == "training"
-
-
-OF_FEATURES = frozenset(get_args(Metric)) - {"is", "sfid", "trajectory", "memorisation"}
 
 
 def load_protocol(path: str | Path) -> Protocol:

@@ -33,8 +33,9 @@ def classifier(data: Path, output: Path) -> None:
 @click.option(
     "--data", type=FOLDER, help="Folder that `ctm data` wrote, unless the reference is a file."
 )
+@click.option("--held-out", type=FOLDER, help="Its test split, for memorisation.")
 @click.option("--output", type=FILE, required=True, help="Statistics file to write.")
-def reference(protocol: Path, data: Path | None, output: Path) -> None:
+def reference(protocol: Path, data: Path | None, held_out: Path | None, output: Path) -> None:
     """Make a protocol's reference statistics, from the prepared data set or its file."""
     from ctm_core.protocols import load_protocol
 
@@ -42,7 +43,8 @@ def reference(protocol: Path, data: Path | None, output: Path) -> None:
     from ctm_core.data import open_dataset
     from ctm_core.metrics.reference import write_reference
 
-    write_reference(output, loaded, None if data is None else open_dataset(data))
+    given = [None if folder is None else open_dataset(folder) for folder in (data, held_out)]
+    write_reference(output, loaded, *given)
     click.echo(output)
 
 
@@ -52,6 +54,13 @@ def reference(protocol: Path, data: Path | None, output: Path) -> None:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 @click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
 @click.option("--weights", type=FILE, required=True, help="Weight file to evaluate.")
+@click.option("--teacher", type=FILE, help="The teacher's weights, for the trajectory error.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    multiple=True,
+    help="Folder that `ctm data` wrote, for memorisation, labels and likelihood; may be repeated.",
+)
 @click.option(
     "--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews."
 )
@@ -69,6 +78,8 @@ def evaluate(
     seed: int,
     step: int | None,
     weights: Path,
+    teacher: Path | None,
+    data: tuple[Path, ...],
     output: Path,
     runs: Path,
     references: tuple[Path, ...],
@@ -88,5 +99,7 @@ def evaluate(
         step=step,
         output=output,
         runs=runs,
+        teacher=teacher,
+        data=data,
     )
     click.echo(output / "evaluation.json")

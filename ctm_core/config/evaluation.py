@@ -67,6 +67,17 @@ class ProtocolCell(Section):
         return Cell(self.sampler, self.nfe, None if self.nfe == 1 else self.gamma)
 
 
+class Likelihood(Section):
+    """Bits per dimension of a few images, by our own protocol (docs/likelihood.md)."""
+
+    models: tuple[Name, ...] = Field(min_length=1, description="at their last step")
+    images: Positive = Field(default=32, description="the first of a random order by the seed")
+    split: Literal["train", "test"] = "train"
+    probes: int = Field(default=1, ge=0, description="of the trace, an image; 0: the exact trace")
+    tolerance: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="of the ODE solver")
+    seed: Seed = 0
+
+
 class Evaluation(Section):
     """What is sampled, and by which protocols it is scored."""
 
@@ -74,6 +85,7 @@ class Evaluation(Section):
     batch_size: Positive = 256
     samplers: dict[Name, tuple[SamplerGrid, ...]]
     protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
+    likelihood: Likelihood | None = None
 
     @field_validator("sample_seeds")
     @classmethod

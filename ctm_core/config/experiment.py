@@ -94,6 +94,7 @@ class Experiment(Section):
                 self._check_student(name, model)
         self._check_samplers()
         self._check_protocols()
+        self._check_likelihood()
         return self
 
     def _check_student(self, name: str, student: Student) -> None:
@@ -155,6 +156,20 @@ class Experiment(Section):
                         f"evaluation.protocols.{protocol} names {cell.model} "
                         f"{cell.cell.label}, which evaluation.samplers does not sample"
                     )
+
+    def _check_likelihood(self) -> None:
+        section = self.evaluation.likelihood
+        for name in section.models if section is not None else ():
+            if name not in self.evaluation.samplers:
+                raise ValueError(
+                    f"evaluation.likelihood.models names {name!r}; models are "
+                    f"{sorted(self.evaluation.samplers)}"
+                )
+            if name != "teacher" and traits(self.models[name].objective).sigma_min_only:
+                raise ValueError(
+                    f"evaluation.likelihood.models: {name} knows s = sigma_min alone, so it has "
+                    "no denoiser and no likelihood"
+                )
 
     # -- what is sampled and scored -------------------------------------------------------------
 
@@ -320,14 +335,21 @@ class Experiment(Section):
     def evaluation_hash(self, model: str, step: int | None = None) -> str:
         """SHA-256 over everything that decides a model's rows beside its weights."""
         section = self.evaluation
-        return sha256_json(
-            {
-                "cells": self.cells(model, step),
-                "protocols": self.protocols(model, step),
-                "sample_seeds": section.sample_seeds,
-                "batch_size": section.batch_size,
-            }
-        )
+        decisive: dict[str, Any] = {
+            "cells": self.cells(model, step),
+            "protocols": self.protocols(model, step),
+            "sample_seeds": section.sample_seeds,
+            "batch_size": section.batch_size,
+        }
+        if self.measures_likelihood(model, step):
+            decisive["likelihood"] = section.likelihood.model_dump()  # type: ignore[union-attr]
+        return sha256_json(decisive)
+
+    def measures_likelihood(self, model: str, step: int | None = None) -> bool:
+        """Whether bits per dimension of a model at a step are wanted."""
+        section = self.evaluation.likelihood
+        last = step is None or step == self.last_step(model)
+        return section is not None and model in section.models and last
 
 
 def _effective(section: dict[str, Any]) -> dict[str, Any]:

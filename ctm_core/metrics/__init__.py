@@ -7,13 +7,7 @@ alike; :mod:`~ctm_core.metrics.scoring` turns two states into named values, by
 
 from ctm_core.metrics.frechet import FrechetDistance, frechet_distance
 from ctm_core.metrics.moments import Moments
-from ctm_core.metrics.reference import (
-    Reference,
-    load_reference,
-    reference_moments,
-    score,
-    write_reference,
-)
+from ctm_core.metrics.reference import Reference, load_reference, settings, write_reference
 from ctm_core.metrics.scoring import Settings, scores
 from ctm_core.metrics.state import Outputs, State
 
@@ -26,8 +20,7 @@ __all__ = [
     "State",
     "frechet_distance",
     "load_reference",
-    "reference_moments",
-    "score",
     "scores",
+    "settings",
     "write_reference",
 ]

@@ -26,6 +26,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ctm_core.protocols import FID_SAMPLES
+
 __all__ = [
     "FID_SAMPLES",
     "Direction",
@@ -42,8 +44,6 @@ __all__ = [
 
 Direction = Literal["lower", "higher", ""]
 
-#: Fewer samples than this never carry the name FID.
-FID_SAMPLES = 50_000
 INFINITE = "inf"
 
 

@@ -37,7 +37,9 @@ class Memorisation(NamedTuple):
     ratio: float | None
 
 
-def nearest_distances(images: torch.Tensor, training: torch.Tensor) -> torch.Tensor:
+def nearest_distances(
+    images: torch.Tensor, training: torch.Tensor, *, own: torch.Tensor | None = None
+) -> torch.Tensor:
     """Distance of each image to the nearest training image.
 
     Parameters
@@ -45,6 +47,8 @@ def nearest_distances(images: torch.Tensor, training: torch.Tensor) -> torch.Ten
     images, training
         uint8 (n, C, H, W) and (m, C, H, W). Products of levels are whole numbers, exact in
         float64, so a copy is at distance 0.
+    own
+        int64 (n,): the images are these training images, and each is compared with the others.
 
     Returns
     -------
@@ -64,6 +68,9 @@ def nearest_distances(images: torch.Tensor, training: torch.Tensor) -> torch.Ten
     for start in range(0, len(training), PIECE):
         others = training[start : start + PIECE].flatten(1).to(torch.float64)
         squared = torch.addmm(others.square().sum(dim=1)[None], rows, others.T, alpha=-2.0)
+        if own is not None:
+            here = ((own >= start) & (own < start + len(others))).nonzero()[:, 0]
+            squared[here, own[here] - start] = torch.inf
         best = torch.minimum(best, squared.min(dim=1).values)
     return ((best + rows.square().sum(dim=1)) / rows.shape[1]).sqrt()
 

@@ -18,12 +18,14 @@ from ctm_core.data import Dataset
 from ctm_core.errors import UserError
 from ctm_core.features import FeatureExtractor, build_features, weights_sha256
 from ctm_core.files import load_tensors, save_tensors, sha256_file
-from ctm_core.metrics.frechet import frechet_distance
 from ctm_core.metrics.moments import Moments
+from ctm_core.metrics.nearest import nearest_distances
 from ctm_core.metrics.published import read_published
-from ctm_core.protocols import Protocol, ReferenceFile
+from ctm_core.metrics.scoring import Settings
+from ctm_core.metrics.state import Outputs, State
+from ctm_core.protocols import FID_SAMPLES, Protocol, ReferenceFile
 
-__all__ = ["Reference", "load_reference", "reference_moments", "score", "write_reference"]
+__all__ = ["Reference", "load_reference", "settings", "write_reference"]
 
 #: The parts of a protocol that reference statistics depend on.
 DECISIVE = ("features", "input_size", "resize", "reference", "precision")
@@ -38,57 +40,49 @@ class Reference:
     ----------
     protocol
         The protocol they serve.
-    moments
-        Of the features of every image.
+    state
+        What its metrics need of the images.
     weights_sha256
         Of the feature network.
     fingerprint
         Of the data set; SHA-256 of a published file.
     resolution
         Side of the images before resizing.
-    spatial
-        Moments of spatial features, if a metric needs them.
-    features
-        Features of single images, float32 (R, D), if a metric needs them.
     """
 
     protocol: Protocol
-    moments: Moments
+    state: State
     weights_sha256: str
     fingerprint: str
     resolution: int
-    spatial: Moments | None = None
-    features: torch.Tensor | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Of the features of all images."""
+        return self.state.moments.whole()
 
     def record(self) -> dict[str, Any]:
         """Protocol and reference as an evaluation file states them (JSON types only)."""
         described = self.protocol.model_dump(mode="json", exclude={"name"})
         described["weights_sha256"] = self.weights_sha256
-        described["reference"] |= {"fingerprint": self.fingerprint, "n": self.moments.n}
-        if self.features is not None:
-            described["reference"]["features"] = len(self.features)
+        described["reference"] |= {"fingerprint": self.fingerprint, "n": self.state.samples}
+        if "features" in self.state.held:
+            described["reference"]["features"] = len(self.state.features)
         return described
 
 
-def reference_moments(
-    protocol: Protocol, dataset: Dataset, extractor: FeatureExtractor | None = None
-) -> Moments:
-    """Moments of the features of a whole data set.
-
-    Parameters
-    ----------
-    protocol, dataset
-        What to do, with which images.
-    extractor
-        The protocol's, if it is built already.
-
-    Raises
-    ------
-    UserError
-        If the protocol's reference is another data set or split, or the features cannot be built.
-    """
-    _check_split(protocol, dataset)
-    return _of_dataset(protocol, dataset, extractor or build_features(protocol)).moments
+def settings(protocol: Protocol, *, errors: bool) -> Settings:
+    """How a protocol's values are computed and named; ``errors`` as in :class:`Settings`."""
+    return Settings(
+        features=protocol.features,
+        metrics=protocol.scored,
+        published=protocol.too_little_for_fid(FID_SAMPLES) is None,
+        errors=errors,
+        precision_k=protocol.neighbours.precision_recall,
+        density_k=protocol.neighbours.density_coverage,
+        kid_subsets=protocol.kid.subsets,
+        kid_size=protocol.kid.size,
+    )
 
 
 def _check_split(protocol: Protocol, dataset: Dataset | None) -> Dataset:
@@ -108,37 +102,50 @@ def _check_split(protocol: Protocol, dataset: Dataset | None) -> Dataset:
     return dataset
 
 
-def _of_dataset(protocol: Protocol, dataset: Dataset, extractor: FeatureExtractor) -> Reference:
-    """Statistics of every image; features of a random choice that is always the same."""
-    names = ["features", *(["spatial"] if "spatial" in protocol.outputs else [])]
-    chosen = randomness.permutation(0, "reference features", 0, len(dataset))
-    kept = torch.zeros(len(dataset), dtype=torch.bool)
-    kept[torch.from_numpy(chosen[: protocol.neighbours.rows])] = protocol.keeps_features
-    moments = {name: Moments.empty(extractor.outputs.get(name, 0)) for name in names}
-    rows = []
-    for start, images in _chunks(dataset):
-        found = extractor.extract(images, names)
-        for name in names:
-            moments[name] = moments[name].update(found[name])
-        rows.append(found["features"][kept[start : start + len(images)]])
-    return Reference(
-        protocol=protocol,
-        moments=moments["features"],
-        weights_sha256=extractor.weights_sha256,
-        fingerprint=dataset.fingerprint,
-        resolution=dataset.resolution,
-        spatial=moments.get("spatial"),
-        features=torch.cat(rows) if protocol.keeps_features else None,
-    )
+def _of_dataset(
+    protocol: Protocol, dataset: Dataset, held_out: Dataset | None, extractor: FeatureExtractor
+) -> State:
+    """Statistics of every image."""
+    names = [name for name in protocol.outputs if name != "probabilities"]
+    keep = protocol.neighbours.rows
+    state = State.reference(len(dataset), protocol.scored, keep=keep)
+    order = torch.arange(len(dataset))
+    if protocol.keeps_features and keep < len(dataset):
+        # The first images of a file may be of one class.
+        chosen = randomness.permutation(0, "reference features", 0, len(dataset))
+        order = torch.from_numpy(chosen)
+    for rows in torch.split(order, CHUNK):
+        state.update(Outputs(**extractor.extract(dataset.batch(rows)[0], names)))
+    if "memorisation" in protocol.metrics:
+        for distances in _held_out_distances(protocol, dataset, held_out):
+            state.add_nearest(distances)
+    return state
 
 
-def _chunks(dataset: Dataset) -> Iterator[tuple[int, torch.Tensor]]:
-    for start in range(0, len(dataset), CHUNK):
-        rows = list(range(start, min(start + CHUNK, len(dataset))))
-        yield start, dataset.batch(rows)[0]
+def _held_out_distances(
+    protocol: Protocol, dataset: Dataset, held_out: Dataset | None
+) -> Iterator[torch.Tensor]:
+    """Distances to the nearest training image of images that were not trained on.
+
+    Without a test split these are the training images themselves, each beside all others: a draw
+    from the data beside as many draws, but one.
+    """
+    training = dataset.batch(torch.arange(len(dataset)))[0]
+    own = protocol.memorisation.held_out == "others"
+    source = dataset if own else held_out
+    if source is None or (not own and (source.name, source.split) != (dataset.name, "test")):
+        raise UserError(
+            f"the protocol {protocol.name} compares distances with those of {dataset.name}'s test "
+            "split: give its folder as --held-out, or set memorisation.held_out to others"
+        )
+    chosen = randomness.permutation(0, "held-out images", 0, len(source))
+    rows = torch.from_numpy(chosen)[: protocol.memorisation.images]
+    for part in torch.split(rows, CHUNK):
+        images = source.batch(part)[0]
+        yield nearest_distances(images, training, own=part if own else None)
 
 
-def _of_file(protocol: Protocol, wanted: ReferenceFile, extractor: FeatureExtractor) -> Reference:
+def _of_file(protocol: Protocol, wanted: ReferenceFile, extractor: FeatureExtractor) -> State:
     """Statistics that somebody published."""
     path = assets.require(wanted.asset)
     found = read_published(path, wanted.images, images=protocol.keeps_features)
@@ -166,19 +173,15 @@ def _of_file(protocol: Protocol, wanted: ReferenceFile, extractor: FeatureExtrac
                 f"{protocol.name} says {wanted.resolution}; correct reference.resolution"
             )
         features = extractor(found.images[: protocol.neighbours.rows])
-    return Reference(
-        protocol=protocol,
-        moments=found.moments,
-        weights_sha256=extractor.weights_sha256,
-        fingerprint=sha256_file(path),
-        resolution=wanted.resolution,
-        spatial=found.spatial if "sfid" in protocol.metrics else None,
-        features=features,
-    )
+    spatial = found.spatial if "sfid" in protocol.metrics else None
+    return State.of_moments(found.moments, spatial, features)
 
 
 def write_reference(
-    path: str | Path, protocol: Protocol, dataset: Dataset | None = None
+    path: str | Path,
+    protocol: Protocol,
+    dataset: Dataset | None = None,
+    held_out: Dataset | None = None,
 ) -> Reference:
     """Make reference statistics and write them as safetensors.
 
@@ -190,6 +193,8 @@ def write_reference(
         What to do.
     dataset
         The protocol's reference, unless that is a published file.
+    held_out
+        Its test split, for memorisation.
 
     Raises
     ------
@@ -203,28 +208,29 @@ def write_reference(
                 f"the protocol {protocol.name} compares with the file {wanted.asset} and not with "
                 f"a data set: leave out --data"
             )
-        reference = _of_file(protocol, wanted, build_features(protocol))
+        extractor = build_features(protocol)
+        state = _of_file(protocol, wanted, extractor)
+        fingerprint = sha256_file(assets.require(wanted.asset))
+        resolution = wanted.resolution
     else:
         dataset = _check_split(protocol, dataset)
-        reference = _of_dataset(protocol, dataset, build_features(protocol))
+        extractor = build_features(protocol)
+        state = _of_dataset(protocol, dataset, held_out, extractor)
+        fingerprint, resolution = dataset.fingerprint, dataset.resolution
+    made = Reference(protocol, state, extractor.weights_sha256, fingerprint, resolution)
     metadata = {
-        "kind": "reference moments",
-        "format": "1",
+        "kind": "reference statistics",
+        "format": "2",
         "protocol": protocol.model_dump_json(),
         "features": protocol.features,
-        "weights_sha256": reference.weights_sha256,
-        "dataset_fingerprint": reference.fingerprint,
-        "resolution": str(reference.resolution),
-        "n": str(reference.moments.n),
+        "weights_sha256": made.weights_sha256,
+        "dataset_fingerprint": made.fingerprint,
+        "resolution": str(made.resolution),
+        "n": str(state.samples),
         "created_by": "ctm features reference",
     }
-    tensors = reference.moments.tensors()
-    if reference.spatial is not None:
-        tensors |= {f"spatial.{name}": t for name, t in reference.spatial.tensors().items()}
-    if reference.features is not None:
-        tensors["features"] = reference.features
-    save_tensors(path, tensors, metadata)
-    return reference
+    save_tensors(path, state.tensors(), metadata)
+    return made
 
 
 def load_reference(
@@ -249,27 +255,18 @@ def load_reference(
     """
     tensors, metadata = load_tensors(path)
     again = f"make it again by `ctm features reference --protocol {protocol.name}.yaml`"
-    spatial = {name: tensors.pop(name) for name in list(tensors) if name.startswith("spatial.")}
     try:
         made_by = json.loads(metadata["protocol"])
-        features = tensors.get("features")
         reference = Reference(
             protocol=protocol,
-            moments=Moments.from_tensors(tensors),
+            state=State.from_tensors(tensors),
             weights_sha256=metadata["weights_sha256"],
             fingerprint=metadata["dataset_fingerprint"],
             resolution=int(metadata["resolution"]),
-            spatial=Moments.from_tensors(
-                {name.removeprefix("spatial."): tensor for name, tensor in spatial.items()}
-            )
-            if spatial
-            else None,
-            features=features,
         )
-        if features is not None and features.shape[1:] != (reference.moments.dim,):
-            raise ValueError("features and moments have different dimensions")
+        reference.moments  # noqa: B018  a state without them is no reference
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} holds no reference moments ({error}); {again}") from None
+        raise UserError(f"{path} holds no reference statistics ({error}); {again}") from None
     wanted = protocol.model_dump(mode="json")
     for key in DECISIVE:
         if made_by.get(key) != wanted[key]:
@@ -291,49 +288,37 @@ def load_reference(
     return reference
 
 
-def _check_held(path: Any, reference: Reference, made_by: dict[str, Any], again: str) -> None:
+#: What a metric needs of the reference, in words, and the key of the protocol that decides on it.
+HELD = {
+    "features": ("single images' features", "neighbours", "rows"),
+    "spatial": ("spatial statistics", "", ""),
+    "nearest": ("distances of held-out images", "memorisation", ""),
+}
+
+
+def _check_held(
+    path: str | Path, reference: Reference, made_by: dict[str, Any], again: str
+) -> None:
+    """Check that the file holds what the metrics need, made with the protocol's settings."""
     protocol = reference.protocol
-    rows = made_by.get("neighbours", {}).get("rows")
-    for lacking, what in (
-        (protocol.keeps_features and reference.features is None, "single images' features"),
-        ("sfid" in protocol.metrics and reference.spatial is None, "spatial statistics"),
-    ):
-        if lacking:
+    wanted = protocol.model_dump(mode="json")
+    for part in State(1, protocol.scored).needs & HELD.keys():
+        what, section, key = HELD[part]
+        if part not in reference.state.held:
             raise UserError(
                 f"{path} was made without {what}, which the metrics of {protocol.name} need; "
                 f"{again}"
             )
-    if protocol.keeps_features and rows != protocol.neighbours.rows:
-        raise UserError(
-            f"{path} was made for neighbours.rows {rows}, the protocol {protocol.name} has "
-            f"{protocol.neighbours.rows}; {again}"
-        )
+        then, now = made_by.get(section), wanted.get(section)
+        if key:
+            then, now = (then or {}).get(key), wanted[section][key]
+        if then != now:
+            name = ".".join(filter(None, (section, key)))
+            raise UserError(
+                f"{path} was made for {name} {_shown(then)}, the protocol {protocol.name} has "
+                f"{_shown(now)}; {again}"
+            )
 
 
 def _shown(value: Any) -> str:
     return "/".join(map(str, value.values())) if isinstance(value, dict) else str(value)
-
-
-def score(reference: Reference, moments: Moments) -> dict[str, Any]:
-    """One row's result: the distance of samples from a reference.
-
-    Parameters
-    ----------
-    reference
-        From :func:`load_reference`.
-    moments
-        Of the samples' features, by the same protocol.
-
-    Returns
-    -------
-    ``{protocol, metric, n, value, rank_deficient}`` as an evaluation's rows hold them.
-    """
-    distance = frechet_distance(reference.moments, moments)
-    few = reference.protocol.too_little_for_fid(moments.n)
-    return {
-        "protocol": reference.protocol.name,
-        "metric": f"fd_{reference.protocol.features}_{moments.n}" if few else "fid",
-        "n": moments.n,
-        "value": distance.value,
-        "rank_deficient": distance.rank_deficient,
-    }

@@ -136,11 +136,18 @@ class State:
         return state
 
     @classmethod
-    def of_moments(cls, moments: Moments, spatial: Moments | None = None) -> State:
-        """A reference of which no more than mean and covariance are known."""
+    def of_moments(
+        cls,
+        moments: Moments,
+        spatial: Moments | None = None,
+        features: torch.Tensor | None = None,
+    ) -> State:
+        """A reference of known mean and covariance, and perhaps features of a few images."""
         state = cls(moments.n, ["fd"], blocks=1)
         state._moments = Blocks((moments,))
         state._spatial = None if spatial is None else Blocks((spatial,))
+        if features is not None:
+            state._features, state.keep = [features], len(features)
         state.seen = moments.n
         return state
 

@@ -39,8 +39,11 @@ def markdown(rows: Sequence[Row], records: Sequence[Evaluation], compared: Compa
 def protocol_line(facts: Mapping[str, Any]) -> str:
     """A protocol in one sentence, from what an evaluation states of it."""
     if not facts.get("features"):
-        told = (f"{key} {value}" for key, value in sorted(facts.items()) if value is not None)
-        return f"{'; '.join(told)}."
+        told = {key: value for key, value in sorted(facts.items()) if value is not None}
+        for key, value in told.items():
+            if isinstance(value, dict):
+                told[key] = " ".join(str(part) for pair in value.items() for part in pair)
+        return f"{'; '.join(f'{key} {value}' for key, value in told.items())}."
     reference = facts.get("reference", {})
     size = facts.get("input_size")
     return (

@@ -54,10 +54,10 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         ("shutil:copyfile", 1, 3),
     ],
     "evaluation": [
-        (f"{EVALUATION}:save_tensors", 1, 6),
-        (f"{EVALUATION}:score", 1, 6),
+        (f"{EVALUATION}.cells:save_tensors", 1, 6),
+        (f"{EVALUATION}.cells:scores", 1, 6),
         ("ctm_core.generation:Generator.batches", 1, 6),
-        (f"{EVALUATION}:_previews", 1, 1),
+        (f"{EVALUATION}:write_previews", 1, 1),
         (f"{EVALUATION}:write_json", 1, 1),
     ],
 }

@@ -544,7 +544,7 @@ def test_a_killed_evaluation_continues(desk: Desk, references: list[Path]) -> No
 
     assert command("whole").code == 0
     for count in (2, 3):
-        ended = command("killed", KillAt("ctm_core.evaluation:save_tensors", count))
+        ended = command("killed", KillAt("ctm_core.evaluation.cells:save_tensors", count))
         assert ended.code == -signal.SIGKILL
     ended = command("killed")
     assert ended.code == 0

@@ -50,6 +50,18 @@ def test_copies_score_1_and_held_out_images_themselves_one_half():
     assert memorisation(noise, base).probability.value == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.parametrize("piece", [5, 8192])
+def test_training_images_beside_the_others(monkeypatch, piece):
+    monkeypatch.setattr(nearest, "PIECE", piece)
+    training, own = images(23, 0), torch.tensor([22, 0, 7])
+    training[7] = training[3]
+    found = nearest_distances(training[own], training, own=own)
+    for distance, row in zip(found, own.tolist(), strict=True):
+        others = torch.cat([training[:row], training[row + 1 :]])
+        assert distance == nearest_distances(training[row : row + 1], others)
+    assert found[2] == 0 and found[0] > 0  # a copy of another one counts
+
+
 def test_no_ratio_where_held_out_images_are_copies():
     found = memorisation(torch.tensor([1.0]).double(), torch.tensor([0.0, 0.0, 1.0]).double())
     assert found.ratio is None and found.probability.value == pytest.approx(1 / 6)

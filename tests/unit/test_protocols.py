@@ -98,6 +98,7 @@ INCEPTION = {"features": "inception", "resize": "inside", "input_size": 32, "ref
             "dinov2 has no classes",
         ),
         ({"metrics": ["trajectory"], "seeds": "pooled"}, "seeds: separate"),
+        (INCEPTION | {"metrics": ["memorisation"]}, "memorisation compares with training images"),
         (
             {"metrics": ["precision_recall"], "samples": 4, "neighbours": {"precision_recall": 4}},
             "the 4-th neighbour needs more samples",
@@ -136,11 +137,11 @@ def test_what_metrics_need(tmp_path):
         return p.outputs, p.keeps_features, p.needs_teacher, p.needs_training_images
 
     assert needs("fd") == (("features",), False, False, False)
-    assert needs("is") == (("probabilities",), False, False, False)
+    assert needs("is") == (("features", "probabilities"), False, False, False)
     assert needs("kid", "sfid") == (("features", "spatial"), True, False, False)
-    assert needs("trajectory", "memorisation") == ((), False, True, True)
-    trained = load_protocol(written(tmp_path, {"labels": "training"}))
-    assert trained.needs_training_images
+    assert needs("trajectory", "fd") == (("features",), False, True, False)
+    for changes in ({"labels": "training"}, {"metrics": ["memorisation"]}):
+        assert load_protocol(written(tmp_path, changes)).needs_training_images
 
 
 def test_external_files_of_protocols(tmp_path):

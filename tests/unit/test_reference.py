@@ -7,14 +7,8 @@ from ctm_core import data
 from ctm_core.errors import UserError
 from ctm_core.features import build_features, weights_sha256
 from ctm_core.files import load_tensors, save_tensors
-from ctm_core.metrics import (
-    Moments,
-    frechet_distance,
-    load_reference,
-    reference_moments,
-    score,
-    write_reference,
-)
+from ctm_core.metrics import load_reference, write_reference
+from ctm_core.metrics.nearest import nearest_distances
 from ctm_core.protocols import Protocol
 
 
@@ -60,8 +54,6 @@ def test_it_holds_the_moments_of_every_image(digits, written):
     torch.testing.assert_close(reference.moments.mean, features.mean(0))
     torch.testing.assert_close(reference.moments.covariance(), features.T.cov())
     assert reference.moments.n == 1797
-    direct = reference_moments(protocol(), digits)
-    assert torch.equal(direct.scatter, reference.moments.scatter)
 
 
 def test_writing_again_gives_the_same_bytes(digits, written, tmp_path):
@@ -89,26 +81,10 @@ def test_record_says_everything(digits, written):
         "labels": "uniform",
         "precision": "fp32",
         "neighbours": {"precision_recall": 3, "density_coverage": 5, "rows": 10000},
-        "kid": {"subsets": 100, "size": 1000},
-        "trajectory": {"noises": 64, "steps": 64},
+        "kid": {"subsets": 0, "size": 1000},
+        "trajectory": {"noises": 64, "points": 64},
+        "memorisation": {"held_out": "test", "images": 10000},
     }
-
-
-def test_score(digits, written):
-    reference = load_reference(written, protocol())
-    images = digits.batch(range(100))[0]
-    moments = Moments.of(build_features(protocol())(images))
-    row = score(reference, moments)
-    expected = frechet_distance(moments, reference.moments)
-    assert row.pop("value") == pytest.approx(expected.value, rel=1e-12)
-    assert row == {
-        "protocol": "p",
-        "metric": "fd_classifier_digits_100",
-        "n": 100,
-        "rank_deficient": False,
-    }
-    few = score(reference, Moments.of(build_features(protocol())(images[:64])))
-    assert few["rank_deficient"] is True and few["n"] == 64
 
 
 def test_counts_and_seeds_of_a_protocol_may_change(written):
@@ -142,9 +118,9 @@ def test_other_weights_or_images_are_refused(written, changed):
 def test_damaged_files_are_refused(changed, tmp_path):
     with pytest.raises(UserError, match="is missing"):
         load_reference(tmp_path / "none.safetensors", protocol())
-    with pytest.raises(UserError, match="holds no reference moments"):
-        load_reference(changed(tensors={"scatter": torch.zeros(2, 2)}), protocol())
-    with pytest.raises(UserError, match="holds no reference moments"):
+    with pytest.raises(UserError, match="holds no reference statistics"):
+        load_reference(changed(tensors={"moments.scatter": torch.zeros(1, 2, 2)}), protocol())
+    with pytest.raises(UserError, match="holds no reference statistics"):
         load_reference(changed(metadata={"protocol": "{"}), protocol())
     path = changed()
     path.write_bytes(path.read_bytes()[:-10])
@@ -152,11 +128,10 @@ def test_damaged_files_are_refused(changed, tmp_path):
         load_reference(path, protocol())
 
 
-def test_the_wrong_dataset_is_refused(digits):
+def test_the_wrong_dataset_is_refused(digits, tmp_path):
     with pytest.raises(UserError, match=r"compares with fashion-mnist/test, but .* digits/train"):
-        reference_moments(
-            protocol(reference={"dataset": "fashion-mnist", "split": "test"}), digits
-        )
+        other = protocol(reference={"dataset": "fashion-mnist", "split": "test"})
+        write_reference(tmp_path / "p", other, digits)
 
 
 def test_features_of_single_images_are_kept_where_a_metric_needs_them(digits, written, tmp_path):
@@ -166,18 +141,53 @@ def test_features_of_single_images_are_kept_where_a_metric_needs_them(digits, wr
     write_reference(path, few, digits)
     reference = load_reference(path, few)
     everything = build_features(protocol())(digits.batch(range(len(digits)))[0])
-    places = [int((everything == row).all(dim=1).nonzero()[0]) for row in reference.features]
-    # A random choice, and of it nothing but the order of the file.
-    assert len(set(places)) == 100 and max(places) > 1500 and places == sorted(places)
-    assert torch.equal(reference.moments.scatter, reference_moments(few, digits).scatter)
+    kept = reference.state.features
+    places = [int((everything == row).all(dim=1).nonzero()[0]) for row in kept]
+    # A random choice from the whole file, whose first images may be of one class elsewhere.
+    assert len(set(places)) == 100 and max(places) > 1500 and min(places) < 300
+    moments = load_reference(written, protocol()).moments
+    torch.testing.assert_close(reference.moments.scatter, moments.scatter)
     assert reference.record()["reference"]["features"] == 100
     write_reference(path, protocol(**wants), digits)
-    assert torch.equal(load_reference(path, protocol(**wants)).features, everything)
-    with pytest.raises(UserError, match=r"made for neighbours\.rows 10000, the protocol p"):
+    assert torch.equal(load_reference(path, protocol(**wants)).state.features, everything)
+    with pytest.raises(
+        UserError, match=r"made for neighbours\.rows 10000, the protocol p has 100"
+    ):
         load_reference(path, few)
     load_reference(path, protocol())  # more than is needed does no harm
     with pytest.raises(UserError, match="made without single images' features, which the metrics"):
         load_reference(written, protocol(**wants))
+
+
+def test_distances_of_held_out_images(digits, tmp_path):
+    """Without a test split: of training images, each to the nearest other one."""
+    path = tmp_path / "p.safetensors"
+    own = {"metrics": ["memorisation"], "memorisation": {"held_out": "others", "images": 2000}}
+    write_reference(path, protocol(**own), digits)
+    found = load_reference(path, protocol(**own)).state.nearest
+    assert len(found) == len(digits) and float(found.min()) > 0
+    images = digits.batch(range(len(digits)))[0]
+    for row in (0, 5, 1796):
+        others = torch.cat([images[:row], images[row + 1 :]])
+        expected = float(nearest_distances(images[row : row + 1], others))
+        assert float((found - expected).abs().min()) < 1e-9
+    few = protocol(**own | {"memorisation": {"held_out": "others", "images": 50}})
+    with pytest.raises(
+        UserError, match="made for memorisation others/2000, the protocol p has oth"
+    ):
+        load_reference(path, few)
+    write_reference(path, few, digits)
+    assert torch.equal(load_reference(path, few).state.nearest, found[:50])
+
+
+def test_memorisation_needs_held_out_images(digits, tmp_path):
+    path = tmp_path / "p.safetensors"
+    for held_out in (None, digits):
+        with pytest.raises(
+            UserError, match=r"its folder as --held-out, or set memorisation\.held"
+        ):
+            write_reference(path, protocol(metrics=["memorisation"]), digits, held_out)
+    assert not path.exists()
 
 
 def test_where_the_reference_is_a_data_set_or_a_file(digits, tmp_path):

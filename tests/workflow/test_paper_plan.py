@@ -120,6 +120,12 @@ def test_experiments_share_no_keys(project: Project) -> None:
             "protocols/edm-cifar10.yaml",
             "edm-reference-cifar10",
             "edm-reference",
+            "metrics: fid is of Inception (resize: inside) against edm-reference-cifar10 or adm",
+        ),
+        (
+            "protocols/edm-cifar10.yaml",
+            "edm-reference-cifar10, images: 50000, resolution: 32}\nmetrics: [fid, is]",
+            "edm-reference, images: 50000, resolution: 32}\nmetrics: [fd, is]",
             "reference.asset: there is no asset 'edm-reference'; config/assets.yaml has cifar10",
         ),
         (
@@ -211,6 +217,7 @@ def test_converted_networks_teach_and_are_scored_and_forks_go_on(project: Projec
     found = {(row["model"], row["step"], row["sampler"]) for row in rows}
     assert found == {
         ("teacher", "0", "heun"),
+        ("teacher", "0", "ode"),
         ("ctm", "2", "gamma"),
         ("fork", "2", "gamma"),
         ("theirs", "7", "gamma"),

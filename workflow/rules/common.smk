@@ -232,8 +232,18 @@ def reference_data(wildcards):
     return layout.reference_data(PROTOCOLS[wildcards.protocol])
 
 
+def folder_options(input, options):
+    """An option for the folder of each prepared data set that is an input, by its manifest."""
+    return [
+        word
+        for name, option in options.items()
+        if name in input.keys()
+        for word in (option, str(Path(input[name]).parent))
+    ]
+
+
 def reference_options(wildcards, input):
-    return ["--data", str(Path(input.manifest).parent)] if "manifest" in input.keys() else []
+    return folder_options(input, {"manifest": "--data", "held_out_manifest": "--held-out"})
 
 
 def reference_needs(wildcards):
@@ -262,6 +272,17 @@ def scoring(wildcards):
     """The protocols that score a cell of the model at the step."""
     experiment = EXPERIMENTS[wildcards.experiment]
     return list(experiment.protocols(wildcards.model, int(wildcards.step)))
+
+
+def evaluation_data(wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return layout.evaluation_data(experiment, PROTOCOLS, wildcards.model, int(wildcards.step))
+
+
+def evaluation_options(wildcards, input):
+    teacher = ["--teacher", input.teacher] if "teacher" in input.keys() else []
+    data = {"train_manifest": "--data", "test_manifest": "--data"}
+    return [*teacher, *folder_options(input, data)]
 
 
 def evaluation_needs(wildcards):

@@ -43,6 +43,7 @@ rule reference:
 
 rule evaluate:
     input:
+        unpack(evaluation_data),
         weights=evaluated_weights,
         references=references,
     output:
@@ -65,9 +66,10 @@ rule evaluate:
         needs=evaluation_needs,
         digest=evaluation_digest,
         config=experiment_file,
+        further=evaluation_options,
         runs="runs",
         folder=subpath(output.evaluation, parent=True),
     shell:
         "ctm evaluate --config {params.config:q} --model {wildcards.model} --seed {wildcards.seed}"
-        " --step {wildcards.step} --weights {input.weights:q} --runs {params.runs:q}"
-        " --output {params.folder:q} {input.references:q} 2>&1 | tee -i {log:q}"
+        " --step {wildcards.step} --weights {input.weights:q} {params.further:q}"
+        " --runs {params.runs:q} --output {params.folder:q} {input.references:q} 2>&1 | tee -i {log:q}"

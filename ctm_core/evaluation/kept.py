@@ -1,0 +1,37 @@
+"""Small results that a killed evaluation finds again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctm_core.errors import UserError
+from ctm_core.files import read_json, sha256_json, write_json
+
+__all__ = ["kept"]
+
+
+def kept(folder: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What was made for the same key before, or what ``make`` gives, which is then kept.
+
+    Parameters
+    ----------
+    folder
+        Where results lie, named by a hash of their key.
+    key
+        Everything that the result depends on, of JSON types.
+    make
+        Gives JSON types. What it gives is returned as it would be read, so that the first call
+        and later ones return the same.
+    """
+    path = folder / f"{sha256_json(key)[:24]}.json"
+    if path.exists():
+        try:
+            return read_json(path)
+        except UserError:
+            pass  # damaged: made again
+    made = make()
+    write_json(path, made)
+    return json.loads(json.dumps(made))
