@@ -191,6 +191,17 @@ class Generator:
             bar.close()
         return torch.cat(made)
 
+    def describe_samples(self) -> dict[str, Any]:
+        """What a record beside an array of samples says of their model."""
+        kept = ("experiment", "model", "objective", "step", "dataset", "train_hash")
+        return {
+            "kind": "samples",
+            **{key: self.record[key] for key in kept},
+            "train_seed": self.record["seed"],
+            "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
+            "rounding": "truncate",
+        }
+
     def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
         """The noise levels a sampler visits, for people: ``80 → 2.52 (→ 1.1) → 0.002``."""
         levels = self.record["diffusion"]

@@ -19,7 +19,7 @@ __all__ = ["likelihood", "sample"]
     type=FILE,
     default=Path("samples.npy"),
     show_default=True,
-    help="uint8 array (N, C, H, W); a grid picture is written beside it as .png.",
+    help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) are written beside it.",
 )
 @click.option(
     "--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]"
@@ -67,11 +67,15 @@ def sample(
         batch_size=batch_size,
         progress=True,
     )
+    from ctm_core.files import sha256_file, write_json
     from ctm_core.pictures import save_array, save_grid
 
     picture = output.with_suffix(".png")
     save_array(output, images)
     save_grid(picture, images[:256])
+    place = {"sampler": sampler, "nfe": nfe, "gamma": gamma, "sample_seed": seed}
+    made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
+    write_json(output.with_suffix(".json"), generator.describe_samples() | place | made)
     click.echo(f"{output} and {picture}: times {generator.describe(sampler, nfe, gamma)}")
 
 

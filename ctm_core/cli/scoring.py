@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.errors import UserError
 
 __all__ = ["evaluate", "features"]
 
@@ -49,17 +50,22 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 
 
 @click.command()
-@click.option("--config", type=FILE, required=True, help="The experiment's YAML file.")
-@click.option("--model", required=True, help="teacher, or a student of the config.")
+@click.option("--config", type=FILE, help="The experiment's YAML file.")
+@click.option("--model", help="teacher, or a student of the config.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
 @click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
-@click.option("--weights", type=FILE, required=True, help="Weight file to evaluate.")
+@click.option("--weights", type=FILE, help="Weight file to evaluate.")
 @click.option("--teacher", type=FILE, help="The teacher's weights, for the trajectory error.")
 @click.option(
     "--data",
     type=FOLDER,
     multiple=True,
     help="Folder that `ctm data` wrote, for memorisation, labels and likelihood; may be repeated.",
+)
+@click.option(
+    "--samples",
+    type=FILE,
+    help="Instead of a model: images to score, a .npy or .npz array or a folder of PNG files.",
 )
 @click.option(
     "--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews."
@@ -73,18 +79,35 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 )
 @click.argument("references", type=FILE, nargs=-1, required=True)
 def evaluate(
-    config: Path,
-    model: str,
+    config: Path | None,
+    model: str | None,
     seed: int,
     step: int | None,
-    weights: Path,
+    weights: Path | None,
     teacher: Path | None,
     data: tuple[Path, ...],
+    samples: Path | None,
     output: Path,
     runs: Path,
     references: tuple[Path, ...],
 ) -> None:
-    """Sample every cell of a model and score it against REFERENCES, cell by cell."""
+    """Score a model, or images that lie here, against REFERENCES.
+
+    A model (--config, --model, --weights) is sampled in every cell that its experiment lists, and
+    each cell is scored by the protocols that the experiment names. Images (--samples) are scored
+    by the protocol of every reference given. REFERENCES are files of `ctm features reference`.
+    """
+    if samples is not None:
+        if config or model or weights or teacher:
+            raise UserError("--samples are images without a model: leave its options out")
+        from ctm_core.evaluation import score_files
+
+        for row in score_files(samples, list(references), output, list(data))["rows"]:
+            click.echo(f"{row['protocol']}  {row['metric']}  {row['value']:.6g}")
+        click.echo(output / "evaluation.json")
+        return
+    if config is None or model is None or weights is None:
+        raise UserError("give --config, --model and --weights of a model, or --samples FILE")
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)

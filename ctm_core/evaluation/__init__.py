@@ -1,8 +1,8 @@
 """From weights to rows of the table: sample every cell, score it, keep what is done.
 
 :mod:`.inputs` checks what belongs together, :mod:`.cells` passes once over the samples of every
-cell for all metrics, :mod:`.flow` compares jumps with the teacher's ODE, and :mod:`.bits` measures
-likelihood.
+cell for all metrics, :mod:`.flow` compares jumps with the teacher's ODE, :mod:`.bits` measures
+likelihood, and :mod:`.given` scores image files that somebody else made.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ctm_core.config import Experiment
 from ctm_core.evaluation.bits import likelihood_rows
 from ctm_core.evaluation.cells import compute, rows, tasks
 from ctm_core.evaluation.flow import model_jumps, trajectory_rows
+from ctm_core.evaluation.given import score_files
 from ctm_core.evaluation.inputs import gather
 from ctm_core.files import write_json
 from ctm_core.generation import Generator
@@ -25,7 +26,7 @@ from ctm_core.previews import write_previews
 from ctm_core.provenance import code_version
 from ctm_core.runs import RunFolder
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "score_files"]
 
 
 def evaluate(
