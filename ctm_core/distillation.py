@@ -31,7 +31,7 @@ from ctm_core.schedule import karras_grid
 from ctm_core.solvers import euler_step, heun_step
 from ctm_core.trajectory import Trajectory
 
-__all__ = ["Noises", "cell_errors", "jump_errors", "jumps", "steps"]
+__all__ = ["Noises", "cell_errors", "errors", "jump_errors", "jumps", "steps"]
 
 #: Points of the teacher's fine solve.
 POINTS = 128
@@ -124,18 +124,35 @@ def cell_errors(
     UserError
         If the model cannot do a cell's steps, or a step gives NaN or infinity.
     """
-    wanted = {cell: (cell.sampler, steps(cell, noises.diffusion)) for cell in cells}
-    squares = _squares(model, teacher, wanted, noises)
-    return {cell: trajectory_error(squares[cell]) for cell in cells}
+    return errors(model, teacher, cells, (), noises)[0]
 
 
 def jump_errors(
     model: Trajectory, teacher: Trajectory, pairs: Sequence[Step], noises: Noises
 ) -> list[dict[str, float]]:
     """``{t, s, error}`` of every jump; parameters and errors as :func:`cell_errors`."""
-    squares = _squares(model, teacher, {"jumps": ("gamma", list(pairs))}, noises)
-    errors = rms(squares["jumps"]).tolist()
-    return [{"t": t, "s": s, "error": e} for (t, s), e in zip(pairs, errors, strict=True)]
+    return errors(model, teacher, (), pairs, noises)[1]
+
+
+def errors(
+    model: Trajectory,
+    teacher: Trajectory,
+    cells: Sequence[Cell],
+    pairs: Sequence[Step],
+    noises: Noises,
+) -> tuple[dict[Cell, Estimate], list[dict[str, float]]]:
+    """:func:`cell_errors` and :func:`jump_errors` from one solve of the teacher."""
+    wanted: dict[Any, tuple[str, list[Step]]] = {
+        cell: (cell.sampler, steps(cell, noises.diffusion)) for cell in cells
+    }
+    if pairs:
+        wanted["jumps"] = ("gamma", list(pairs))
+    squares = _squares(model, teacher, wanted, noises)
+    found = rms(squares["jumps"]).tolist() if pairs else []
+    return (
+        {cell: trajectory_error(squares[cell]) for cell in cells},
+        [{"t": t, "s": s, "error": e} for (t, s), e in zip(pairs, found, strict=True)],
+    )
 
 
 @torch.no_grad()

@@ -100,8 +100,8 @@ class Kid(_Section):
 class Trajectories(_Section):
     """The teacher's flow that jumps are compared with."""
 
-    noises: int = Field(64, ge=1, description="of each sampling seed: its first")
-    points: int = Field(64, ge=2, description="of the grid of the teacher's fine solve by Heun")
+    noises: int = Field(24, ge=1, description="of each sampling seed: its first")
+    points: int = Field(48, ge=2, description="of the grid of the teacher's fine solve by Heun")
 
 
 class HeldOut(_Section):

@@ -17,7 +17,7 @@ import torch
 from ctm_core.config import Experiment
 from ctm_core.evaluation.bits import likelihood_rows
 from ctm_core.evaluation.cells import compute, rows, tasks
-from ctm_core.evaluation.flow import model_jumps, trajectory_rows
+from ctm_core.evaluation.flow import trajectories
 from ctm_core.evaluation.given import score_files
 from ctm_core.evaluation.inputs import gather
 from ctm_core.files import write_json
@@ -88,8 +88,7 @@ def evaluate(
         planned = tasks(inputs, folder)
         compute(inputs, generator, planned)
         scored = rows(inputs, planned)
-        scored += trajectory_rows(inputs, generator, folder)
-        jumps = model_jumps(inputs, generator, folder)
+        followed, jumps = trajectories(inputs, generator, folder)
         measured, likelihood = likelihood_rows(inputs, generator, folder)
         write_previews(
             output / "previews.safetensors",
@@ -113,7 +112,7 @@ def evaluate(
         "code_version": code_version(),
         "seconds": round(seconds, 3),
         "protocols": {name: r.record() for name, r in inputs.references.items()} | likelihood,
-        "rows": scored + measured,
+        "rows": scored + followed + measured,
         "trajectory": jumps,
     }
     write_json(output / "evaluation.json", result)

@@ -7,43 +7,66 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import Cell
-from ctm_core.distillation import Noises, cell_errors, jump_errors, jumps
+from ctm_core.distillation import Noises, errors
+from ctm_core.distillation import jumps as all_jumps
 from ctm_core.evaluation.inputs import Inputs
 from ctm_core.evaluation.kept import kept
 from ctm_core.generation import Generator
 from ctm_core.metrics.names import MetricName
+from ctm_core.metrics.trajectory_error import Step
 from ctm_core.protocols import Protocol
 from ctm_core.trajectory import Trajectory
 
-__all__ = ["model_jumps", "trajectory_rows"]
+__all__ = ["trajectories"]
 
 #: Levels between which all jumps of a model are measured.
 LEVELS = 9
+#: Noises of one pass through the networks.
+BATCH = 64
 
 
-def trajectory_rows(inputs: Inputs, generator: Generator, folder: Path) -> list[dict[str, Any]]:
-    """The trajectory error of every cell, for each sampling seed and protocol that asks for it."""
-    found: list[dict[str, Any]] = []
+def trajectories(
+    inputs: Inputs, generator: Generator, folder: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """How far every cell, and every jump of the model, misses the teacher's ODE.
+
+    Returns
+    -------
+    rows
+        The trajectory error of each cell, sampling seed and protocol that asks for it.
+    jumps
+        ``{t, s, error}`` of the jumps between a few levels, from the first sampling seed's noises;
+        empty if nobody asks, or the model does not jump.
+    """
+    rows: list[dict[str, Any]] = []
+    jumps: list[dict[str, float]] = []
     for name, cells in inputs.chosen.items():
         protocol = inputs.references[name].protocol
         if not protocol.needs_teacher:
             continue
         for seed in inputs.experiment.evaluation.sample_seeds:
             noises = _noises(protocol, generator, seed)
-            rows = kept(
+            pairs = [] if rows or not generator.has_jumps else _pairs(generator)
+            found = kept(
                 folder / "trajectory",
-                _key(inputs, noises) | {"cells": cells},
-                partial(_cell_rows, inputs, generator, cells, noises),
+                _key(inputs, noises) | {"cells": cells, "jumps": pairs},
+                partial(_measured, inputs, generator, cells, pairs, noises),
             )
-            found += [row | {"protocol": name} for row in rows]
-    return found
+            rows += [row | {"protocol": name} for row in found["rows"]]
+            jumps += found["jumps"]
+    return rows, jumps
 
 
-def _cell_rows(
-    inputs: Inputs, generator: Generator, cells: list[Cell], noises: Noises
-) -> list[dict[str, Any]]:
-    estimates = cell_errors(generator.model, _teacher(inputs, generator), cells, noises)
-    return [
+def _pairs(generator: Generator) -> list[Step]:
+    return all_jumps(LEVELS, generator.record["diffusion"], generator.final_only)
+
+
+def _measured(
+    inputs: Inputs, generator: Generator, cells: list[Cell], pairs: list[Step], noises: Noises
+) -> dict[str, Any]:
+    teacher = _teacher(inputs, generator)
+    estimates, jumps = errors(generator.model, teacher, cells, pairs, noises)
+    rows = [
         {
             "sample_seed": noises.seed,
             "sampler": cell.sampler,
@@ -56,21 +79,7 @@ def _cell_rows(
         }
         for cell, estimate in estimates.items()
     ]
-
-
-def model_jumps(inputs: Inputs, generator: Generator, folder: Path) -> list[dict[str, float]]:
-    """``{t, s, error}`` of every jump between a few levels; empty where nobody asks or none is."""
-    asking = [r.protocol for r in inputs.references.values() if r.protocol.needs_teacher]
-    if not asking or not generator.has_jumps:
-        return []
-    noises = _noises(asking[0], generator, inputs.experiment.evaluation.sample_seeds[0])
-    pairs = jumps(LEVELS, noises.diffusion, generator.final_only)
-    found: list[dict[str, float]] = kept(
-        folder / "trajectory",
-        _key(inputs, noises) | {"jumps": pairs},
-        lambda: jump_errors(generator.model, _teacher(inputs, generator), pairs, noises),
-    )
-    return found
+    return {"rows": rows, "jumps": jumps}
 
 
 def _noises(protocol: Protocol, generator: Generator, seed: int) -> Noises:
@@ -80,6 +89,7 @@ def _noises(protocol: Protocol, generator: Generator, seed: int) -> Noises:
         shape=generator.shape,
         classes=generator.classes,
         diffusion=generator.record["diffusion"],
+        batch_size=min(protocol.trajectory.noises, BATCH),
         points=protocol.trajectory.points,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fixtures.tiny import Trained
 from ctm_core import evaluation
 from ctm_core.config import Cell, Experiment
 from ctm_core.data import Dataset
-from ctm_core.distillation import Noises, cell_errors
+from ctm_core.distillation import Noises, cell_errors, jump_errors
 from ctm_core.errors import UserError
 from ctm_core.evaluation import flow
 from ctm_core.features import build_features
@@ -125,8 +126,7 @@ def test_nothing_is_computed_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch
     reference = bench.reference()
     first = bench.evaluate(reference)
     bench.sampled.clear()
-    monkeypatch.setattr(flow, "cell_errors", None)
-    monkeypatch.setattr(flow, "jump_errors", None)
+    monkeypatch.setattr(flow, "errors", None)
     monkeypatch.setattr("ctm_core.evaluation.bits.measure", None)
     assert bench.evaluate(reference) == first
     assert not bench.sampled
@@ -158,7 +158,7 @@ def test_trajectory_errors_are_the_librarys(bench: Bench) -> None:
     )
     noises = Noises(
         count=5, seed=1, shape=(1, 8, 8), classes=10, diffusion=student.record["diffusion"],
-        points=6,
+        batch_size=5, points=6,
     )  # fmt: skip
     expected = cell_errors(student.model, teacher.model, CELLS, noises)
     rows = [row for row in record["rows"] if row["metric"] == "trajectory_error_5"]
@@ -169,6 +169,13 @@ def test_trajectory_errors_are_the_librarys(bench: Bench) -> None:
     }
     assert found == {cell: (e.value, e.standard_error) for cell, e in expected.items()}
     jumps = record["trajectory"]
+    again = jump_errors(
+        student.model,
+        teacher.model,
+        [(jump["t"], jump["s"]) for jump in jumps],
+        replace(noises, seed=0),
+    )
+    assert [jump["error"] for jump in jumps] == pytest.approx([j["error"] for j in again])
     assert len(jumps) == 36 and all(jump["t"] > jump["s"] for jump in jumps)
 
 

@@ -82,7 +82,7 @@ def test_record_says_everything(digits, written):
         "precision": "fp32",
         "neighbours": {"precision_recall": 3, "density_coverage": 5, "rows": 10000},
         "kid": {"subsets": 0, "size": 1000},
-        "trajectory": {"noises": 64, "points": 64},
+        "trajectory": {"noises": 24, "points": 48},
         "memorisation": {"held_out": "test", "images": 10000},
     }
 
