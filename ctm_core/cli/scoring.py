@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ctm_core import devices
 from ctm_core.cli._options import FILE, FOLDER, SEED
 from ctm_core.errors import UserError
 
@@ -111,6 +112,7 @@ def evaluate(
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)
+    devices.claim(experiment.resources.evaluation.gpus)
     from ctm_core.evaluation import evaluate as run_evaluation
 
     run_evaluation(

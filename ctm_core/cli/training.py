@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ctm_core import devices
 from ctm_core.cli._options import FILE, FOLDER, SEED
 from ctm_core.launch import launched
 
@@ -82,6 +83,7 @@ def teacher(config: Path, data: Path, seed: int | None, processes: int, **place:
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)
+    devices.claim(experiment.resources.training.gpus)
     if launched(processes):
         return
     from ctm_core.data import open_dataset
@@ -113,6 +115,7 @@ def train(
 
     experiment = load_experiment(config)
     experiment.student(model)
+    devices.claim(experiment.resources.training.gpus)
     if launched(processes):
         return
     from ctm_core.data import open_dataset

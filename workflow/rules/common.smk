@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ctm_core.project import locate, protocol_file, read_project
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     CTM_WORKFLOW=str(Path.cwd()),
+    # Without a batch system each job takes its own of the GPUs that --resources gpu=N counts.
+    CTM_DEVICE_LOCKS=f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}",
 )
 
 # Held as long as this process lives, so that a lock left by a killed Snakemake can be told from
