@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ctm_core.config import Training
 
-__all__ = ["build", "flatten", "resolve_precision", "restore"]
+__all__ = ["build", "flatten", "learning_rate", "resolve_precision", "restore"]
 
 
 def build(
@@ -36,6 +36,19 @@ def build(
     if section.kernel == "fused":
         return FusedRAdam(parameters, lr=rate, betas=betas)
     return torch.optim.RAdam(parameters, lr=rate, betas=betas, **how)
+
+
+def learning_rate(section: Training, step: int) -> float:
+    """The rate of a step, counted from 0: linear warm-up, constant, linear decay to the end.
+
+    The released trainings have neither (``warmup_steps`` and ``decay_steps`` 0).
+    """
+    factor = 1.0
+    if step < section.warmup_steps:
+        factor = (step + 1) / section.warmup_steps
+    if section.decay_steps:
+        factor *= min(1.0, (section.steps - step) / section.decay_steps)
+    return section.learning_rate * factor
 
 
 class FusedRAdam(torch.optim.RAdam):

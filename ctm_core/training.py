@@ -28,9 +28,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core import balance, checkpoint, distributed, ema, optimizers, randomness, scalars
+from ctm_core import (
+    balance,
+    checkpoint,
+    distributed,
+    ema,
+    interrupts,
+    optimizers,
+    randomness,
+    scalars,
+)
+from ctm_core.batches import Batches
 from ctm_core.config import Training
-from ctm_core.errors import Diverged, Interrupted, UserError
+from ctm_core.errors import Diverged, Interrupted
 from ctm_core.objectives import Batch, Objective
 from ctm_core.progress import Progress
 from ctm_core.runs import RunFolder
@@ -98,8 +108,6 @@ class Trainer:
         self.objective = objective
         self.student = student
         self.averages = averages
-        self.dataset = dataset
-        self.labels = labels
         self.seed = seed
         self.run = run
         self.device = device
@@ -109,25 +117,10 @@ class Trainer:
         self.seconds = 0.0
         self.optimizer = optimizers.build(section, student.parameters())
         self.adversary = objective.adversary
-        self.micro_batch = self._micro_batch()
-        self._order: tuple[int, Any] = (-1, None)
+        self.batches = Batches(
+            dataset, section, title=title, labels=labels, seed=seed, device=device
+        )
         self._stop = 0
-
-    def _micro_batch(self) -> int:
-        processes, whole = distributed.count(), self.section.batch_size
-        if whole % processes:
-            raise UserError(
-                f"{self.title}: a batch of {whole} cannot be shared by {processes} processes; "
-                "change batch_size or --processes"
-            )
-        share = whole // processes
-        size = min(self.section.micro_batch or share, share)
-        if share % size:
-            raise UserError(
-                f"{self.title}: micro_batch {size} does not divide the {share} samples of each of "
-                f"{processes} processes; change micro_batch or --processes"
-            )
-        return size
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -152,7 +145,7 @@ class Trainer:
         """
         self._resume(exports)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._signals())
+            stack.enter_context(interrupts.caught(self._remember))
             progress = curve = None
             if distributed.main():
                 progress = Progress(self.title, self.section.steps, self.step)
@@ -223,7 +216,7 @@ class Trainer:
             )
         )
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
-        self._apply(self.optimizer, gradients, section.learning_rate * self._schedule())
+        self._apply(self.optimizer, gradients, optimizers.learning_rate(section, self.step))
         updates = self.step // self.period
         for rate, average in self.averages.items():
             foreach = section.kernel != "loop"
@@ -252,7 +245,7 @@ class Trainer:
         self, backward: Callable[[Batch, float], dict[str, float]]
     ) -> dict[str, float]:
         """Run every micro-batch; loss terms averaged over them and over processes."""
-        pieces = len(self._starts())
+        pieces = len(self.batches.starts)
         # Released: means of micro-batches are summed; the mean does not depend on their number.
         share = 1.0 if self.section.accumulation == "sum" else 1 / pieces
         sums: dict[str, float] = {}
@@ -271,7 +264,7 @@ class Trainer:
 
     def _global_weights(self) -> dict[str, Tensor | float] | None:
         """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
-        pieces = len(self._starts())
+        pieces = len(self.batches.starts)
         if self.lambda_scope != "global" or pieces == 1:
             return None
         rules = self.objective.rules()
@@ -298,14 +291,6 @@ class Trainer:
             group["lr"] = rate
         optimizer.step()
 
-    def _schedule(self) -> float:
-        section, factor = self.section, 1.0
-        if self.step < section.warmup_steps:
-            factor = (self.step + 1) / section.warmup_steps
-        if section.decay_steps:
-            factor *= min(1.0, (section.steps - self.step) / section.decay_steps)
-        return factor
-
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.section.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
@@ -326,12 +311,6 @@ class Trainer:
 
     # -- data ----------------------------------------------------------------------------------
 
-    def _starts(self) -> range:
-        # Side by side, so that what one process sees in a micro-batch of 2m samples, two see in
-        # theirs of m each: statistics over a micro-batch of all processes are then the same.
-        size, stride = self.micro_batch, self.micro_batch * distributed.count()
-        return range(distributed.rank() * size, self.section.batch_size, stride)
-
     def _batches(self) -> Iterator[Batch]:
         """This process's micro-batches of the step; torch's generator is reseeded before each.
 
@@ -340,33 +319,12 @@ class Trainer:
         _Abandoned
             If any process was told to stop.
         """
-        for start in self._starts():
+        for start in self.batches.starts:
             if distributed.any_of(self._stop):
                 raise _Abandoned
-            batch = self._batch(start, self.micro_batch)
+            batch = self.batches.draw(self.step, start, self.batches.micro_batch)
             torch.manual_seed(randomness.torch_seed(self.seed, "dropout", self.step, start))
             yield batch
-
-    def _batch(self, start: int, size: int) -> Batch:
-        """Samples start … start + size - 1 of this step's global batch."""
-        count = len(self.dataset)
-        first = self.step * self.section.batch_size + start
-        indices = [self._index(first + offset, count) for offset in range(size)]
-        images, labels = self.dataset.batch(indices)
-        data = images.to(self.device).float() / 127.5 - 1.0
-        if self.dataset.flip:
-            coin = randomness.uniform(self.seed, "flip", self.step, start, size) < 0.5
-            data = torch.where(coin.to(self.device).view(-1, 1, 1, 1), data.flip(-1), data)
-        if self.section.channels_last:
-            data = data.contiguous(memory_format=torch.channels_last)
-        y = labels.to(self.device) if self.labels else None
-        return Batch(data, y, seed=self.seed, step=self.step, start=start)
-
-    def _index(self, position: int, count: int) -> int:
-        epoch, place = divmod(position, count)
-        if self._order[0] != epoch:
-            self._order = (epoch, randomness.permutation(self.seed, "order", epoch, count))
-        return int(self._order[1][place])
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -447,22 +405,6 @@ class Trainer:
             images = self.preview(self.averages[self.section.final_ema])
             save_grid(self.run.path / "previews" / f"step-{self.step:08d}.png", images)
 
-    # -- signals -------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGUSR1 end the run at the next micro-batch, with a checkpoint."""
-
-        def remember(number: int, frame: object) -> None:
-            self._stop = number
-
-        names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        try:
-            old = {number: signal.signal(number, remember) for number in names}
-        except ValueError:  # not the main thread: a caller embeds us and handles signals itself
-            old = {}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def _remember(self, number: int) -> None:
+        """Note a signal; the step under way ends at its next micro-batch."""
+        self._stop = number

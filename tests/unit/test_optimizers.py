@@ -66,3 +66,15 @@ def test_state_comes_back_from_flat_tensors(name: str) -> None:
     advance(half, again, range(6, 10))
     for a, b in zip(whole.parameters(), half.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_rate_warms_up_stays_and_decays() -> None:
+    section = Training.model_validate(
+        {"steps": 10, "warmup_steps": 4, "decay_steps": 5, "learning_rate": 0.1}
+        | {"batch_size": 8, "ema": [0.5]}
+    )
+    rates = [optimizers.learning_rate(section, step) for step in range(10)]
+    expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.08, 0.06, 0.04, 0.02]
+    assert rates == pytest.approx(expected)
+    plain = section.model_copy(update={"warmup_steps": 0, "decay_steps": 0})
+    assert {optimizers.learning_rate(plain, step) for step in range(10)} == {0.1}

@@ -18,6 +18,7 @@ from fixtures import tiny
 from fixtures.tiny import FileSizeLimit, KillAt, Trained
 
 from ctm_core import balance, checkpoint, ema, jobs, optimizers
+from ctm_core.balance import Rule
 from ctm_core.config import Training
 from ctm_core.data import Dataset
 from ctm_core.errors import Diverged, Interrupted
@@ -646,7 +647,11 @@ class FakeRun:
 
 
 def trainer(
-    digits: Dataset, tmp_path: Path, objective: Any = None, **section: Any
+    digits: Dataset,
+    tmp_path: Path,
+    objective: Any = None,
+    lambda_scope: str = "microbatch",
+    **section: Any,
 ) -> tuple[Trainer, Recorded]:
     student: Any = torch.nn.Linear(2, 1)
     recorded = Recorded(student)
@@ -661,6 +666,7 @@ def trainer(
         seed=3,
         run=FakeRun(tmp_path),  # type: ignore[arg-type]
         device=torch.device("cpu"),
+        lambda_scope=lambda_scope,
     )
     return made, recorded
 
@@ -686,35 +692,6 @@ def test_batches_do_not_depend_on_their_splitting(digits: Dataset, tmp_path: Pat
         assert torch.equal(batch.labels, torch.cat([b.labels for b in parts]))  # type: ignore[misc]
 
 
-def test_every_epoch_shows_each_image_once(digits: Dataset, tmp_path: Path) -> None:
-    made, _ = trainer(digits, tmp_path, batch_size=599, steps=6)
-    count, seen = len(digits), []
-    assert count == 3 * 599
-    for step in range(6):
-        made.step = step
-        indices = [made._index(step * 599 + offset, count) for offset in range(599)]
-        images, _ = digits.batch(indices)
-        batch = made._batch(0, 599)
-        assert torch.equal(batch.images, images.float() / 127.5 - 1)
-        seen += indices
-    assert sorted(seen[:count]) == sorted(seen[count:]) == list(range(count))
-    assert seen[:count] != seen[count:]
-
-
-def test_flips_are_drawn_by_sample(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, _ = trainer(digits, tmp_path, batch_size=64)
-    straight = plain._batch(0, 64).images
-    monkeypatch.setattr(Dataset, "flip", True)
-    flipped = plain._batch(0, 64).images
-    turned = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, straight, strict=True)]
-    kept = [torch.equal(a, b) for a, b in zip(flipped, straight, strict=True)]
-    assert all(a or b for a, b in zip(turned, kept, strict=True))
-    assert 16 < sum(turned) < 48
-    assert torch.equal(plain._batch(32, 32).images, flipped[32:])
-
-
 def test_torchs_generator_is_set_before_each_forward(digits: Dataset, tmp_path: Path) -> None:
     made, recorded = trainer(digits, tmp_path, micro_batch=4)
     made._step()
@@ -728,12 +705,30 @@ def test_torchs_generator_is_set_before_each_forward(digits: Dataset, tmp_path: 
     assert [float(value) for _, _, value in recorded_again.batches] == drawn[2:]
 
 
-def test_learning_rate_schedule(digits: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("adaptive", "micro_batch", "passes"), [(True, 2, 4), (True, 8, 0), (False, 2, 0)]
+)
+def test_a_pass_for_the_weights_is_made_only_where_it_is_needed(
+    digits: Dataset, tmp_path: Path, adaptive: bool, micro_batch: int, passes: int
+) -> None:
+    """The whole batch's weights need a pass of their own if it is cut and a weight is adaptive."""
+    made, recorded = trainer(digits, tmp_path, micro_batch=micro_batch, lambda_scope="global")
+    measured: list[Batch] = []
+
+    def gradients_at_w(batch: Batch) -> dict[str, torch.Tensor]:
+        measured.append(batch)
+        ones = torch.ones(2)
+        return {"ctm": ones, "dsm": 2 * ones}
+
+    recorded.gradients_at_w = gradients_at_w  # type: ignore[attr-defined]
+    recorded.rules = lambda: {"dsm": Rule(1.0, adaptive=adaptive)}  # type: ignore[attr-defined]
+    made._step()
+    assert [batch.start for batch in measured] == list(range(0, 2 * passes, 2))
+    assert len(recorded.batches) == 8 // micro_batch
+
+
+def test_the_rate_of_each_step_reaches_the_optimiser(digits: Dataset, tmp_path: Path) -> None:
     made, _ = trainer(digits, tmp_path, warmup_steps=4, decay_steps=5, learning_rate=0.1)
-    factors = []
-    for made.step in range(10):
-        factors.append(made._schedule())
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
     made.step = 7
     made._step()
     assert [group["lr"] for group in made.optimizer.param_groups] == [pytest.approx(0.06)]

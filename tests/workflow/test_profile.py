@@ -1,4 +1,4 @@
-"""The profile for Slurm as a plan, and what it refuses; tests/system/test_slurm_cluster.py runs it."""
+"""The profile for Slurm as a plan, and what it refuses; tests/system runs it on a cluster."""
 
 import re
 import stat
