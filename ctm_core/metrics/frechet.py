@@ -10,8 +10,9 @@ r"""The Fréchet distance between two Gaussians.
           P = L_1^\top L_2,
 
 the sum of singular values: no square root of a non-symmetric matrix, nothing complex. They are the
-roots of the eigenvalues of the symmetric :math:`P P^\top`, a sixth of the work. Such an eigenvalue
-is known to about :math:`\varepsilon \lambda_{\max}`, its root only to
+roots of the eigenvalues of the symmetric :math:`P P^\top = L_1^\top \Sigma_2 L_1`, a sixth of the
+work; of triangular factors, LAPACK's ``dsygst`` makes it in a quarter of the operations of two
+products. Such an eigenvalue is known to about :math:`\varepsilon \lambda_{\max}`, its root only to
 :math:`\varepsilon \lambda_{\max} / 2 \sqrt\lambda`; where these errors might sum to more than
 :math:`10^{-9}` of the traces, the singular values themselves are computed.
 
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from scipy import linalg
+from scipy.linalg import lapack
 
 from ctm_core.metrics.moments import Moments
 
@@ -49,60 +51,75 @@ class FrechetDistance(NamedTuple):
     rank_deficient: bool
 
 
-def _factor(covariance: torch.Tensor, rank_at_most: int) -> torch.Tensor:
+class _Factor(NamedTuple):
     """L of shape (D, r) with covariance = L Lᵀ, r its numerical rank."""
+
+    matrix: torch.Tensor
+    #: Whether it is Cholesky's: D by D, lower triangular.
+    triangular: bool
+
+
+def _factor(covariance: torch.Tensor, rank_at_most: int) -> _Factor:
     dim = len(covariance)
     rounding = dim * torch.finfo(covariance.dtype).eps
     variances = covariance.diagonal()
     varying = variances > rounding * variances.max()
+    if bool(varying.all()):
+        return _factor_of_varying(covariance, rank_at_most, rounding)
     part = covariance[varying][:, varying]
-    found = _factor_of_varying(part, rank_at_most, rounding)
+    found = _factor_of_varying(part, rank_at_most, rounding).matrix
     factor = covariance.new_zeros(dim, found.shape[1])
     factor[varying] = found
-    return factor
+    return _Factor(factor, triangular=False)
 
 
-def _factor_of_varying(part: torch.Tensor, rank_at_most: int, rounding: float) -> torch.Tensor:
+def _factor_of_varying(part: torch.Tensor, rank_at_most: int, rounding: float) -> _Factor:
     count = len(part)
     if count == 0:
-        return part
+        return _Factor(part, triangular=False)
     if count <= rank_at_most:
-        triangle, failed = torch.linalg.cholesky_ex(part)
+        # LAPACK counts columns first, so its upper triangle, transposed, is the lower one.
+        upper, failed = lapack.dpotrf(part.numpy().T, lower=0)
+        triangle = torch.from_numpy(upper.T)
         pivots: torch.Tensor = triangle.diagonal().square()
         # A wide margin: whatever comes near singular is left to the eigenvalues below.
         if not failed and pivots.min() > 1e3 * rounding * part.diagonal().max():
-            whole: torch.Tensor = triangle
-            return whole
+            return _Factor(triangle, triangular=True)
     # SciPy's LAPACK: torch's (MKL) does not converge on some matrices of low rank.
     values, vectors = map(torch.from_numpy, linalg.eigh(part.numpy(), driver="evr"))
     floor = rounding * float(values[-1].clamp(min=0.0))
     first = max(int((values <= floor).sum()), count - rank_at_most)
-    factor: torch.Tensor = vectors[:, first:] * values[first:].sqrt()
-    return factor
+    return _Factor(vectors[:, first:] * values[first:].sqrt(), triangular=False)
 
 
-def _nuclear_norm(left: torch.Tensor, right: torch.Tensor) -> float:
-    """The sum of the singular values of leftᵀ right, for factors of two covariances."""
+def _nuclear_norm(a: _Factor, b: _Factor, covariance_b: torch.Tensor) -> float:
+    """The sum of the singular values of aᵀ b, for factors of two covariances."""
+    left, right = a.matrix, b.matrix
     if not left.numel() or not right.numel():
         return 0.0
     if left.shape[1] > right.shape[1]:
         left, right = right, left
-    product = left.T @ right
+    if a.triangular and b.triangular:
+        upper, _ = lapack.dsygst(covariance_b.numpy().T, left.numpy().T, itype=2, lower=0)
+        symmetric = torch.from_numpy(upper.T)  # its lower triangle, which is the one read below
+    else:
+        product = left.T @ right
+        symmetric = product @ product.T
     traces = float(left.square().sum() + right.square().sum())
     try:
-        squares = torch.linalg.eigvalsh(product @ product.T).clamp_(min=0.0)
+        squares = torch.linalg.eigvalsh(symmetric).clamp_(min=0.0)
     except RuntimeError:  # MKL does not converge
         squares = torch.tensor([torch.nan])
     roots = squares.sqrt()
     error = EIGENVALUE_ERROR * torch.finfo(squares.dtype).eps * float(squares[-1])
     if float((error / (2 * roots.clamp(min=error**0.5))).sum()) <= TOLERANCE * traces:
         return float(roots.sum())
-    return float(linalg.svdvals(product.numpy()).sum())
+    return float(linalg.svdvals((left.T @ right).numpy()).sum())
 
 
 def trace_sqrt_product(a: torch.Tensor, b: torch.Tensor) -> float:
     """tr (a b)^(1/2) for symmetric positive semi-definite float64 matrices (D, D)."""
-    return _nuclear_norm(_factor(a, len(a)), _factor(b, len(b)))
+    return _nuclear_norm(_factor(a, len(a)), _factor(b, len(b)), b)
 
 
 def frechet_distance(a: Moments, b: Moments) -> FrechetDistance:
@@ -123,6 +140,7 @@ def frechet_distance(a: Moments, b: Moments) -> FrechetDistance:
     factor_b = _factor(covariance_b, min(b.n - 1, b.dim))
     traces = float(covariance_a.trace()) + float(covariance_b.trace())
     shift = float((a.mean - b.mean).square().sum())
-    value = shift + traces - 2.0 * _nuclear_norm(factor_a, factor_b)
-    deficient = factor_a.shape[1] < a.dim or factor_b.shape[1] < b.dim
+    value = shift + traces - 2.0 * _nuclear_norm(factor_a, factor_b, covariance_b)
+    ranks = (factor.matrix.shape[1] for factor in (factor_a, factor_b))
+    deficient = min(ranks) < a.dim
     return FrechetDistance(max(value, 0.0), deficient)
