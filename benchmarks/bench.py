@@ -1,7 +1,8 @@
 """How long the parts of a training step, of sampling and of scoring take here.
 
-    python benchmarks/bench.py [--sizes tiny cifar10] [--parts step gan sampling memory scores]
-                               [--repeats N] [--output FILE] [--docs]
+    python benchmarks/bench.py [--sizes tiny cifar10] [--images N] [--repeats N]
+                               [--parts step gan sampling memory scores passes]
+                               [--output FILE] [--docs]
 
 Ways of doing a thing run in turn on the same inputs, in one process, so their ratio means
 something even on a machine that is busy. Beside wall time stands processor time, which other
@@ -16,8 +17,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,23 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import baseline
+import scoring
 import sizes
 import stopwatch
 import torch
-from scipy import linalg
+from rows import Table, alternate, once
 from sizes import SIZES
 
 from ctm_core import acceleration, randomness, schedule
 from ctm_core.config import Training
 from ctm_core.files import write_json, write_text
 from ctm_core.generation import Generator
-from ctm_core.metrics import Moments, frechet_distance
 from ctm_core.runs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
-PARTS = ("step", "gan", "sampling", "memory", "scores")
+PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
 
 #: Ways of doing a step: keys of the training section, the first being the plain way.
 BF16 = {"precision": "bf16", "channels_last": True, "kernel": "fused"}
@@ -58,56 +57,6 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bf16, channels_last: false": BF16 | {"channels_last": False},
     "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
 }
-FEATURES = {64: 1024, 1280: 3072}  # dimensions of a feature network, and samples scored with it
-
-
-class Table:
-    """The rows measured so far."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def add(
-        self, size: str, part: str, way: str, times: list[tuple[float, float]], **more: Any
-    ) -> None:
-        """Medians of (wall, processor) seconds; ``against`` is another way's list."""
-        against = more.pop("against", None)
-        row: dict[str, Any] = {
-            "size": size,
-            "part": part,
-            "way": way,
-            "seconds": statistics.median(wall for wall, _ in times),
-            "cpu_seconds": statistics.median(cpu for _, cpu in times),
-            "repeats": len(times),
-        }
-        if against is not None:
-            for place, name in enumerate(("faster", "faster_cpu")):
-                pairs = zip(against, times, strict=True)
-                row[name] = statistics.median(one[place] / other[place] for one, other in pairs)
-        self.put(row | more)
-
-    def put(self, row: dict[str, Any]) -> None:
-        """Record one row and print it."""
-        self.rows.append(row)
-        print(_line(row), flush=True)
-
-
-def _once(work: Callable[[], object]) -> tuple[float, float]:
-    began, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - began, time.process_time() - cpu
-
-
-def alternate(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[Any]]:
-    """(Wall, processor) seconds of each, taken in turn after one round that is not counted."""
-    for work in works.values():
-        work()
-    times: dict[str, list[Any]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            times[name].append(_once(work))
-    return times
-
 
 # -- training ------------------------------------------------------------------------------------
 
@@ -122,7 +71,7 @@ def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: st
         for way, trainer in trainers.items():
             trainer.step = max(step, 0)
             stopwatch.reset()
-            taken = _once(trainer._generator_step)
+            taken = once(trainer._generator_step)
             if step >= 0:  # the first round only warms up
                 times[way].append(taken)
                 spent[way].append(dict(stopwatch.spent))
@@ -227,59 +176,7 @@ def memory_of(size: str, way: str, count: int) -> None:
     print(json.dumps(int(peak.split()[1]) * 1024 / 1e9))
 
 
-# -- scores --------------------------------------------------------------------------------------
-
-
-def scores(table: Table, repeats: int) -> None:
-    """The Fréchet distance against ``scipy.linalg.sqrtm``."""
-    for dim, n in FEATURES.items():
-        a, b = (Moments.of(_features(dim, n, stream)) for stream in ("one", "two"))
-        works = {
-            "scipy's sqrtm": partial(_by_sqrtm, a, b),
-            "ours": partial(frechet_distance, a, b),
-        }
-        times = alternate(works, repeats)
-        traces = float(a.covariance().trace() + b.covariance().trace())
-        error = abs(frechet_distance(a, b).value - _by_sqrtm(a, b)) / traces
-        part = f"Fréchet distance, {dim}"
-        table.add("-", part, "scipy's sqrtm", times["scipy's sqrtm"])
-        against = times["scipy's sqrtm"]
-        table.add("-", part, "ours", times["ours"], against=against, values_differ=error)
-
-
-def _features(dim: int, n: int, stream: str) -> torch.Tensor:
-    """Correlated features (n, dim) with a spectrum that falls as those of networks do."""
-    noise = randomness.normal(0, f"features/{stream}", 0, 0, n, (dim,)).double()
-    mixing = randomness.normal(0, f"mixing/{stream}", 0, 0, dim, (dim,)).double() / dim**0.5
-    return noise * torch.logspace(0, -2, dim, dtype=torch.float64) @ mixing + 0.1 * noise
-
-
-def _by_sqrtm(a: Moments, b: Moments) -> float:
-    """The distance as it is usually computed."""
-    one, two = a.covariance().numpy(), b.covariance().numpy()
-    root = linalg.sqrtm(one @ two)
-    shift = float((a.mean - b.mean).square().sum())
-    return shift + float((one + two - 2 * root.real).trace())
-
-
 # -- output --------------------------------------------------------------------------------------
-
-
-def _line(row: dict[str, Any]) -> str:
-    line = f"{row['size']:<8} {row['part']:<22} {row['way']:<28}"
-    if "gigabytes" in row:
-        return (
-            line
-            + f"{row['gigabytes']:9.2f} GB"
-            + (f" {row['share']:8.2f} ×" if "share" in row else "")
-        )
-    line += f"{row['seconds']:9.3f} s {row['cpu_seconds']:9.3f} CPU-s"
-    if "faster" in row:
-        line += f" {row['faster']:7.2f} × {row['faster_cpu']:7.2f} × CPU"
-    for key in ("gradients_differ", "values_differ"):
-        if key in row:
-            line += f"  {key.replace('_', ' ')} by {row[key]:.0e}"
-    return line
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -310,6 +207,7 @@ def markdown(result: dict[str, Any]) -> str:
                 f"| {row['size']} | {row['way']} | {row['gigabytes']:.2f} | "
                 f"{row['networks_gigabytes']:.2f} | {share} |"
             )
+    text += scoring.markdown(result["rows"])
     timed = [row for row in result["rows"] if "components" in row and row["way"] in WAYS]
     for size in dict.fromkeys(row["size"] for row in timed):
         columns = [row for row in timed if row["size"] == size]
@@ -330,6 +228,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "levers"), default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=scoring.IMAGES,
+        help="that the passes score (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md")
     parser.add_argument("--add", action="store_true", help="keep other rows of the output")
@@ -355,7 +259,9 @@ def main() -> None:
         if "memory" in parts:
             memory(table, size)
     if "scores" in parts:
-        scores(table, repeats)
+        scoring.distances(table, repeats)
+    if "passes" in parts:
+        scoring.passes(table, arguments.images, arguments.threads)
     result = {"hardware": environment(), "repeats": repeats, "rows": table.rows}
     if arguments.add and arguments.output.exists():
         before = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
