@@ -21,7 +21,9 @@ from ctm_core.figures import Picture, catalogue
 from ctm_core.figures.style import PIXELS_PER_INCH
 from ctm_core.files import read_json, write_text
 from ctm_core.headline import effects
-from ctm_core.metrics.names import detail, display
+from ctm_core.literature import Joined, joined, load_literature, printed
+from ctm_core.metrics.names import FAMILIES, detail, display
+from ctm_core.project import locate
 from ctm_core.scores import (
     Evaluation,
     Row,
@@ -53,7 +55,9 @@ CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
 SCREEN_INCH = 110
 
 
-def write_report(results: Path, output: Path, *, title: str = TITLE) -> None:
+def write_report(
+    results: Path, output: Path, *, published: Path | None = None, title: str = TITLE
+) -> None:
     """Write the report of ``results`` to ``output``.
 
     Parameters
@@ -61,11 +65,14 @@ def write_report(results: Path, output: Path, *, title: str = TITLE) -> None:
     results
         Holds ``runs.csv``, the evaluations that it lists, ``claims.json``, ``figures/``, and the
         trainings' records where there are any.
+    published
+        The list of published values; None takes ``config/published.yaml`` of the working directory
+        or, if there is none, of the project.
 
     Raises
     ------
     UserError
-        If the table is missing or does not fit the evaluations.
+        If the table is missing or does not fit the evaluations, or the list is wrong.
     """
     records = read_evaluations(read_runs(results))
     if runs_csv(records) != (results / "runs.csv").read_text(encoding="utf-8"):
@@ -77,10 +84,13 @@ def write_report(results: Path, output: Path, *, title: str = TITLE) -> None:
     experiments = dict.fromkeys(row.experiment for row in rows)
     pictures = catalogue(rows)
     claims = read_findings(results / "claims.json")
+    published = published or Path(locate("config/published.yaml"))
+    known = joined(rows, load_literature(published), published)
     page = {
         "title": title,
         "experiments": [
-            _experiment(name, rows, records, pictures, claims, results) for name in experiments
+            _experiment(name, rows, records, pictures, claims, known, results)
+            for name in experiments
         ],
         "untested": [_finding(claim) for claim in claims if not claim.experiment],
         "protocols": _protocols(records),
@@ -116,6 +126,7 @@ def _experiment(
     records: Sequence[Evaluation],
     pictures: Iterable[Picture],
     claims: Iterable[Finding],
+    known: Iterable[Joined],
     results: Path,
 ) -> dict[str, Any]:
     own = [row for row in rows if row.experiment == name]
@@ -140,6 +151,7 @@ def _experiment(
         "findings": [_finding(finding) for finding in found],
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
+        "published": [_published(one) for one in known if one.row.experiment == name],
         "hero": [picture for picture in shown if picture["kind"] == "hero"],
         "charts": [p for p in shown if p["kind"] in CHARTS],
         "galleries": [picture for picture in shown if picture["kind"] in ("path", "samples")],
@@ -254,6 +266,26 @@ def _seeds(row: Row) -> list[str]:
         return [str(row.train_seeds[0])]
     summary = row.metrics[metrics_of([row])[0]]
     return [f"{seed}: {mean:.4g}" for seed, mean in summary.by_train_seed.items()]
+
+
+def _published(found: Joined) -> dict[str, Any]:
+    summary = found.row.metrics.get(found.metric)
+    delta = None if found.beside is None else found.beside.delta
+    source = found.entry.source if found.beside is None else found.beside.source
+    return {
+        "row": found.row,
+        "gamma": number(found.row.cell.gamma),
+        "kind": FAMILIES[found.kind].display,
+        "ours": "" if summary is None else str(summary),
+        "metric": display(found.metric) if found.metric else "",
+        "published": printed(found.value),
+        "delta": "" if delta is None else f"{delta:+.1f}",
+        "protocol": found.entry.protocol or "not known",
+        "why": found.why,
+        "method": found.entry.row.method,
+        "source": source,
+        "note": found.entry.row.note or "",
+    }
 
 
 class _Scale:

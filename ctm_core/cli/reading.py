@@ -48,10 +48,11 @@ def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, 
 @click.command()
 @click.option("--results", type=FOLDER, default=Path("results"), show_default=True)
 @click.option("--output", type=FILE, help="[default: RESULTS/report.html]")
-def report(results: Path, output: Path | None) -> None:
+@click.option("--published", type=FILE, help="Published values.  [default: config/published.yaml]")
+def report(results: Path, output: Path | None, published: Path | None) -> None:
     """Write the report: one HTML file that needs no network."""
     from ctm_core.report import write_report
 
     output = output or results / "report.html"
-    write_report(results, output)
+    write_report(results, output, published=published)
     click.echo(output)

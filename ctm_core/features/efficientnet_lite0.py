@@ -30,8 +30,8 @@ FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DIM = 1280
 CLASSES = 1000
-#: Images a forward pass: 32 of 64 pixels or less, and fewer of larger ones, whose activations would
-#: not stay in the cache: at 299 pixels a batch of 32 takes twice the time.
+#: Images a forward pass: 32 of 64 pixels or less, and fewer of larger ones, whose activations
+#: would not stay in the cache: at 299 pixels a batch of 32 takes twice the time.
 BATCH_SIZE, SMALL_SIDE, FEWEST = 32, 64, 4
 #: Blocks in each of the seven stages; the weights number them through, timm by stage.
 STAGES = (1, 2, 2, 3, 3, 4, 1)

@@ -64,20 +64,20 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _table(section: Section, group: Sequence[str], compared: Compared, *, main: bool) -> str:
     rows = section.scored(group)
     steps = section.several_steps
-    beside = main and any((row.key, metric) in compared for row in rows for metric in group)
+    beside = {m for m in group if any((row.key, m) in compared for row in rows)}
     head = ["model", *(["step"] if steps else []), "sampler", "γ", "NFE"]
-    head += [f"{metric} [low, high]" for metric in group]
-    if beside:
-        head += ["published", "Δ"]
+    for metric in group:
+        head += [f"{metric} [low, high]", *(["published", "Δ"] if metric in beside else [])]
     if main:
         head += ["interval over", "n", "training seeds", "sampling seeds"]
     lines = []
     for row in rows:
         line = [row.model, *([str(row.step)] if steps else []), row.cell.sampler]
         line += [number(row.cell.gamma), str(row.cell.nfe)]
-        line += [_value(section, row, metric) for metric in group]
-        if beside:
-            line += _published(row, group[0], compared)
+        for metric in group:
+            line.append(_value(section, row, metric))
+            if metric in beside:
+                line += _published(row, metric, compared)
         if main:
             methods = {s.method: None for m, s in row.metrics.items() if m in group and s.method}
             line += [", ".join(methods).replace("_", " "), str(row.n_samples)]

@@ -8,7 +8,7 @@ from fixtures.results_factory import Results
 from ctm_core.config import Cell, Literature, load_experiment
 from ctm_core.config.literature import check_keys
 from ctm_core.errors import UserError
-from ctm_core.literature import beside, load_literature
+from ctm_core.literature import Joined, beside, joined, load_literature
 from ctm_core.scores import aggregate, read_evaluations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,53 @@ def test_without_an_interval_there_is_no_delta(results: Results) -> None:
     results.evaluation("ctm_gan", {ONE: 2.1}, dataset="cifar10")
     (value,) = found(results, listed()).values()
     assert (value.value, value.delta) == (2.0, None)  # type: ignore[attr-defined]
+
+
+# -- every value that names a row ----------------------------------------------------------------
+
+
+def all_joined(results: Results, literature: Literature) -> list[Joined]:
+    return joined(aggregate(read_evaluations(results.evaluations)), literature, "published.yaml")
+
+
+def test_a_joined_value_has_its_like_beside_it(results: Results) -> None:
+    (one,) = all_joined(results, listed())
+    assert (one.kind, one.value, one.metric, one.why) == ("fid", 2.0, "fid", "")
+    assert one.row.cell == ONE
+    (value,) = found(results, listed()).values()
+    assert one.beside == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "why"),
+    [
+        ({"group": {"protocol": "adm-imagenet64"}}, "fid", "another protocol: edm-cifar10"),
+        ({"values": {"fd": 2.0}}, "fid", "another number of samples"),
+        ({"values": {"is": 9.0}}, "", "not measured here"),
+    ],
+)
+def test_what_is_unlike_says_why(
+    results: Results, changes: dict[str, object], metric: str, why: str
+) -> None:
+    literature = listed(**changes)  # type: ignore[arg-type]
+    (one,) = all_joined(results, literature)
+    assert (one.metric, one.beside, one.why) == (metric, None, why)
+    assert found(results, literature) == {}
+
+
+def test_fewer_samples_are_told(results: Results) -> None:
+    results.metric = "is_inception_10000"
+    results.evaluations.clear()
+    results.evaluation("ctm_gan", {ONE: 9.9}, dataset="cifar10")
+    (one,) = all_joined(results, listed(values={"is": 9.8}))
+    assert (one.metric, one.why) == ("is_inception_10000", "ours of 10,000 samples")
+
+
+def test_only_rows_of_the_table_are_joined(results: Results) -> None:
+    assert all_joined(results, listed(ours=None)) == []
+    assert all_joined(results, listed(ours=OURS | {"model": "cd"})) == []
+    with pytest.raises(UserError, match="theirs stands beside"):
+        all_joined(results, listed(ours=OURS | {"nfe": 18, "gamma": 0}))
 
 
 # -- mistakes ------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from fixtures.results_factory import CTM, MODELS, Results, digest
 
-from ctm_core.config import Cell
+from ctm_core.config import Cell, load_experiment
 from ctm_core.errors import UserError
 from ctm_core.figures import write_figures
 from ctm_core.files import read_json, write_json
 from ctm_core.report import duration, write_report
 from ctm_core.tables import write_tables
+
+CIFAR10 = Path(__file__).resolve().parents[2] / "config/experiments/cifar10-uncond.yaml"
 
 
 class Page(HTMLParser):
@@ -133,6 +135,39 @@ def test_every_cell_is_in_the_table_of_its_protocol(page: Page) -> None:
     (deficient,) = [row for row in rows if "†" in row[3]]
     assert deficient[:2] == ["teacher", "35"]
     assert "covariance is rank-deficient" in page.text
+
+
+def test_without_published_values_one_sentence_says_so(page: Page) -> None:
+    assert "names a row of this experiment, so no published value stands beside ours" in page.text
+    assert not any("published" in (tag.get("class") or "") for tag in page.attributes("table"))
+
+
+def published(page: Page) -> list[list[str]]:
+    """The rows of the table of published values."""
+    start = next(i for i, row in enumerate(page.rows) if "protocol of theirs" in row)
+    return page.rows[start + 1 : start + 1 + page.text.count("arXiv 2310.02279 v3, table 1")]
+
+
+@pytest.mark.parametrize("protocol", ["edm-cifar10", "clean-cifar10"])
+def test_published_values_beside_ours(tmp_path: Path, protocol: str) -> None:
+    """With a difference under the paper's protocol, and marked as unlike under another."""
+    results = Results(tmp_path, experiment="cifar10-uncond", protocol=protocol)
+    results.metric = "fid" if protocol == "edm-cifar10" else "fd_inception_50000"
+    cells = dict.fromkeys(load_experiment(CIFAR10).cells("ctm_gan", None), 2.1)
+    results.evaluation("ctm_gan", cells, dataset="cifar10")
+    page = report_of(results)
+    one, two = published(page)[:2]
+    assert [one[:4], two[:4]] == [["ctm_gan", "1", "", "FID"], ["ctm_gan", "2", "0", "FID"]]
+    assert (one[5], two[5]) == ("1.98", "1.87")
+    assert one[7] == "edm-cifar10"
+    assert one[8].startswith("CTM: Kim et al. 2023, arXiv 2310.02279 v3, table 1")
+    if protocol == "edm-cifar10":
+        assert one[4] == "2.10 [1.85, 2.35]"
+        assert one[6] == f"{(2.1 - 1.98) / (4.302652729911275 * 0.1 / 3**0.5):+.1f}"
+        assert "\u2260" not in "".join(one)
+    else:
+        assert one[4] == "\u2260\xa02.10 [1.85, 2.35]FD, another protocol: clean-cifar10"
+        assert one[6] == ""
 
 
 def test_pictures_are_inlined_and_described(page: Page) -> None:

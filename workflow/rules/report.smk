@@ -64,6 +64,7 @@ rule report:
         # A folder has a date but no content to compare, and gets a new date wherever files are
         # restored; whatever changes the figures is among the other inputs.
         ancient(rules.figures.output),
+        published=PUBLISHED,
         evaluations=evaluated("evaluation.json"),
         previews=evaluated("previews.safetensors"),
         curves=trained("training.jsonl"),
@@ -79,4 +80,5 @@ rule report:
     params:
         results=subpath(input[0], parent=True),
     shell:
-        "ctm report --results {params.results:q} --output {output:q} 2>&1 | tee -i {log:q}"
+        "ctm report --published {input.published:q} --results {params.results:q}"
+        " --output {output:q} 2>&1 | tee -i {log:q}"
