@@ -20,7 +20,7 @@ from ctm_core.errors import UserError
 from ctm_core.figures import Picture, catalogue
 from ctm_core.figures.style import PIXELS_PER_INCH
 from ctm_core.files import read_json, write_text
-from ctm_core.headline import effects
+from ctm_core.headline import cell_name, effects
 from ctm_core.literature import Joined, joined, load_literature, printed
 from ctm_core.metrics.names import FAMILIES, detail, display
 from ctm_core.project import locate
@@ -269,12 +269,13 @@ def _seeds(row: Row) -> list[str]:
 
 
 def _published(found: Joined) -> dict[str, Any]:
+    cell = found.row.cell
     summary = found.row.metrics.get(found.metric)
     delta = None if found.beside is None else found.beside.delta
     source = found.entry.source if found.beside is None else found.beside.source
     return {
         "row": found.row,
-        "gamma": number(found.row.cell.gamma),
+        "cell": cell_name(cell) + (" (Heun)" if cell.sampler == "heun" else ""),
         "kind": FAMILIES[found.kind].display,
         "ours": "" if summary is None else str(summary),
         "metric": display(found.metric) if found.metric else "",

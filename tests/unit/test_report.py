@@ -157,17 +157,17 @@ def test_published_values_beside_ours(tmp_path: Path, protocol: str) -> None:
     results.evaluation("ctm_gan", cells, dataset="cifar10")
     page = report_of(results)
     one, two = published(page)[:2]
-    assert [one[:4], two[:4]] == [["ctm_gan", "1", "", "FID"], ["ctm_gan", "2", "0", "FID"]]
-    assert (one[5], two[5]) == ("1.98", "1.87")
-    assert one[7] == "edm-cifar10"
-    assert one[8].startswith("CTM: Kim et al. 2023, arXiv 2310.02279 v3, table 1")
+    assert one[:2] == ["ctm_ganNFE 1", "1.98FID"]
+    assert two[:2] == ["ctm_ganNFE 2, γ = 0", "1.87FID"]
+    assert one[4] == "edm-cifar10"
+    assert one[5].startswith("CTM: Kim et al. 2023, arXiv 2310.02279 v3, table 1")
     if protocol == "edm-cifar10":
-        assert one[4] == "2.10 [1.85, 2.35]"
-        assert one[6] == f"{(2.1 - 1.98) / (4.302652729911275 * 0.1 / 3**0.5):+.1f}"
+        assert one[2] == "2.10 [1.85, 2.35]"
+        assert one[3] == f"{(2.1 - 1.98) / (4.302652729911275 * 0.1 / 3**0.5):+.1f}"
         assert "\u2260" not in "".join(one)
     else:
-        assert one[4] == "\u2260\xa02.10 [1.85, 2.35]FD, another protocol: clean-cifar10"
-        assert one[6] == ""
+        assert one[2] == "\u2260\xa02.10 [1.85, 2.35]FD, another protocol: clean-cifar10"
+        assert one[3] == ""
 
 
 def test_pictures_are_inlined_and_described(page: Page) -> None:

@@ -113,6 +113,23 @@ def test_published_columns_and_deltas_of_the_whole_table(cifar: Path) -> None:
     assert "| 1.73 (Kim et al. 2023, arXiv 2310.02279 v3, table 1) | +0.1 |" in text
 
 
+def test_table_md_has_the_published_values_of_further_metrics(tmp_path: Path) -> None:
+    results = Results(tmp_path, experiment="imagenet64", metric="fid", protocol="adm-imagenet64")
+    path = results.evaluation("ctm_gan", {ONE: 2.0, TWO: 1.8}, dataset="imagenet64")
+    record = read_json(path)
+    for cell, value in {ONE: 69.0, TWO: 65.0}.items():
+        for i, seed in enumerate((0, 1, 2)):
+            made = results.score(cell, value + i - 1, sample_seed=seed, n=50000)
+            record["rows"].append(made | {"metric": "is_inception_50000"})
+    write_json(path, record)
+    write_tables([path], tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "| is_inception_50000 [low, high] | published | Δ |" in text
+    source = "Kim et al. 2023, arXiv 2310.02279 v3, table 2"
+    assert f"| **69.0 [66.5, 71.5]** | 70.38 ({source}) | -0.6 |" in text
+    assert f"| 65.0 [62.5, 67.5] | 64.29 ({source}) | +0.3 |" in text
+
+
 def test_the_tables_work_for_any_experiment(tmp_path: Path) -> None:
     results = Results(tmp_path).default()
     results.evaluation("cd", {ONE: 12.0, Cell("gamma", 2, 1.0): 11.0})
