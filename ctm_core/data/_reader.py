@@ -68,6 +68,9 @@ class Reader:
         URL the user gave, or None for the default; ``downloads`` is a folder for fetched and
         half-finished files, which may not exist yet; ``workers`` is how many processes it may
         start. A source that is missing or wrong raises `UserError` with the fix.
+    shape, counts, classes
+        (C, H, W) of its images, how many each split has, and classes, so that a plan can be made
+        before anything is read; None and empty where only the source tells.
     """
 
     name: str
@@ -75,3 +78,6 @@ class Reader:
     class_names: tuple[str, ...]
     flip: bool
     read: Callable[[str, str | None, Path, int], Images]
+    shape: tuple[int, int, int] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    classes: int | None = None

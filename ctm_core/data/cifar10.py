@@ -232,4 +232,7 @@ READER = Reader(
     ),
     flip=True,
     read=read,
+    shape=(3, 32, 32),
+    counts={"train": 50_000, "test": 10_000},
+    classes=10,
 )

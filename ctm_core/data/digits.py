@@ -49,4 +49,7 @@ READER = Reader(
     class_names=tuple("0123456789"),
     flip=False,
     read=read,
+    shape=(1, 8, 8),
+    counts={"train": 1797},
+    classes=10,
 )

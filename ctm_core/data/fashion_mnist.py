@@ -146,4 +146,7 @@ READER = Reader(
     ),
     flip=False,
     read=read,
+    shape=(1, 28, 28),
+    counts={"train": 60_000, "test": 10_000},
+    classes=10,
 )

@@ -200,4 +200,7 @@ READER = Reader(
     class_names=(),
     flip=True,
     read=read,
+    shape=SHAPE,
+    counts=FILES,
+    classes=CLASSES,
 )
