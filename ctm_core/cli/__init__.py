@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from ctm_core.cli import assets, foreign, reading, sampling, scoring, training
+from ctm_core.cli import assets, foreign, planning, reading, sampling, scoring, training
 from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
 from ctm_core.launch import follow_parent
 
@@ -26,7 +26,7 @@ def cli() -> None:
     """Consistency Trajectory Models, from data set to table."""
 
 
-for module in (training, sampling, scoring, reading, assets, foreign):
+for module in (training, sampling, scoring, reading, planning, assets, foreign):
     for verb in module.__all__:
         cli.add_command(getattr(module, verb))
 

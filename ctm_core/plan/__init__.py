@@ -1,0 +1,227 @@
+"""What a configuration will take, before anything runs: `ctm plan`.
+
+==============  =====================================================================
+module          tells
+==============  =====================================================================
+:mod:`.jobs`    the jobs of the workflow
+:mod:`.passes`  forward passes of a training, by network
+:mod:`.samples` those of an evaluation
+:mod:`.networks` operations of an image, weights, activations
+:mod:`.speeds`  how fast a device is
+:mod:`.costs`   each job's time and memory, from all these
+:mod:`.sizes`   bytes on disk and in memory
+:mod:`.record`  what a finished run says, beside the prediction
+:mod:`.text`    all of it for people
+==============  =====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctm_core.config import read_yaml
+from ctm_core.plan.costs import Costs, Estimate
+from ctm_core.plan.jobs import TARGETS, Job, by_rule, graph
+from ctm_core.plan.record import Comparison, compare
+from ctm_core.plan.sizes import on_disk
+from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
+from ctm_core.project import ROOT, Project, read_project
+
+__all__ = ["SPEED", "Plan", "plan"]
+
+#: What `benchmarks/plan.py` measured.
+SPEED = ROOT / "benchmarks" / "speed.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a target of a configuration takes, all jobs counted from nothing.
+
+    Attributes
+    ----------
+    estimates
+        Of every job, each after those whose files it reads.
+    finished
+        How many of them have left all their files under ``results``.
+    disk
+        Bytes by what they hold.
+    missing
+        External files that are not here, by the labels of the unfinished jobs that read them.
+    commands
+        What makes the target, by where.
+    comparisons, others, recorded_on
+        See :func:`ctm_core.plan.record.compare`.
+    """
+
+    project: Project
+    target: str
+    estimates: list[Estimate]
+    finished: int
+    disk: Mapping[str, float]
+    missing: Mapping[str, list[str]]
+    commands: Mapping[str, str]
+    speed: Speed
+    device: DeviceSpeed | None
+    comparisons: list[Comparison]
+    others: list[str]
+    recorded_on: str | None
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """Device hours of jobs that ask for GPUs (``gpu``) and of the others (``cpu``)."""
+        found = {"gpu": 0.0, "cpu": 0.0}
+        for estimate in self.estimates:
+            found["gpu" if estimate.gpus else "cpu"] += estimate.seconds / 3600
+        return found
+
+    @property
+    def longest_chain(self) -> float:
+        """Hours of the longest chain of jobs that wait for each other: with any number of nodes."""
+        ends: dict[str, float] = {}
+        for estimate in self.estimates:
+            job = estimate.job
+            began = max((ends.get(file, 0.0) for file in job.inputs), default=0.0)
+            ends |= dict.fromkeys(job.outputs, began + estimate.wall / 3600)
+        return max(ends.values(), default=0.0)
+
+    @property
+    def operations(self) -> float:
+        """Of all networks in all jobs."""
+        return sum(estimate.operations for estimate in self.estimates)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, of JSON types: bytes, seconds, operations, images."""
+        return {
+            "config": self.project.path,
+            "target": TARGETS[self.target],
+            "jobs": by_rule(estimate.job for estimate in self.estimates),
+            "jobs_finished": self.finished,
+            "measured_on": {"device": self.speed.device, "threads": self.speed.threads},
+            "device_speed": None if self.device is None else self.device.given,
+            "hours": self.hours,
+            "hours_of_longest_chain": self.longest_chain,
+            "operations": self.operations,
+            "disk": dict(self.disk),
+            "peak_memory": max((e.memory for e in self.estimates), default=0.0),
+            "missing": {name: list(readers) for name, readers in self.missing.items()},
+            "commands": dict(self.commands),
+            "estimates": [_estimate(each) for each in self.estimates],
+            "recorded_on": self.recorded_on,
+            "comparisons": [
+                {
+                    "job": each.job,
+                    "what": each.what,
+                    "predicted": each.predicted,
+                    "deviation": each.deviation,
+                    "measured": each.measured,
+                }
+                for each in self.comparisons
+            ],
+            "records_of_other_configurations": list(self.others),
+        }
+
+
+def plan(
+    config: Path,
+    *,
+    target: str = "table",
+    speed: Path = SPEED,
+    device_speed: str | None = None,
+    results: Path = Path("results"),
+) -> Plan:
+    """Plan a configuration.
+
+    Parameters
+    ----------
+    config
+        A file that lists experiments, as Snakemake is given, or one experiment.
+    target
+        ``table``: results/table.csv and what it takes; ``all``: the report and figures too.
+    speed
+        What ``benchmarks/plan.py`` wrote.
+    device_speed
+        Another device than the one it was measured on: see :mod:`.speeds`.
+    results
+        Where a finished run's results stand.
+
+    Raises
+    ------
+    UserError
+        If the config, the speeds or a record is missing or wrong.
+    """
+    device = None if device_speed is None else parse_device_speed(device_speed)
+    measured = read_speed(speed)
+    listing = read_yaml(config)
+    if "experiments" not in listing:
+        listing = {"experiments": [str(config)]}
+    project = read_project(listing, str(config))
+    jobs = graph(project, target)
+    root = results.parent
+    costs = Costs(project, measured, device, root)
+    estimates = costs.of(jobs)
+    comparisons, others, recorded_on = compare(estimates, results)
+    unfinished = [job for job in jobs if not job.finished(root)]
+    return Plan(
+        project=project,
+        target=target,
+        estimates=estimates,
+        finished=len(jobs) - len(unfinished),
+        disk=on_disk(project, jobs, costs.networks(), costs.shapes),
+        missing=_missing(project, unfinished),
+        commands=_commands(config, target, estimates),
+        speed=measured,
+        device=device,
+        comparisons=comparisons,
+        others=others,
+        recorded_on=recorded_on,
+    )
+
+
+def _missing(project: Project, jobs: list[Job]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        for name in job.assets:
+            if not project.assets[name].path().exists():
+                found.setdefault(name, []).append(job.label)
+    return dict(sorted(found.items()))
+
+
+def _commands(config: Path, target: str, estimates: list[Estimate]) -> dict[str, str]:
+    """The command on this machine, and on a cluster where jobs ask for GPUs."""
+    gpus = max((estimate.gpus for estimate in estimates), default=0)
+    given = config.as_posix()
+    here, there = "", f" --configfile {given}"
+    if given != "config/config.yaml":
+        here = there
+    if given == "config/paper.yaml":
+        there = ""
+    end = TARGETS[target]
+    resources = f" --resources gpu={gpus}" if gpus else ""
+
+    def whole(start: str, options: str) -> str:
+        # After --configfile a bare target would be taken for a second file.
+        return f"{start}{options} {'-- ' if options else ''}{end}"
+
+    machine = whole(f"snakemake --cores all{resources}", here)
+    cluster = whole("snakemake --profile slurm", there)
+    return {"cluster": cluster, "machine": machine} if gpus else {"machine": machine}
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "rule": estimate.job.rule,
+        "job": estimate.job.label,
+        "passes": {
+            name: {"mean": number.mean, "deviation": number.deviation}
+            for name, number in estimate.passes.items()
+        },
+        "operations": estimate.operations,
+        "device_seconds": estimate.seconds,
+        "seconds": estimate.wall,
+        "gpus": estimate.gpus,
+        "processes": estimate.processes,
+        "memory": estimate.memory,
+    }

@@ -40,6 +40,10 @@ class Job:
         A data set, a protocol or an external file, where it is about one.
     experiment, model, seed, step
         Of trainings and evaluations.
+    assets
+        External files that it reads, by their names in config/assets.yaml.
+    benchmark
+        Where Snakemake writes how long it took.
     """
 
     rule: str
@@ -51,6 +55,8 @@ class Job:
     model: str = ""
     seed: int = 0
     step: int = 0
+    assets: tuple[str, ...] = ()
+    benchmark: str = ""
 
     @property
     def label(self) -> str:
@@ -114,12 +120,26 @@ def _every(project: Project) -> Iterator[Job]:
         if isinstance(protocol.reference, ReferenceSplit)
     }
     for dataset in sorted(learned | compared):
+        own = project.datasets.get(dataset)
         for split in _splits(dataset):
-            files = tuple(layout.prepared(dataset, split).values())
-            yield Job("data", files, kind="data", name=f"{dataset} {split}")
+            yield Job(
+                "data",
+                tuple(layout.prepared(dataset, split).values()),
+                kind="data",
+                name=f"{dataset} {split}",
+                assets=() if own is None else own.assets,
+                benchmark=f"data/{dataset}-{split}",
+            )
     for name, protocol in project.protocols.items():
-        inputs = tuple(layout.reference_data(protocol).values())
-        yield Job("reference", (layout.reference(name),), inputs, "reference", name)
+        yield Job(
+            "reference",
+            (layout.reference(name),),
+            tuple(layout.reference_data(protocol).values()),
+            "reference",
+            name,
+            assets=protocol.assets,
+            benchmark=f"features/{name}",
+        )
     for experiment in experiments:
         for model, seed in experiment.runs():
             yield _origin(experiment, model, seed)
@@ -141,7 +161,9 @@ def _origin(experiment: Experiment, model: str, seed: int) -> Job:
     if asset is not None:
         weights = layout.weights(experiment, model)
         provenance = weights.replace("weights.safetensors", "provenance.json")
-        return Job("convert", (weights, provenance), kind="convert", name=asset)
+        return Job(
+            "convert", (weights, provenance), kind="convert", name=asset, assets=(asset,)
+        )
     name = experiment.experiment
     folder = layout.training_folder(experiment, model, seed)
     teacher = model == "teacher"
@@ -160,6 +182,8 @@ def _origin(experiment: Experiment, model: str, seed: int) -> Job:
         model=model,
         seed=seed,
         step=experiment.last_step(model),
+        assets=() if teacher else experiment.student(model).assets,
+        benchmark=f"teacher/{name}/seed-{seed}" if teacher else f"train/{name}/{model}/seed-{seed}",
     )
 
 
@@ -185,6 +209,10 @@ def _evaluations(
             model=model,
             seed=seed,
             step=step,
+            assets=tuple(
+                sorted({a for name in chosen for a in project.protocols[name].feature_assets})
+            ),
+            benchmark=f"evaluate/{experiment.experiment}/{model}/seed-{seed}/step-{step}",
         )
 
 

@@ -1,0 +1,237 @@
+"""How fast this machine is, for `ctm plan`; and how long planning itself takes.
+
+    python benchmarks/plan.py [--threads N] [--repeats N] [--output benchmarks/speed.json]
+    python benchmarks/plan.py --planning     only the second, which changes no file
+
+Networks of three experiments, with random weights, are run forward, and forward and backward, in
+fp32 and bf16. Their operations are those that a plan counts. A likelihood's number of evaluations
+is that of a mixture of Gaussians, whose exact denoiser needs no training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Read when torch is loaded: see bench.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+import yaml
+
+from ctm_core import ema, model_file, optimizers
+from ctm_core.config import Training, load_experiment
+from ctm_core.data import reader
+from ctm_core.files import write_json
+from ctm_core.gaussian import GaussianMixture
+from ctm_core.likelihood import ode
+from ctm_core.plan import networks
+from ctm_core.runs import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Experiments whose students are measured, and the batch of a pass.
+SIZES = {"smoke": 64, "digits": 64, "cifar10-uncond": 4, "imagenet64": 1}
+TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/speed.json")
+    parser.add_argument("--planning", action="store_true", help="time plans and nothing else")
+    arguments = parser.parse_args()
+    if arguments.planning:
+        planning()
+        return
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    torch.set_num_threads(arguments.threads)
+    result: dict[str, Any] = {"hardware": environment(), "process_bytes": process}
+    result["networks"] = [row for name in SIZES for row in speeds(name, arguments.repeats)]
+    result["update_seconds_per_weight"] = update(arguments.repeats)
+    result["likelihood"] = [
+        {"tolerance": tolerance, "evaluations": evaluations(tolerance)}
+        for tolerance in TOLERANCES
+    ]
+    write_json(arguments.output, result)
+    print(f"{arguments.output} written")
+
+
+def median(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of a piece of work, after one round that is not counted."""
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def speeds(name: str, repeats: int) -> list[dict[str, Any]]:
+    """Operations a second of an experiment's student."""
+    experiment = load_experiment(ROOT / f"config/experiments/{name}.yaml")
+    known = reader(experiment.dataset.name)
+    assert known.shape is not None and known.classes is not None
+    classes = known.classes if experiment.conditional else 0
+    cost = networks.denoiser(experiment.network, experiment.diffusion, known.shape, classes, True)
+    torch.manual_seed(0)
+    model = model_file.build_model(
+        network=experiment.network,
+        diffusion=experiment.diffusion,
+        resolution=known.shape[1],
+        channels=known.shape[0],
+        label_dim=classes,
+        time_s=True,
+    )
+    if experiment.training(next(iter(experiment.students))).channels_last:
+        model.to(memory_format=torch.channels_last)
+    batch = SIZES[name]
+    images = torch.randn(batch, *known.shape)
+    times, targets = torch.full((batch,), 5.0), torch.full((batch,), 0.5)
+    labels = torch.zeros(batch, dtype=torch.int64) if classes else None
+
+    def forward() -> torch.Tensor:
+        return model.raw(images, times, targets, labels)
+
+    def train() -> None:
+        forward().sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    def without_gradient() -> None:
+        with torch.no_grad():
+            forward()
+
+    rows = []
+    for precision in ("fp32", "bf16"):
+        for mode, work in (("forward", without_gradient), ("train", train)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                seconds = median(work, repeats if batch < 64 else 4 * repeats)
+            operations = cost.operations["forward"]
+            done = batch * (operations if mode == "forward" else cost.operations["train"])
+            row = {
+                "network": name,
+                "precision": precision,
+                "mode": mode,
+                "batch": batch,
+                "operations": operations,
+                "operations_per_second": done / seconds,
+                "seconds": seconds,
+            }
+            rows.append(row)
+            print(f"{name:<16} {precision} {mode:<8} {seconds:8.3f} s {done / seconds:9.2e} /s")
+    return rows
+
+
+def update(repeats: int) -> float:
+    """Seconds that RAdam and one average take for a weight: halves of both, as a plan counts."""
+    experiment = load_experiment(ROOT / "config/experiments/digits.yaml")
+    model = model_file.build_model(
+        network=experiment.network,
+        diffusion=experiment.diffusion,
+        resolution=8,
+        channels=1,
+        label_dim=10,
+        time_s=True,
+    )
+    average = ema.frozen_copy(model)
+    optimizer = optimizers.build(Training(steps=1, batch_size=1), model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def step() -> None:
+        optimizer.step()
+        ema.update(average, model, 0.999, 1, None, foreach=True)
+
+    return median(step, 20 * repeats) / sum(p.numel() for p in model.parameters())
+
+
+def evaluations(tolerance: float) -> int:
+    """Evaluations of the denoiser in a likelihood of a mixture like images of eight by eight."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(10, 1, 8, 8, generator=generator) / 2
+    mixture = GaussianMixture(torch.full((10,), 0.1), means, torch.full((10,), 0.01))
+    uniform, noise = torch.rand(16, generator=generator), torch.randn(16, 1, 8, 8)
+    x = mixture.sample(uniform, noise)
+    probes = ode.signs(0, "probes", list(range(16)), 1, mixture.shape)
+    return ode.log_density(mixture.denoise, x, probes=probes, tolerance=tolerance).evaluations
+
+
+# -- planning itself -------------------------------------------------------------------------------
+
+
+def planning() -> None:
+    """Seconds of plans: of the paper, and of a configuration with ten thousand cells."""
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "large.yaml"
+        large.write_text(f"experiments: [{ten_thousand_cells(Path(folder))}]\n")
+        seeds = Path(folder) / "seeds.yaml"
+        seeds.write_text(f"experiments: [{ten_thousand_cells(Path(folder), trainings=100)}]\n")
+        named = Path(folder) / "named.yaml"
+        named.write_text(f"experiments: [{ten_thousand_cells(Path(folder), named=True)}]\n")
+        for what, config in (
+            ("the paper", ROOT / "config/paper.yaml"),
+            ("10,000 cells, ten sampling seeds", large),
+            ("10,000 cells, a hundred training seeds", seeds),
+            ("10,000 cells, each protocol naming 1,000", named),
+        ):
+            dry = ["snakemake", "-n", "--quiet", "all", "--configfile", str(config)]
+            dry += ["--directory", folder, "--snakefile", str(ROOT / "Snakefile")]
+            ours = ["-m", "ctm_core.cli", "plan", "--config", str(config)]
+            took = [
+                run([sys.executable, "-m", *dry, "--", "results/table.csv"]),
+                run([sys.executable, *ours]),
+            ]
+            print(f"{what:<42} snakemake -n {took[0]:6.1f} s   ctm plan {took[1]:6.1f} s")
+
+
+def run(command: list[str]) -> float:
+    """Seconds of a command that must succeed."""
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return time.perf_counter() - began
+
+
+def ten_thousand_cells(folder: Path, *, trainings: int = 1, named: bool = False) -> Path:
+    """An experiment whose one student has ten thousand (sampler, nfe, gamma, seed) cells."""
+    text = (ROOT / "config/experiments/digits.yaml").read_text(encoding="utf-8")
+    section = yaml.safe_load(text)
+    name = f"many-{trainings}-{int(named)}"
+    nfe, gamma = list(range(2, 52)), [round(n / 20, 2) for n in range(20)]
+    seeds = 10
+    if trainings > 1:
+        nfe, seeds = nfe[:5], 1
+    cells = [{"sampler": "gamma", "nfe": n, "gamma": g} for n in nfe for g in gamma]
+    chosen: Any = [{"model": "ctm"} | cell for cell in cells] if named else "all"
+    section |= {
+        "experiment": name,
+        "models": {"ctm": section["models"]["ctm"]},
+        "seeds": list(range(trainings)),
+        "evaluation": {
+            "sample_seeds": list(range(seeds)),
+            "samplers": {
+                "teacher": [{"sampler": "heun", "nfe": [3]}],
+                "ctm": [{"sampler": "gamma", "nfe": nfe, "gamma": gamma}],
+            },
+            "protocols": {"desk-digits": chosen},
+        },
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(section), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    main()

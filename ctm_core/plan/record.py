@@ -1,0 +1,173 @@
+"""What a finished run says of itself, beside what was predicted of it.
+
+``training.json`` holds the forward passes and the seconds of a training, ``evaluation.json`` the
+seconds of an evaluation, and the tables that Snakemake writes under ``results/benchmarks/`` the
+seconds and the largest memory of each job.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctm_core import layout
+from ctm_core.config import Experiment
+from ctm_core.errors import UserError
+from ctm_core.files import read_json
+from ctm_core.plan.costs import Estimate
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One number of one job, predicted and measured.
+
+    Attributes
+    ----------
+    job
+        The job's label.
+    what
+        ``passes of the teacher``, ``seconds``, ``memory``.
+    predicted, deviation
+        With the standard deviation that chance gives it, where it is known.
+    measured
+        From the record.
+    """
+
+    job: str
+    what: str
+    predicted: float
+    measured: float
+    deviation: float | None = None
+
+    @property
+    def off(self) -> float:
+        """Measured over predicted, less 1; 0 where both are nothing."""
+        if not self.predicted:
+            return 0.0 if not self.measured else float("inf")
+        return self.measured / self.predicted - 1
+
+    @property
+    def deviations(self) -> float | None:
+        """The difference in standard deviations; None where there is no chance in it."""
+        if not self.deviation:
+            return None
+        return (self.measured - self.predicted) / self.deviation
+
+
+def compare(
+    estimates: Iterable[Estimate], results: Path
+) -> tuple[list[Comparison], list[str], str | None]:
+    """Every number that a finished job left, beside its prediction.
+
+    Parameters
+    ----------
+    results
+        The folder that the rules call ``results``.
+
+    Returns
+    -------
+    comparisons
+        In the order of the jobs.
+    others
+        Labels of jobs whose record is of another configuration, so not compared.
+    device
+        What the trainings ran on; None if there is no record.
+
+    Raises
+    ------
+    UserError
+        If a record is damaged.
+    """
+    found: list[Comparison] = []
+    others: list[str] = []
+    device = None
+    for estimate in estimates:
+        job = estimate.job
+        record = _record(estimate, results)
+        if record is not None and job.experiment is not None:
+            if not _belongs(record, job.experiment, job.model):
+                others.append(job.label)
+                continue
+            found += _of_record(estimate, record)
+            if job.kind == "train":
+                hardware = record.get("hardware", {})
+                device = f"{hardware.get('device')}, {hardware.get('threads')} threads"
+        found += _of_benchmark(estimate, results, timed=record is None)
+    return found, others, device
+
+
+def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
+    job = estimate.job
+    if job.experiment is None or job.kind not in ("train", "evaluate"):
+        return None
+    if job.kind == "train":
+        path = f"{layout.training_folder(job.experiment, job.model, job.seed)}/training.json"
+    else:
+        folder = layout.evaluation_folder(job.experiment, job.model, job.seed, job.step)
+        path = f"{folder}/evaluation.json"
+    file = results / Path(path).relative_to("results")
+    if not file.exists():
+        return None
+    record = read_json(file)
+    if not isinstance(record, dict):
+        raise UserError(f"{file} is damaged: it holds no record; make it again")
+    return record
+
+
+def _belongs(record: Mapping[str, Any], experiment: Experiment, model: str) -> bool:
+    """Whether a record is of this configuration; `precision: auto` is resolved in it.
+
+    A converted file does not say how it was trained, so belongs.
+    """
+    if experiment.imported(model) is not None:
+        return True
+    resolved = [experiment.resolved(precision) for precision in ("fp32", "bf16")]
+    return record.get("train_hash") in {e.train_hash(model) for e in (experiment, *resolved)}
+
+
+def _of_record(estimate: Estimate, record: Mapping[str, Any]) -> list[Comparison]:
+    label = estimate.job.label
+    found = []
+    if estimate.job.kind == "train":
+        for name, count in record["forward_passes"].items():
+            number = estimate.passes.get(name)
+            if number is not None:
+                found.append(
+                    Comparison(
+                        label, f"passes: {name}", number.mean, float(count), number.deviation
+                    )
+                )
+    else:
+        measured = [row for row in record["rows"] if row["protocol"] == "likelihood"]
+        if measured and "likelihood" in estimate.passes:
+            spent = float(sum(row["nfe"] * row["n"] for row in measured))
+            predicted = estimate.passes["likelihood"].mean
+            found.append(Comparison(label, "passes: likelihood", predicted, spent))
+    return [*found, Comparison(label, "seconds", estimate.wall, float(record["seconds"]))]
+
+
+def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Comparison]:
+    """From Snakemake's table: ``s`` and ``max_rss`` in MiB; a repeated job's last line."""
+    file = results / "benchmarks" / f"{estimate.job.benchmark}.tsv"
+    if not estimate.job.benchmark or not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    if not rows:
+        return []
+    label, row, found = estimate.job.label, rows[-1], []
+    try:
+        if timed and estimate.wall:
+            found.append(Comparison(label, "seconds", estimate.wall, float(row["s"])))
+        if estimate.memory and row["max_rss"] not in ("NA", "-"):
+            measured = float(row["max_rss"]) * 2**20
+            predicted = estimate.memory * estimate.processes
+            found.append(Comparison(label, "memory", predicted, measured))
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{file} is no table of Snakemake's; remove it") from None
+    return found
