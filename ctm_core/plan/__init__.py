@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def longest_chain(self) -> float:
-        """Hours of the longest chain of jobs that wait for each other: with any number of nodes."""
+        """Hours of the longest chain of jobs that wait for each other, each on its own machine."""
         ends: dict[str, float] = {}
         for estimate in self.estimates:
             job = estimate.job

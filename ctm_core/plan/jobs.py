@@ -93,9 +93,7 @@ def graph(project: Project, target: str = "table") -> list[Job]:
             waiting.pop()
             continue
         ahead = [
-            file
-            for file in job.inputs
-            if file in makers and makers[file].outputs[0] not in found
+            file for file in job.inputs if file in makers and makers[file].outputs[0] not in found
         ]
         if ahead:
             waiting += ahead
@@ -161,9 +159,7 @@ def _origin(experiment: Experiment, model: str, seed: int) -> Job:
     if asset is not None:
         weights = layout.weights(experiment, model)
         provenance = weights.replace("weights.safetensors", "provenance.json")
-        return Job(
-            "convert", (weights, provenance), kind="convert", name=asset, assets=(asset,)
-        )
+        return Job("convert", (weights, provenance), kind="convert", name=asset, assets=(asset,))
     name = experiment.experiment
     folder = layout.training_folder(experiment, model, seed)
     teacher = model == "teacher"
@@ -183,13 +179,13 @@ def _origin(experiment: Experiment, model: str, seed: int) -> Job:
         seed=seed,
         step=experiment.last_step(model),
         assets=() if teacher else experiment.student(model).assets,
-        benchmark=f"teacher/{name}/seed-{seed}" if teacher else f"train/{name}/{model}/seed-{seed}",
+        benchmark=f"teacher/{name}/seed-{seed}"
+        if teacher
+        else f"train/{name}/{model}/seed-{seed}",
     )
 
 
-def _evaluations(
-    project: Project, experiment: Experiment, model: str, seed: int
-) -> Iterator[Job]:
+def _evaluations(project: Project, experiment: Experiment, model: str, seed: int) -> Iterator[Job]:
     for step in experiment.exported_steps(model):
         chosen = experiment.protocols(model, step)
         if not chosen:

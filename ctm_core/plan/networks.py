@@ -97,7 +97,9 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
             parameter.requires_grad_(True)
             parameter.grad = None
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
-    size = sum(t.untyped_storage().nbytes() for key, t in activations.items() if key not in weights)
+    size = sum(
+        t.untyped_storage().nbytes() for key, t in activations.items() if key not in weights
+    )
     n = len(image)
     operations: dict[Mode, float] = {
         "forward": forward / n,
@@ -127,7 +129,9 @@ def denoiser(
     time_s: bool,
 ) -> Cost:
     """The U-Net of an experiment: the teacher's, or with ``time_s`` a student's."""
-    return _denoiser(network.model_dump_json(), diffusion.model_dump_json(), shape, classes, time_s)
+    return _denoiser(
+        network.model_dump_json(), diffusion.model_dump_json(), shape, classes, time_s
+    )
 
 
 @cache
@@ -208,7 +212,7 @@ def _features(name: str, side: int, channels: int) -> tuple[Cost, int] | None:
     torchvision_shim.apply()
     import timm
 
-    size = {"img_size": side} if name.startswith("dinov2") else {}
+    size: dict[str, Any] = {"img_size": side} if name.startswith("dinov2") else {}
     with torch.device("meta"):
         network = timm.create_model(SIMILAR[name], pretrained=False, **size)
         network.eval().requires_grad_(False)

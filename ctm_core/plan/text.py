@@ -187,7 +187,7 @@ def _command(plan: Plan) -> str:
     return "\n".join(f"{names[key]}: {command}" for key, command in plan.commands.items())
 
 
-# -- numbers ---------------------------------------------------------------------------------------
+# -- numbers -------------------------------------------------------------------------------------
 
 
 def count(value: float) -> str:
