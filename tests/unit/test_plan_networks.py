@@ -1,0 +1,69 @@
+"""Operations, weights and activations of networks that are never built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fixtures import tiny
+from torch import nn
+
+from ctm_core import model_file
+from ctm_core.config import Discriminator
+from ctm_core.plan import networks
+from ctm_core.protocols import Protocol
+
+
+def test_a_convolution_costs_what_it_multiplies() -> None:
+    with torch.device("meta"):
+        layer = nn.Conv2d(3, 5, 3, padding=1)
+        cost = networks.measured(layer, layer, torch.zeros(2, 3, 8, 8))
+    forward = 2 * 3 * 5 * 9 * 64  # a multiplication and an addition each
+    assert cost.operations == {
+        "forward": forward,
+        "through": 2 * forward,
+        "twice": 3 * forward,
+        "train": 2 * forward,  # a first layer passes no gradient on
+    }
+    assert (cost.parameters, cost.trained) == (3 * 5 * 9 + 5, 3 * 5 * 9 + 5)
+    assert cost.kept == 4 * 3 * 64, "the input, and no weight"
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("time_s", [False, True])
+def test_a_denoiser_has_the_weights_of_the_built_one(time_s: bool) -> None:
+    made = tiny.experiment()
+    cost = networks.denoiser(made.network, made.diffusion, (1, 8, 8), 10, time_s)
+    model = model_file.build_model(
+        network=made.network,
+        diffusion=made.diffusion,
+        resolution=8,
+        channels=1,
+        label_dim=10,
+        time_s=time_s,
+    )
+    assert cost.parameters == cost.trained == sum(p.numel() for p in model.parameters())
+    work = cost.operations
+    assert work["forward"] < work["through"] < work["train"] < 3.1 * work["forward"]
+    assert cost.kept > 0
+
+
+def test_only_heads_of_a_discriminator_learn() -> None:
+    section = Discriminator(backbones=("tiny",), resolution=64, width=8)
+    cost = networks.judge(section, (1, 8, 8))
+    assert 0 < cost.trained < cost.parameters
+    assert cost.operations["forward"] < cost.operations["train"]
+
+
+def test_a_distance_without_a_network_costs_nothing() -> None:
+    assert networks.perceptual("pseudo_huber", 224, (1, 8, 8)) is None
+    small = networks.perceptual("lpips_vgg", 32, (3, 32, 32))
+    large = networks.perceptual("lpips_vgg", 64, (3, 32, 32))
+    assert small is not None and large is not None
+    assert large.operations["forward"] == pytest.approx(4 * small.operations["forward"])
+
+
+def test_feature_networks_have_the_dimensions_of_their_features() -> None:
+    found = networks.features(Protocol.model_validate(tiny.PROTOCOL), (1, 8, 8))
+    assert found is not None and found[1] == 64
+    unknown = Protocol.model_validate(tiny.PROTOCOL | {"features": "mine"})
+    assert networks.features(unknown, (1, 8, 8)) is None
