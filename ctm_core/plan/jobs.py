@@ -96,7 +96,7 @@ def graph(project: Project, target: str = "table") -> list[Job]:
             file for file in job.inputs if file in makers and makers[file].outputs[0] not in found
         ]
         if ahead:
-            waiting += ahead
+            waiting += reversed(ahead)
         else:
             found[job.outputs[0]] = job
             waiting.pop()
