@@ -148,10 +148,12 @@ class Experiment(Section):
                     )
 
     def _check_protocols(self) -> None:
+        # Once a model: thousands of cells may be named.
+        sampled = {model: set(self.cells(model)) for model in self.evaluation.samplers}
         for protocol, cells in self.evaluation.protocols.items():
             for cell in cells if cells != "all" else ():
                 assert isinstance(cell, ProtocolCell)
-                if cell.cell not in self.cells(cell.model):
+                if cell.cell not in sampled.get(cell.model, ()):
                     raise ValueError(
                         f"evaluation.protocols.{protocol} names {cell.model} "
                         f"{cell.cell.label}, which evaluation.samplers does not sample"
@@ -183,6 +185,7 @@ class Experiment(Section):
     def protocols(self, model: str, step: int | None = None) -> dict[str, list[Cell]]:
         """The cells of a model that each protocol scores; protocols without any are left out."""
         sampled = self.cells(model, step)
+        known = set(sampled)
         chosen: dict[str, list[Cell]] = {}
         for name, wanted in self.evaluation.protocols.items():
             cells = sampled
@@ -192,7 +195,7 @@ class Experiment(Section):
                     for entry in wanted
                     if isinstance(entry, ProtocolCell) and entry.model == model
                 ]
-                cells = [cell for cell in named if cell in sampled]
+                cells = [cell for cell in named if cell in known]
             if cells:
                 chosen[name] = cells
         return chosen
