@@ -27,7 +27,10 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 #: Programs that are not ours, nor of the packages we install.
-FOREIGN = {"git", "cd", ".", "mkdir", "sed", "echo", "export", "find", "pip", "tensorboard"}
+FOREIGN = {
+    *("git", "cd", ".", "mkdir", "sed", "echo", "export", "find", "pip", "tensorboard"),
+    *("$EDITOR", "tmux", "apptainer"),
+}
 
 
 @pytest.fixture(scope="module")
