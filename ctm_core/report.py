@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ctm_core.claims import Finding, Verdict, read_findings
-from ctm_core.claims.text import tally, told
+from ctm_core.claims import Finding, page, read_findings
+from ctm_core.claims.text import told
 from ctm_core.errors import UserError
 from ctm_core.figures import Picture, catalogue
 from ctm_core.figures.style import PIXELS_PER_INCH
@@ -41,14 +41,6 @@ from ctm_core.tables import number, runs_csv
 __all__ = ["write_report"]
 
 TITLE = "Consistency Trajectory Models"
-#: Sign, class on the page.
-MARKS: dict[Verdict, tuple[str, str]] = {
-    "reproduced": ("✓", "yes"),
-    "contradicted": ("✗", "no"),
-    "undecided": ("?", "undecided"),
-    "not testable": ("–", "untested"),
-}
-
 CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
 
 #: CSS pixels for an inch of a figure: its text then has the size of the page's notes.
@@ -86,13 +78,13 @@ def write_report(
     claims = read_findings(results / "claims.json")
     published = published or Path(locate("config/published.yaml"))
     known = joined(rows, load_literature(published), published)
-    page = {
+    context = {
         "title": title,
         "experiments": [
             _experiment(name, rows, records, pictures, claims, known, results)
             for name in experiments
         ],
-        "untested": [_finding(claim) for claim in claims if not claim.experiment],
+        "untested": [page.finding(claim) for claim in claims if claim.verdict == "not testable"],
         "protocols": _protocols(records),
         "versions": sorted({record.code_version for record in records}),
     }
@@ -104,7 +96,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"count": "{:,}".format, "duration": duration}
-    write_text(output, environment.get_template("report.html.j2").render(page))
+    write_text(output, environment.get_template("report.html.j2").render(context))
 
 
 def duration(seconds: float) -> str:
@@ -146,9 +138,9 @@ def _experiment(
             (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
         ),
         "ran": _what_ran(own, evaluated, protocols),
-        "answer": _answer(found),
+        "answer": page.answer(found),
         "sentence": told(found),
-        "findings": [_finding(finding) for finding in found],
+        "findings": [page.finding(one) for one in found if one.verdict != "not testable"],
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
         "published": [_published(one) for one in known if one.row.experiment == name],
@@ -184,33 +176,6 @@ def _what_ran(rows: Sequence[Row], records: Sequence[Evaluation], protocols: lis
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _answer(found: Sequence[Finding]) -> str:
-    """The class of the answer's box: yes, partly or no, or undecided."""
-    count = tally(found)
-    held, failed = count["reproduced"], count["contradicted"]
-    if failed:
-        return "partly" if held else "no"
-    return "yes" if held and not count["undecided"] else "undecided"
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    mark, style = MARKS[finding.verdict]
-    compared = [
-        f"{one.text}: {one.first_value} against {one.second_value}, difference {one.difference}"
-        + (f" ({one.why})" if one.why else "")
-        for one in finding.compared
-    ]
-    return {
-        "mark": mark,
-        "style": style,
-        "verdict": finding.verdict,
-        "claim": finding.claim,
-        "paper": finding.paper + (" (a choice)" if finding.kind == "choice" else ""),
-        "note": finding.note,
-        "evidence": [finding.why] if finding.why else compared,
-    }
 
 
 # -- tables -------------------------------------------------------------------------------------

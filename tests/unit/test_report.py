@@ -95,6 +95,7 @@ def test_first_screen_answers(page: Page) -> None:
     assert page.text.count("✗") == 1 + 1
     assert "ctm at NFE 1 lower than 0.5 × teacher at NFE 3: 9.40 [9.15, 9.65] against" in page.text
     assert "difference -104.10 [-104.22, -103.98]" in page.text
+    assert "6 comparisons: 6 reproduced" in page.text
     assert "the table has no FD of cd at NFE 1" in page.text
     assert "Claims that this table cannot test" in page.text
     assert "teacher and students ctm, ctm_nodsm of 0.31 million parameters, 19 cells" in page.text
