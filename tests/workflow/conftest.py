@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.project import Project, copy_project
+from fixtures.versions import Versions, make_versions
 
 
 @pytest.fixture
@@ -28,6 +29,12 @@ def branch(finished: Project, tmp_path: Path) -> Callable[[], Project]:
         return Project(target)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    """Two versions of a tiny experiment in git and DVC; work on a copy."""
+    return make_versions(tmp_path_factory.mktemp("versions"))
 
 
 @pytest.fixture

@@ -1,125 +1,65 @@
-"""The DVC stage around the DAG: run, no-op, change, experiment, another version, a kill."""
+"""The DVC stage around the DAG: no-op, change, another version, and what a version holds."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
-from fixtures.project import ROOT, Project, jobs
+from fixtures.project import ROOT
+from fixtures.versions import AFFECTED, Versions
 
-EXPERIMENT = "config/experiments/smoke.yaml"
-RESULTS = "results/smoke/**/*"
-
-
-@pytest.fixture
-def versioned(branch: Callable[[], Project]) -> Project:
-    """The finished smoke run as the default experiment of a repository with one commit."""
-    project = branch()
-    for name in ("dvc.yaml", "config/config.yaml"):
-        file = project.path / name
-        file.write_text(file.read_text().replace("digits", "smoke"))
-    project.run("git", "init", "--quiet", "--initial-branch=main")
-    project.run("git", "config", "user.name", "tester")
-    project.run("git", "config", "user.email", "tester@localhost")
-    commit(project, "start")
-    return project
+#: One file of each kind that a version consists of.
+KINDS = {
+    "results/data/digits/train/images.npy",
+    "results/tiny/teacher/seed-0/teacher.safetensors",
+    "results/tiny/ctm/seed-0/student.safetensors",
+    "results/tiny/ctm/seed-0/step-4/evaluation.json",
+    "results/features/desk-tiny.safetensors",
+    "results/metrics.json",
+    "results/table.csv",
+    "results/paper/table1.tex",
+    "results/figures/tiny-hero.png",
+    "results/report.html",
+}
 
 
-def commit(project: Project, message: str) -> None:
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message", message)
-
-
-def hashes(project: Project) -> dict[str, str]:
-    return project.results(RESULTS) | project.results("results/*.csv")
-
-
-def test_versions_of_the_results(versioned: Project, tmp_path: Path) -> None:
-    project = versioned
-    # A repro with something to do: one student is missing, and its state too.
-    expected = hashes(project)
-    project.remove("results/smoke/ctm_nodsm", "runs/smoke/ctm_nodsm", "results/table.csv")
-    ran = jobs(project.run("dvc", "repro"))
-    assert (ran["train_smoke_ctm_nodsm"], ran["evaluate"]) == (1, 1)
-    assert not {"teacher_smoke", "train_smoke_ctm"} & set(ran)
-    assert hashes(project) == expected
+def test_nothing_to_do(versions: Versions, tmp_path: Path) -> None:
+    project = versions.copy(tmp_path / "project")
     assert "didn't change, skipping" in project.run("dvc", "repro")
-    commit(project, "first version")
+    assert project.left() == {}
     assert project.run("git", "status", "--porcelain") == "", "results must not be in git"
+    assert project.made() == versions.second
 
-    # A parameter changed by hand.
-    old = "dsm: {enabled: false}\n    target_ema: 0.9"
-    project.edit(EXPERIMENT, old, old.replace("0.9", "0.8"))
-    ran = jobs(project.run("dvc", "repro"))
-    assert (ran["train_smoke_ctm_nodsm"], ran["evaluate"]) == (1, 1)
-    assert not {"teacher_smoke", "train_smoke_ctm"} & set(ran)
-    changed = hashes(project)
-    differing = {path for path in expected if changed[path] != expected[path]}
-    assert {"results/runs.csv", "results/table.csv"} < differing
-    assert not [path for path in differing if "/ctm/" in path or "/teacher/" in path]
-    commit(project, "second version")
 
-    # The first version again: everything comes back, and nothing is left to do.
-    project.run("git", "checkout", "--quiet", "HEAD~1")
-    project.run("dvc", "checkout")
-    assert hashes(project) == expected
-    assert project.planned(configuration=()) == {}
+def test_a_changed_parameter_reruns_what_it_affects(versions: Versions) -> None:
+    assert versions.planned == AFFECTED
+    assert versions.ran == {name: n for name, n in AFFECTED.items() if name != "all"}
+    first, second = versions.first, versions.second
+    assert first.keys() == second.keys()
+    changed = {name for name in first if first[name] != second[name]}
+    assert {"results/table.csv", "results/tiny/ctm/seed-0/student.safetensors"} < changed
+    assert not [name for name in changed if "/teacher/" in name or "/data/" in name]
+
+
+def test_an_older_version_and_back(versions: Versions, tmp_path: Path) -> None:
+    project = versions.copy(tmp_path / "project")
+    project.go("first")
+    assert project.made() == versions.first
+    assert project.left() == {}
     assert "didn't change, skipping" in project.run("dvc", "repro")
-
-    # On another machine, from a remote, without any training state.
+    # Without DVC's half the files are another version's, and Snakemake says which must be made.
     project.run("git", "checkout", "--quiet", "main")
-    project.run("dvc", "checkout")
-    project.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
-    project.run("dvc", "push")
-    other = Project(tmp_path / "other")
-    project.run("git", "clone", "--quiet", str(project.path), str(other.path))
-    other.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
-    other.run("dvc", "pull")
-    assert hashes(other) == changed
-    assert other.planned(configuration=()) == {}
-    assert "didn't change, skipping" in other.run("dvc", "repro")
+    assert project.left() == AFFECTED
+    project.run("dvc", "checkout", "--quiet")
+    assert project.made() == versions.second
+    assert project.left() == {}
 
 
-def test_an_experiment_reruns_what_it_affects_and_is_shown(
-    versioned: Project, tmp_path: Path
-) -> None:
-    project = versioned
-    project.run("dvc", "repro")
-    commit(project, "first version")
-    before = project.results("results/smoke/**/*.safetensors")
-    ran = jobs(
-        project.run("dvc", "exp", "run", "-S", f"{EXPERIMENT}:evaluation.sample_seeds=[0,1,2]")
-    )
-    assert ran["evaluate"] == 4
-    assert not [name for name in ran if name.startswith(("train", "teacher", "reference"))]
-    assert project.results("results/smoke/**/*.safetensors") == before
-
-    shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
-    metrics = shown[""]["data"]["results/metrics.json"]["data"]["smoke"]
-    assert metrics["ctm"]["step-30"]["gamma/nfe-1/gamma-none"]["desk-smoke"]
-    assert "sample_seeds" in project.run("dvc", "params", "diff")
-    assert "fd_classifier_digits_64" in project.run("dvc", "metrics", "diff")
-
-    project.run("dvc", "plots", "show", "--out", str(tmp_path / "plots"))
-    names = {path.name for path in (tmp_path / "plots/static").glob("*.png")}
-    assert any("smoke-hero" in name for name in names)
-    assert any("smoke-fd-nfe" in name for name in names)
-
-
-def test_after_a_kill_one_unlock_and_the_same_command(
-    versioned: Project, kill_when: Callable[..., None]
-) -> None:
-    project = versioned
-    expected = hashes(project)
-    project.remove("results/smoke/ctm_nodsm", "runs/smoke/ctm_nodsm", "results/table.csv")
-    process = project.start("dvc", "repro")
-    kill_when(process, project, "runs/smoke/ctm_nodsm/seed-0/*/checkpoints/step-*", group=True)
-    refused = project.run("dvc", "repro", code=255)
-    assert "--unlock" in refused
-    project.run("snakemake", "--unlock")
-    assert "continues after step" in project.run("dvc", "repro")
-    assert hashes(project) == expected
+def test_training_state_is_not_versioned(versions: Versions, tmp_path: Path) -> None:
+    project = versions.copy(tmp_path / "project")
+    listed = project.run("dvc", "list", ".", "--recursive", "--dvc-only").split()
+    assert set(listed) >= KINDS
+    assert {Path(name).parts[0] for name in listed} == {"results", ".snakemake"}
+    assert list(project.path.glob("runs/tiny/ctm/seed-0/*/checkpoints/step-*"))
+    assert not [name for name in project.run("git", "ls-files").split() if "runs/" in name]
 
 
 def test_the_stage_declares_whole_files_of_parameters() -> None:

@@ -26,8 +26,9 @@ if "CTM_HOLD_AT" in os.environ:
         """Until a signal that this process handles."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        tell(None)
         old = signal.set_wakeup_fd(writer)
+        # Only now, so that a signal sent on seeing it is not missed.
+        tell(None)
         if select.select([reader], [], [], 300)[0]:
             tell(os.read(reader, 1)[0])
         signal.set_wakeup_fd(old)
