@@ -105,28 +105,3 @@ def test_the_conda_file_agrees_with_the_lock() -> None:
     ]
     assert len(pip) > 20
     assert all(pins[pin.split("==")[0]] == pin.split("==")[1] for pin in pip), "run `make lock`"
-
-
-def test_dvc_versions_every_declared_result() -> None:
-    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["reproduce"]
-    entries = [*stage["outs"], *stage["metrics"], *stage["plots"]]
-    assert all(options["persist"] for entry in entries for options in entry.values())
-    paths = [path for entry in entries for path in entry]
-    assert ".snakemake/metadata" in paths
-    declared = _declared()
-    assert len(declared) > 30
-    uncovered = [f for f in declared if not any(Path(f).is_relative_to(path) for path in paths)]
-    assert not uncovered
-
-
-def _declared() -> list[str]:
-    """Outputs of the default run, as Snakemake's summary lists them."""
-    done = subprocess.run(
-        [Path(sys.executable).parent / "snakemake", "--forceall", "--dry-run", "--printshellcmds"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = re.findall(r"^    (?:output|benchmark): (.*)$", done.stdout + done.stderr, re.M)
-    return [path for line in found for path in line.split(", ")]
