@@ -67,6 +67,7 @@ def main() -> None:
         return time.perf_counter()
 
     repeats, result["clock"] = arguments.repeats, arguments.clock
+    result["start_seconds"] = start(repeats, arguments.clock)
     result["networks"] = [row for name in SIZES for row in speeds(name, repeats, clock)]
     result["update_seconds_per_weight"] = update(repeats, clock)
     result["likelihood"] = [
@@ -85,6 +86,20 @@ def shortest(work: Callable[[], object], repeats: int, clock: Callable[[], float
         work()
         times.append(clock() - began)
     return min(times)
+
+
+def start(repeats: int, clock: str) -> float:
+    """Seconds of a process that loads what a training loads, and ends."""
+    command = [sys.executable, "-c", "import ctm_core.cli, ctm_core.jobs, ctm_core.evaluation"]
+    times = []
+    for _ in range(repeats + 1):
+        before, began = os.times(), time.perf_counter()
+        subprocess.run(command, check=True)
+        wall, after = time.perf_counter() - began, os.times()
+        cpu = after.children_user - before.children_user
+        cpu += after.children_system - before.children_system
+        times.append(cpu if clock == "cpu" else wall)
+    return min(times[1:])
 
 
 def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:

@@ -74,7 +74,8 @@ class Plan:
         """Device hours of jobs that ask for GPUs (``gpu``) and of the others (``cpu``)."""
         found = {"gpu": 0.0, "cpu": 0.0}
         for estimate in self.estimates:
-            found["gpu" if estimate.gpus else "cpu"] += estimate.seconds / 3600
+            held = estimate.wall * max(estimate.gpus, 1)
+            found["gpu" if estimate.gpus else "cpu"] += held / 3600
         return found
 
     @property

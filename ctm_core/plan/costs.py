@@ -1,15 +1,15 @@
 """What each job costs: passes times operations, over the speed of the device.
 
-Counted are networks, and the optimiser. What is not: reading files, metrics of features once they
-are there, tables and pictures. Of small networks these are a good part of a job's time, of the
-paper's they are none worth naming.
+Counted are a process's start, networks, and the optimiser. What is not: reading files, metrics of
+features once they are there, tables and pictures. Of small networks these are a good part of a
+job's time, of the paper's they are none worth naming.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctm_core.config import Experiment
@@ -46,6 +46,8 @@ class Estimate:
         What the job asks for.
     memory
         Peak bytes of the job; of each process where there are several.
+    start
+        Seconds before its process has loaded what it needs.
     """
 
     job: Job
@@ -55,10 +57,16 @@ class Estimate:
     gpus: int = 0
     processes: int = 1
     memory: float = 0.0
+    start: float = 0.0
 
     @property
     def wall(self) -> float:
         """Seconds from its start to its end."""
+        return self.start + self.work
+
+    @property
+    def work(self) -> float:
+        """Seconds once its process has started."""
         return self.seconds / max(self.gpus, 1)
 
 
@@ -96,7 +104,7 @@ class Costs:
 
     def of(self, jobs: Iterable[Job]) -> list[Estimate]:
         """Every job's estimate, in order."""
-        return [self._of(job) for job in jobs]
+        return [replace(self._of(job), start=self.speed.start) for job in jobs]
 
     def _of(self, job: Job) -> Estimate:
         if job.kind == "train":

@@ -148,7 +148,7 @@ def _of_record(estimate: Estimate, record: Mapping[str, Any]) -> list[Comparison
             spent = float(sum(row["nfe"] * row["n"] for row in measured))
             predicted = estimate.passes["likelihood"].mean
             found.append(Comparison(label, "passes: likelihood", predicted, spent))
-    return [*found, Comparison(label, "seconds", estimate.wall, float(record["seconds"]))]
+    return [*found, Comparison(label, "seconds", estimate.work, float(record["seconds"]))]
 
 
 def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Comparison]:

@@ -74,6 +74,8 @@ class Speed:
         Of the denoiser in a likelihood, by the solver's tolerance, ascending.
     process
         Bytes of a process that has loaded torch and nothing else.
+    start
+        Seconds that the command takes before a job's work begins.
     """
 
     device: str
@@ -82,6 +84,7 @@ class Speed:
     update: float
     evaluations: tuple[tuple[float, float], ...]
     process: float
+    start: float
 
     def rate(self, operations: float, *, precision: str, backward: bool) -> float:
         """Operations a second of a network that takes ``operations`` an image."""
@@ -153,4 +156,5 @@ def _speed(told: Mapping[str, Any]) -> Speed:
         update=float(told["update_seconds_per_weight"]),
         evaluations=tuple(evaluations),
         process=float(told["process_bytes"]),
+        start=float(told["start_seconds"]),
     )

@@ -82,7 +82,8 @@ def test_a_faster_device_takes_less_and_several_share(estimated: Made) -> None:
     two = estimated("1TFLOP/s", resources=shared)[1][label]
     assert (two.gpus, two.processes) == (2, 2)
     assert two.seconds == pytest.approx(known.seconds)
-    assert two.wall == pytest.approx(known.seconds / 2)
+    assert two.work == pytest.approx(known.seconds / 2)
+    assert two.wall == pytest.approx(3.0 + two.work)
 
 
 def test_memory_grows_with_what_stands_in_it(estimated: Made) -> None:
