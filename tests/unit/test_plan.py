@@ -64,7 +64,8 @@ def test_the_plan_is_printed_and_written(ctm: Run, config: Path) -> None:
     assert told["hours"]["gpu"] == 0 < told["hours"]["cpu"]
     assert 0 < told["hours_of_longest_chain"] < told["hours"]["cpu"]
     # Each job of these starts a process of its own, in three seconds by the fixture's speeds.
-    working, starting = sum(e["device_seconds"] for e in told["estimates"]), 3 * len(told["estimates"])
+    working = sum(e["device_seconds"] for e in told["estimates"])
+    starting = 3 * len(told["estimates"])
     assert working + starting == pytest.approx(3600 * told["hours"]["cpu"])
     assert told["missing"] == {} and told["comparisons"] == []
     command = "snakemake --cores all --configfile mine.yaml -- results/table.csv"
