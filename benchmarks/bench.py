@@ -32,7 +32,7 @@ import torch
 from rows import Table, alternate, once
 from sizes import SIZES
 
-from ctm_core import acceleration, randomness, schedule
+from ctm_core import acceleration, optimizers, randomness, schedule
 from ctm_core.config import Training
 from ctm_core.files import write_json, write_text
 from ctm_core.generation import Generator
@@ -40,7 +40,8 @@ from ctm_core.runs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
-MARKS = ("<!-- measured -->", "<!-- end of measured -->")
+#: One table for each kind of processor, as bf16 is another thing on each: `{}` is its kind.
+MARKS = ("<!-- measured: {} -->", "<!-- end of measured: {} -->")
 PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
 
 #: Ways of doing a step: keys of the training section, the first being the plain way.
@@ -49,6 +50,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain": {"objective": baseline.Plain, "kernel": "loop"},
     "fp32": {"kernel": "fused"},
     "bf16": BF16,
+}
+#: Ways of taking less memory.
+SAVING: dict[str, dict[str, Any]] = {
+    f"{way}, recompute": WAYS[way] | {"recompute": True} for way in ("fp32", "bf16")
 }
 #: One key changed, to be seen against ``bf16``.
 LEVERS: dict[str, dict[str, Any]] = {
@@ -152,7 +157,7 @@ def sampling(table: Table, size: str, repeats: int) -> None:
 
 def memory(table: Table, size: str) -> None:
     """Largest resident memory of a process that does two steps, of one that only builds."""
-    for way in WAYS:
+    for way in WAYS | SAVING:
         found = {}
         for count in (0, 2):
             call = [sys.executable, __file__, "--memory-of", size, way, str(count)]
@@ -167,7 +172,7 @@ def memory(table: Table, size: str) -> None:
 
 def memory_of(size: str, way: str, count: int) -> None:
     """Print the peak of this process in GB."""
-    trainer = sizes.trainer(size, **WAYS[way])
+    trainer = sizes.trainer(size, **(WAYS | SAVING)[way])
     for _ in range(count):
         trainer._generator_step()
     # Not getrusage: its peak is inherited from the process that started this one.
@@ -177,6 +182,11 @@ def memory_of(size: str, way: str, count: int) -> None:
 
 
 # -- output --------------------------------------------------------------------------------------
+
+
+def kind() -> str:
+    """Whether this processor multiplies matrices of bf16 by units of its own."""
+    return "AMX" if optimizers.resolve_precision("auto") == "bf16" else "no AMX"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -271,9 +281,10 @@ def main() -> None:
     write_json(arguments.output, result)
     print(f"{arguments.output} written")
     if arguments.docs:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write_text(PAGE, f"{before}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{after}")
+        begin, end = (mark.format(kind()) for mark in MARKS)
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+        after = rest.partition(end)[2]
+        write_text(PAGE, f"{before}{begin}\n{markdown(result)}\n{end}{after}")
 
 
 if __name__ == "__main__":
