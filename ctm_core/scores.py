@@ -36,6 +36,9 @@ __all__ = [
     "read_runs",
 ]
 
+#: The sampler of rows that an adaptive solver made: of likelihoods.
+ADAPTIVE = "ode"
+
 
 class RowKey(NamedTuple):
     """What tells a row of the table from all others."""
@@ -284,10 +287,19 @@ def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
                 score.protocol,
                 evaluation.model,
                 evaluation.step,
-                score.cell,
+                # How often an adaptive solver evaluates the network is a result: it differs from
+                # training to training, and must not part them.
+                score.cell if score.sampler != ADAPTIVE else Cell(ADAPTIVE, 0, None),
             )
             groups[key].append((evaluation, score))
     return [_row(key, groups[key]) for key in sorted(groups, key=RowKey.order)]
+
+
+def _measured(cell: Cell, scored: list[tuple[Evaluation, Score]]) -> Cell:
+    """The cell, with the mean number of evaluations where the solver chose it."""
+    if cell.sampler != ADAPTIVE:
+        return cell
+    return Cell(ADAPTIVE, round(sum(score.nfe for _, score in scored) / len(scored)), None)
 
 
 def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
@@ -319,7 +331,7 @@ def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
         model=model,
         objective=joined(lambda e: e.objective),
         step=step,
-        cell=cell,
+        cell=_measured(cell, scored),
         protocol=protocol,
         train_seeds=tuple(sorted(evaluations)),
         sample_seeds=tuple(sorted(seeds, key=lambda s: (isinstance(s, str), s))),

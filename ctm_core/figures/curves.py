@@ -262,16 +262,16 @@ def training(curves: Mapping[tuple[str, int], Curve], title: str) -> Figure:
     size = (PANEL[0] * columns + 1.2, 2.5 * rows + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    colors = by_model(list(dict.fromkeys(model for model, _ in curves)))
+    looks = by_model(list(dict.fromkeys(model for model, _ in curves)))
     # The grid may have more places than there are panels.
     for axes, name, ((_, term), keys) in zip(grid.flat, names, panels.items(), strict=False):
         shown: list[float] = []
         named: set[str] = set()
         for model, seed in keys:
             steps, values = curves[model, seed][term]
-            axes.plot(steps, values, color=colors[model], alpha=0.22, linewidth=0.7)
+            axes.plot(steps, values, color=looks[model]["color"], alpha=0.22, linewidth=0.7)
             label = None if model in named else model
-            axes.plot(steps, smoothed(values), color=colors[model], label=label)
+            axes.plot(steps, smoothed(values), label=label, **looks[model])
             named.add(model)
             shown += values.tolist()
         log_if_positive(axes, shown)

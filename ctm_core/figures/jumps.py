@@ -30,13 +30,13 @@ def errors(evaluations: Sequence[Evaluation], title: str) -> Figure | None:
         return None
     figure, (axes,) = panels([""], title)
     models = sorted(values, key=model_order)
-    colors = by_model(models)
+    looks = by_model(models)
     shown = []
     for index, model in enumerate(models):
         levels = sorted(values[model])
         means = [sum(values[model][t]) / len(values[model][t]) for t in levels]
         marker = MARKERS[index % len(MARKERS)]
-        axes.plot(levels, means, color=colors[model], marker=marker, label=model)
+        axes.plot(levels, means, marker=marker, label=model, **looks[model])
         shown += means
     axes.set_xscale("log")
     axes.set_xlabel("noise level t that the jump starts from")

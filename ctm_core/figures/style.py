@@ -17,6 +17,7 @@ from ctm_core.files import atomic_write
 
 __all__ = [
     "COLORS",
+    "DASHES",
     "MARKERS",
     "TEACHER",
     "by_model",
@@ -31,6 +32,7 @@ __all__ = [
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 TEACHER = "#000000"
 MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", ":")
 PIXELS_PER_INCH = 200
 
 _SETTINGS: dict[Any, Any] = {
@@ -80,11 +82,18 @@ def save(figure: Figure, folder: Path, name: str, title: str) -> list[Path]:
     return [pdf, png]
 
 
-def by_model(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model: black for the teacher, the palette for its students in order."""
+def by_model(models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dash of each model: black for the teacher, the palette for students in order.
+
+    Where there are more students than colours, those of the second round are dashed, of the third
+    dotted.
+    """
     students = [model for model in models if model != "teacher"]
-    chosen = {model: COLORS[i % len(COLORS)] for i, model in enumerate(students)}
-    return {"teacher": TEACHER} | chosen
+    looks: dict[str, dict[str, Any]] = {"teacher": {"color": TEACHER, "linestyle": DASHES[0]}}
+    for index, model in enumerate(students):
+        turn, place = divmod(index, len(COLORS))
+        looks[model] = {"color": COLORS[place], "linestyle": DASHES[turn % len(DASHES)]}
+    return looks
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:

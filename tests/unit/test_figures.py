@@ -14,7 +14,7 @@ from PIL import Image
 from ctm_core.config import Cell
 from ctm_core.errors import UserError
 from ctm_core.figures import catalogue, curves, grids, write_figures
-from ctm_core.figures.style import COLORS, style
+from ctm_core.figures.style import COLORS, by_model, style
 from ctm_core.scores import Row, aggregate, read_evaluations
 
 NAMES = {
@@ -221,3 +221,10 @@ def test_missing_or_strange_inputs_are_named(tmp_path: Path) -> None:
     log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     with pytest.raises(UserError, match="is no training log"):
         write_figures([evaluation], [log], tmp_path / "figures")
+
+
+def test_no_two_models_look_alike() -> None:
+    models = ["teacher", *(f"student_{i}" for i in range(15))]
+    looks = [tuple(sorted(look.items())) for look in by_model(models).values()]
+    assert len(set(looks)) == len(models)
+    assert by_model(models[:7])["student_5"]["linestyle"] == "-", "colours first"

@@ -88,6 +88,19 @@ def test_training_seeds_of_a_cell_become_one_row(tmp_path: Path) -> None:
     assert hashes == sorted(digest("digits", "ctm", seed, 500) for seed in range(3))
 
 
+def test_an_adaptive_solvers_evaluations_do_not_part_trainings(tmp_path: Path) -> None:
+    results = Results(tmp_path, sample_seeds=(0,), metric="bpd_32")
+    paths = [
+        results.evaluation("ctm", {Cell("ode", nfe, None): value}, train_seed=seed)
+        for seed, (nfe, value) in enumerate([(92, 4.7), (94, 4.8), (92, 4.9)])
+    ]
+    (row,) = aggregate(read_evaluations(paths))
+    assert row.train_seeds == (0, 1, 2)
+    assert row.cell == Cell("ode", 93, None)
+    summary = row.metrics["bpd_32"]
+    assert summary.mean == pytest.approx(4.8) and summary.method == "training_seeds"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
