@@ -36,9 +36,12 @@ FOREIGN = {
 @pytest.fixture(scope="module")
 def updater() -> ModuleType:
     """docs/update_readme.py as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "update_readme", ROOT / "docs" / "update_readme.py"
-    )
+    return script("update_readme")
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -302,3 +305,34 @@ def test_update_needs_results(updater: ModuleType, results: Path, tmp_path: Path
     other = (results / "table.csv").read_text(encoding="utf-8").replace("digits,", "other,")
     with pytest.raises(UserError, match="no rows of digits"):
         updater.excerpt(other)
+
+
+# -- the page of digits-full ---------------------------------------------------------------------
+
+
+def test_the_page_of_digits_full_is_made_of_its_results(tmp_path: Path) -> None:
+    digits_full = script("digits_full")
+    results = tmp_path / "full"
+    for name in digits_full.FIGURES:
+        figure = results / f"figures/digits-full-{name}.png"
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_bytes(name.encode())
+    (results / "claims.md").write_text("# Does it reproduce?\n\n## digits-full\n\nOf 2 claims.\n")
+    for job, seconds in (("train/digits-full/ctm/seed-0", 3000), ("evaluate/some", 600)):
+        benchmark = results / f"benchmarks/{job}.tsv"
+        benchmark.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.write_text(f"s\tmax_rss\n1\t2\n{seconds}\t2\n")
+    (tmp_path / "docs/images").mkdir(parents=True)
+    digits_full.update(results, tmp_path)
+    page = (tmp_path / digits_full.PAGE).read_text(encoding="utf-8")
+    assert "2 jobs, 1 of them trainings, took 1.0 hours together" in page, "last attempts count"
+    assert "\n## Does it reproduce?\n\n### digits-full\n\nOf 2 claims.\n" in page
+    assert page.count("\n# ") + page.startswith("# ") == 1
+    for name in digits_full.FIGURES:
+        assert f"](images/digits-full-{name}.png)" in page
+        copy = tmp_path / f"docs/images/digits-full-{name}.png"
+        assert copy.read_bytes() == name.encode()
+
+    (results / "claims.md").unlink()
+    with pytest.raises(UserError, match=r"claims\.md is missing; run `snakemake .*digits-full"):
+        digits_full.update(results, tmp_path)
