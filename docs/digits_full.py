@@ -32,8 +32,8 @@ INTRODUCTION = """\
 # The default experiment at length
 
 `digits-full` trains every variant of the default experiment with three training seeds, and
-measures snapshots and all metrics. With three trainings an interval speaks of the method, not of one set of
-weights. It is still a toy: 8×8 digits, and FD by a small classifier, which is not FID.
+measures snapshots and all metrics. With three trainings an interval speaks of the method, not of
+one set of weights. It is still a toy: 8×8 digits, and FD by a small classifier, which is not FID.
 
 ```sh
 snakemake --cores all --configfile config/digits-full.yaml --directory full
