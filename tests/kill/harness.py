@@ -28,6 +28,7 @@ from ctm_core import checkpoint
 
 CHECKPOINT, ADVERSARY = "ctm_core.checkpoint", "ctm_core.objectives.adversarial:Adversary"
 TRAINER = "ctm_core.training:Trainer"
+BATCHES = "ctm_core.batches:Batches"
 EVALUATION = "ctm_core.evaluation"
 #: By what a moment aims at: functions, and the first and last call that may be chosen.
 PLACES: dict[str, list[tuple[str, int, int]]] = {
@@ -44,7 +45,7 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         (f"{ADVERSARY}.advance", 2, 5),  # after its optimiser's step; the first is at the start
     ],
     "anywhere": [
-        (f"{TRAINER}._batch", 1, 12),
+        (f"{BATCHES}.draw", 1, 12),
         (f"{TRAINER}._apply", 1, 12),
         ("ctm_core.ema:update", 1, 12),
         ("ctm_core.scalars:Scalars.write", 1, 12),
@@ -107,7 +108,9 @@ def draw(
             deck += chance.sample(PLACES[aim], len(PLACES[aim]))
         place, low, high = deck.pop()
         # Files are process 0's; everywhere else any of them may die, or what has started them.
-        everyone = processes > 1 and place.startswith((TRAINER, ADVERSARY, "ctm_core.ema"))
+        everyone = processes > 1 and place.startswith(
+            (TRAINER, BATCHES, ADVERSARY, "ctm_core.ema")
+        )
         rank = chance.randrange(processes) if everyone else 0
         whom: Literal["self", "parent"] = "self"
         if processes > 1 and chance.random() < 0.3:

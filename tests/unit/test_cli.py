@@ -39,6 +39,7 @@ VERBS = (
     "features",
     "figures",
     "likelihood",
+    "plan",
     "report",
     "sample",
     "table",
