@@ -103,8 +103,7 @@ def _micro_batch(section: Training, title: str) -> int:
             f"{title}: a batch of {whole} cannot be shared by {processes} processes; "
             "change batch_size or --processes"
         )
-    share = whole // processes
-    size = min(section.micro_batch or share, share)
+    share, size = section.shared(processes)
     if share % size:
         raise UserError(
             f"{title}: micro_batch {size} does not divide the {share} samples of each of "

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from ctm_core.config import Cell
 from ctm_core.metrics.names import is_distance
-from ctm_core.scores import Row, last_steps, main_protocol, metrics_of
+from ctm_core.scores import ADAPTIVE, Row, last_steps, main_protocol, metrics_of
 from ctm_core.statistics import Outcome, Summary, paired
 
 __all__ = ["Effect", "cell_name", "effects", "headline_metric"]
@@ -73,7 +73,7 @@ def _cells(rows: Sequence[Row], experiment: str) -> tuple[dict[tuple[str, Cell],
 
 def cell_name(cell: Cell) -> str:
     """A cell as text reads it: ``NFE 4, γ = 0.5``; unusual samplers are named."""
-    if cell.sampler == "ode":
+    if cell.sampler == ADAPTIVE:
         return "likelihood"
     text = f"NFE {cell.nfe}"
     if cell.gamma is not None:

@@ -18,6 +18,7 @@ from ctm_core.metrics import names
 from ctm_core.statistics import SampleSeed, StandardError, Summary, summarise
 
 __all__ = [
+    "ADAPTIVE",
     "Evaluation",
     "JumpError",
     "Row",

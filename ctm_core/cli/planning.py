@@ -41,7 +41,7 @@ __all__ = ["plan"]
     show_default=True,
     help="A finished run, shown beside its prediction.",
 )
-@click.option("--json", "--output", "output", type=FILE, help="Write everything there, as JSON.")
+@click.option("--json", "output", type=FILE, help="Write everything there, as JSON.")
 def plan(
     config: Path,
     target: str,

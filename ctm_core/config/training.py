@@ -88,6 +88,11 @@ class Training(Section):
             raise ValueError("snapshots lie beyond the last step")
         return self
 
+    def shared(self, processes: int) -> tuple[int, int]:
+        """Samples of a batch that each of several processes has, and those of a micro-batch."""
+        share = self.batch_size // processes
+        return share, min(self.micro_batch or share, share)
+
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Hashes made before these keys existed hold for what they left as it was.

@@ -10,6 +10,7 @@ from ctm_core.evaluation.kept import kept
 from ctm_core.generation import Generator
 from ctm_core.likelihood import Protocol, measure
 from ctm_core.metrics.names import MetricName
+from ctm_core.scores import ADAPTIVE
 
 __all__ = ["likelihood_rows"]
 
@@ -48,7 +49,7 @@ def likelihood_rows(
     evaluations = measured["evaluations_by_batch"]
     row = {
         "sample_seed": section.seed,
-        "sampler": "ode",
+        "sampler": ADAPTIVE,
         "gamma": None,
         "nfe": round(sum(evaluations) / len(evaluations)),
         "protocol": PROTOCOL,

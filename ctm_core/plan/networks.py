@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctm_core import model_file, torchvision_shim
 from ctm_core.config import Diffusion, Discriminator, Network
+from ctm_core.features import classifier, efficientnet_lite0, inception
 from ctm_core.plan.passes import Mode
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ __all__ = ["Cost", "denoiser", "features", "judge", "measured", "perceptual"]
 
 #: Dimensions of the features that each network gives.
 DIMENSIONS = {
-    "classifier": 64,
+    "classifier": classifier.DIM,
     "dinov2_vitl14": 1024,
-    "efficientnet_lite0": 1280,
-    "inception": 2048,
+    "efficientnet_lite0": efficientnet_lite0.DIM,
+    "inception": inception.DIM,
 }
 #: Networks of the same layers in timm, by the names of protocols. Their weights are not read.
 SIMILAR = {
@@ -189,11 +190,9 @@ def features(protocol: Protocol, shape: tuple[int, int, int]) -> tuple[Cost, int
 
 @cache
 def _features(name: str, side: int, channels: int) -> tuple[Cost, int] | None:
-    from ctm_core.features.classifier import Classifier
-
     if name.startswith("classifier_"):
         with torch.device("meta"):
-            small = Classifier(side, channels, 10).requires_grad_(False)
+            small = classifier.Classifier(side, channels, 10).requires_grad_(False)
             image = torch.zeros(1, channels, side, side)
             return measured(small, small.features, image), DIMENSIONS["classifier"]
     if name not in SIMILAR:

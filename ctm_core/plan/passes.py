@@ -182,9 +182,8 @@ def expected(experiment: Experiment, model: str) -> Passes:
 
 def _weighs_beforehand(experiment: Experiment, student: Student) -> bool:
     """Whether loss weights of a whole batch need a pass of their own."""
-    training, processes = student.training, experiment.resources.training.processes
-    share = training.batch_size // processes
-    several = share > min(training.micro_batch or share, share)
+    share, micro = student.training.shared(experiment.resources.training.processes)
+    several = share > micro
     adaptive = student.adversarial is not None or (student.dsm.enabled and student.dsm.adaptive)
     return student.lambda_scope == "global" and several and adaptive
 

@@ -161,9 +161,7 @@ def training_memory(
     """
     training = experiment.training(model)
     half = training.precision == "bf16"
-    processes = experiment.resources.training.processes
-    share = training.batch_size // processes
-    micro = min(training.micro_batch or share, share)
+    _, micro = training.shared(experiment.resources.training.processes)
     standing = SINGLE * network.parameters * (4 + averages(experiment, model))
     for other in (teacher, frozen):
         if other is not None:
