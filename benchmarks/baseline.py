@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from sizes import FixedSteps
 
-from ctm_core.balance import adaptive_weight
-from ctm_core.objectives import Batch
-from ctm_core.perceptual import Distance
-from ctm_core.perceptual.vgg import VggDistance
+from ctm_core.training.balance import adaptive_weight
+from ctm_core.training.batches import Batch
+from ctm_core.training.perceptual import Distance
+from ctm_core.training.perceptual.vgg import VggDistance
 
 Tensor = torch.Tensor
 
@@ -44,7 +44,7 @@ class Plain(FixedSteps):
         weights: Mapping[str, Any] | None = None,
         average: Callable[[list[Tensor]], None] | None = None,
     ) -> dict[str, float]:
-        """Gradients of the weighted sum; see :meth:`ctm_core.objectives.Objective.backward`."""
+        """Gradients of the weighted sum; see :meth:`.objective.Objective.backward`."""
         drawn, grid, x_t = self.noised(batch)
         with torch.no_grad():
             target = self.matching_target(batch, x_t, grid, drawn)

@@ -32,11 +32,12 @@ import torch
 from rows import Table, alternate, once
 from sizes import SIZES
 
-from ctm_core import acceleration, optimizers, randomness, schedule
 from ctm_core.config import Training
-from ctm_core.files import write_json, write_text
-from ctm_core.generation import Generator
-from ctm_core.runs import environment
+from ctm_core.diffusion import randomness, schedule
+from ctm_core.models.generation import Generator
+from ctm_core.runtime.files import write_json, write_text
+from ctm_core.runtime.runs import environment
+from ctm_core.training import acceleration, optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"

@@ -28,14 +28,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import yaml
 
-from ctm_core import ema, model_file, optimizers
 from ctm_core.config import Training, load_experiment
-from ctm_core.data import reader
-from ctm_core.files import write_json
-from ctm_core.gaussian import GaussianMixture
-from ctm_core.likelihood import ode
-from ctm_core.plan import networks
-from ctm_core.runs import environment
+from ctm_core.data.dataset import reader
+from ctm_core.diffusion.gaussian import GaussianMixture
+from ctm_core.evaluation.likelihood import ode
+from ctm_core.models import weight_file
+from ctm_core.plan import network_costs
+from ctm_core.runtime.files import write_json
+from ctm_core.runtime.runs import environment
+from ctm_core.training import ema, optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Experiments whose students are measured, and the batch of a pass.
@@ -90,7 +91,11 @@ def shortest(work: Callable[[], object], repeats: int, clock: Callable[[], float
 
 def start(repeats: int, clock: str) -> float:
     """Seconds of a process that loads what a training loads, and ends."""
-    command = [sys.executable, "-c", "import ctm_core.cli, ctm_core.jobs, ctm_core.evaluation"]
+    command = [
+        sys.executable,
+        "-c",
+        "import ctm_core.cli, ctm_core.training.jobs, ctm_core.evaluation.evaluate",
+    ]
     times = []
     for _ in range(repeats + 1):
         before, began = os.times(), time.perf_counter()
@@ -108,9 +113,11 @@ def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str
     known = reader(experiment.dataset.name)
     assert known.shape is not None and known.classes is not None
     classes = known.classes if experiment.conditional else 0
-    cost = networks.denoiser(experiment.network, experiment.diffusion, known.shape, classes, True)
+    cost = network_costs.denoiser(
+        experiment.network, experiment.diffusion, known.shape, classes, True
+    )
     torch.manual_seed(0)
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=experiment.network,
         diffusion=experiment.diffusion,
         resolution=known.shape[1],
@@ -160,7 +167,7 @@ def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str
 def update(repeats: int, clock: Callable[[], float]) -> float:
     """Seconds that RAdam and one average take for a weight in a step."""
     experiment = load_experiment(ROOT / "config/experiments/digits.yaml")
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=experiment.network,
         diffusion=experiment.diffusion,
         resolution=8,

@@ -24,11 +24,12 @@ from rows import Table, alternate, once
 from scipy import linalg
 from sklearn.datasets import load_sample_images
 
-from ctm_core import randomness, torchvision_shim
-from ctm_core.features import build_features
-from ctm_core.features.efficientnet_lite0 import load_network
-from ctm_core.metrics import Moments, frechet_distance
-from ctm_core.protocols import Protocol
+from ctm_core.config.protocols import Protocol
+from ctm_core.diffusion import randomness
+from ctm_core.evaluation.metrics import Moments, frechet_distance
+from ctm_core.models import torchvision_shim
+from ctm_core.models.features import build_features
+from ctm_core.models.features.efficientnet_lite0 import load_network
 
 __all__ = ["IMAGES", "distances", "markdown", "passes"]
 

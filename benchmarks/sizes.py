@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 
-from ctm_core import acceleration, config, ema, model_file, perceptual, schedule
-from ctm_core.discriminator import build_discriminator
-from ctm_core.objectives.adversarial import Adversary
-from ctm_core.objectives.ctm import CtmObjective, Draw
-from ctm_core.perceptual.vgg import VGG16_STAGES
-from ctm_core.training import Trainer
+from ctm_core import config
+from ctm_core.diffusion import schedule
+from ctm_core.models import weight_file
+from ctm_core.training import acceleration, ema, perceptual
+from ctm_core.training.adversary import Adversary
+from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.loop import Trainer
+from ctm_core.training.objectives.ctm import CtmObjective, Draw
+from ctm_core.training.perceptual.vgg import VGG16_STAGES
 
 HEUN_STEPS = 3
 DECAY = 0.999
@@ -85,7 +88,7 @@ class FixedSteps(CtmObjective):
 def network(size: Size, *, time_s: bool) -> Any:
     """A model of this size; what usually starts at zero is noise, lest gradients vanish."""
     torch.manual_seed(int(time_s))
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=config.Network(**size.network),
         diffusion=config.Diffusion(),
         resolution=size.resolution,

@@ -14,12 +14,12 @@ from typing import Any
 import baseline
 import torch
 
-from ctm_core import balance, ema
-from ctm_core.objectives.adversarial import Adversary
-from ctm_core.objectives.ctm import CtmObjective
-from ctm_core.perceptual import Distance
-from ctm_core.training import Trainer
-from ctm_core.trajectory import Trajectory
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training import balance, ema
+from ctm_core.training.adversary import Adversary
+from ctm_core.training.loop import Trainer
+from ctm_core.training.objectives.ctm import CtmObjective
+from ctm_core.training.perceptual import Distance
 
 #: Components in the order in which a step has them.
 COMPONENTS = (

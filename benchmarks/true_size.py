@@ -29,13 +29,15 @@ import sizes
 import stopwatch
 import torch
 
-from ctm_core import data, jobs, model_file, perceptual, schedule
 from ctm_core.config import Experiment, load_experiment
-from ctm_core.data import Dataset, open_dataset
-from ctm_core.discriminator import build_discriminator
-from ctm_core.files import sha256_file, write_json
-from ctm_core.objectives import adversarial
-from ctm_core.training import Trainer
+from ctm_core.data import dataset
+from ctm_core.data.dataset import Dataset, open_dataset
+from ctm_core.diffusion import schedule
+from ctm_core.models import weight_file
+from ctm_core.runtime.files import sha256_file, write_json
+from ctm_core.training import adversary, jobs, perceptual
+from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ("cifar10-uncond", "cifar10-cond", "cifar10-scratch", "imagenet64")
@@ -64,7 +66,7 @@ def shortened(path: Path, model: str, batch: int) -> Experiment:
 def write_dataset(experiment: Experiment, folder: Path, count: int = 16) -> Dataset:
     """Noise in the form of a prepared data set."""
     name = experiment.dataset.name
-    known, side = data.reader(name), SIDES[name]
+    known, side = dataset.reader(name), SIDES[name]
     names = known.class_names or [str(n) for n in range(1000)]
     images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
     folder.mkdir()
@@ -82,7 +84,7 @@ def write_dataset(experiment: Experiment, folder: Path, count: int = 16) -> Data
         "source_files": [],
         "files": {n: sha256_file(folder / n) for n in ("images.npy", "labels.npy")},
         "fingerprint": "0" * 64,
-        "format": data.FORMAT,
+        "format": dataset.FORMAT,
     }
     write_json(folder / "manifest.json", manifest)
     return open_dataset(folder)
@@ -92,7 +94,7 @@ def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
     """Random weights of the teacher's size, as `ctm teacher` would have written them."""
     torch.manual_seed(0)
     label_dim = dataset.classes if experiment.conditional else 0
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=experiment.network,
         diffusion=experiment.diffusion,
         resolution=dataset.resolution,
@@ -101,7 +103,7 @@ def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
         time_s=False,
     )
     described = experiment.model_dump(mode="json")
-    record = dict.fromkeys(sorted(model_file.RECORD)) | {
+    record = dict.fromkeys(sorted(weight_file.RECORD)) | {
         "experiment": experiment.experiment,
         "model": "teacher",
         "dataset": dataset.name,
@@ -113,7 +115,7 @@ def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
         "label_dim": label_dim,
         "time_s": False,
     }
-    model_file.export(path, model, record)
+    weight_file.export(path, model, record)
 
 
 def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: int) -> None:
@@ -128,7 +130,7 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
         return sizes.lpips(section.resize) if wanted == "lpips_vgg" else build(wanted, section)
 
     perceptual.build_distance = distance
-    adversarial.build_discriminator = partial(build_discriminator, pretrained=False)
+    adversary.build_discriminator = partial(build_discriminator, pretrained=False)
     stopwatch.install()
     taken: dict[str, float] = {}
 

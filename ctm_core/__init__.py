@@ -11,13 +11,13 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctm_core.model import Model
+    from ctm_core.models.model import Model
 
 __all__ = ["load"]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Load a weight file of this project; see :class:`ctm_core.model.Model`."""
-    from ctm_core.model import Model
+    """Load a weight file of this project; see :class:`ctm_core.models.model.Model`."""
+    from ctm_core.models.model import Model
 
     return Model.from_file(path)

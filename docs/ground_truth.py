@@ -25,17 +25,18 @@ from matplotlib.axes import Axes
 from scipy import stats
 from torch import Tensor
 
-from ctm_core import config, randomness, schedule
-from ctm_core.figures.style import COLORS, style
-from ctm_core.files import atomic_write, write_text
-from ctm_core.gaussian import GaussianMixture, exact_model, three_modes
-from ctm_core.likelihood import log_density, published
-from ctm_core.objectives import Batch
-from ctm_core.objectives.ctm import CtmObjective, Draw
-from ctm_core.objectives.dsm import dsm_loss
-from ctm_core.perceptual import build_distance
-from ctm_core.sampling import gamma_jumps, sample, sample_jumps, sigmas
-from ctm_core.solvers import euler_step, heun_solve
+from ctm_core import config
+from ctm_core.diffusion import randomness, schedule
+from ctm_core.diffusion.gaussian import GaussianMixture, exact_model, three_modes
+from ctm_core.diffusion.sampling import gamma_jumps, sample, sample_jumps, sigmas
+from ctm_core.diffusion.solvers import euler_step, heun_solve
+from ctm_core.evaluation.likelihood import log_density, published_protocol
+from ctm_core.report.figures.style import COLORS, style
+from ctm_core.runtime.files import atomic_write, write_text
+from ctm_core.training.batches import Batch
+from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.objectives.ctm import CtmObjective, Draw
+from ctm_core.training.perceptual import build_distance
 
 DOCS = Path(__file__).resolve().parent
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
@@ -202,12 +203,12 @@ def residual_bits(count: int) -> dict[str, float]:
     second = randomness.normal(0, "residual noise", 0, 0, count, one.shape).double()
     return {
         reading: float(
-            published.published_residual(
+            published_protocol.published_residual(
                 exact_model(one).denoise, x, second, reading=reading
             ).mean()
         )
         / (16 * math.log(2))
-        for reading in published.READINGS
+        for reading in published_protocol.READINGS
     }
 
 

@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 import ctm_core
-from ctm_core import randomness
-from ctm_core.data import open_dataset, to_float
+from ctm_core.data.dataset import open_dataset, to_float
+from ctm_core.diffusion import randomness
 
 results = Path("results")
 student = ctm_core.load(results / "digits/ctm/seed-0/student.safetensors")

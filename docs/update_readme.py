@@ -14,9 +14,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from ctm_core.errors import UserError
-from ctm_core.files import atomic_write, write_text
-from ctm_core.statistics import Summary
+from ctm_core.report.statistics import Summary
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import atomic_write, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "digits"

@@ -13,9 +13,17 @@ import sys
 
 import click
 
-from ctm_core.cli import assets, foreign, planning, reading, sampling, scoring, training
-from ctm_core.errors import CtmError, Interrupted, UserError, plain_sentence
-from ctm_core.launch import follow_parent
+from ctm_core.cli import (
+    asset_verbs,
+    foreign_verbs,
+    plan_verbs,
+    report_verbs,
+    sample_verbs,
+    score_verbs,
+    train_verbs,
+)
+from ctm_core.runtime.errors import CtmError, Interrupted, UserError, plain_sentence
+from ctm_core.runtime.launch import follow_parent
 
 __all__ = ["main"]
 
@@ -26,7 +34,15 @@ def cli() -> None:
     """Consistency Trajectory Models, from data set to table."""
 
 
-for module in (training, sampling, scoring, reading, planning, assets, foreign):
+for module in (
+    train_verbs,
+    sample_verbs,
+    score_verbs,
+    report_verbs,
+    plan_verbs,
+    asset_verbs,
+    foreign_verbs,
+):
     for verb in module.__all__:
         cli.add_command(getattr(module, verb))
 

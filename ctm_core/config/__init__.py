@@ -7,13 +7,13 @@ hashes that name run folders are taken over them. A mistake in a file ends in on
 file, key and what is allowed.
 """
 
-from ctm_core.config.adversarial import Adversarial
 from ctm_core.config.claims import Claims
-from ctm_core.config.discriminator import Discriminator
-from ctm_core.config.evaluation import Cell, Evaluation, SamplerGrid
+from ctm_core.config.discriminator_section import Discriminator
 from ctm_core.config.experiment import Dataset, Experiment
-from ctm_core.config.literature import Literature
+from ctm_core.config.gan import Adversarial
 from ctm_core.config.network import Diffusion, Network
+from ctm_core.config.optimization import Training
+from ctm_core.config.published import Literature
 from ctm_core.config.reading import (
     Workflow,
     json_schema,
@@ -23,9 +23,9 @@ from ctm_core.config.reading import (
     validated,
 )
 from ctm_core.config.resources import Resources
+from ctm_core.config.sampling_grid import Cell, Evaluation, SamplerGrid
 from ctm_core.config.student import Dsm, Fork, Perceptual, Released, Student
 from ctm_core.config.teacher import Teacher
-from ctm_core.config.training import Training
 
 __all__ = [
     "Adversarial",

@@ -1,7 +1,7 @@
 """Write the JSON schemas of Snakemake's `validate` anew: ``python -m ctm_core.config``."""
 
 from ctm_core.config import Claims, Experiment, Literature, Workflow, json_schema
-from ctm_core.files import write_text
+from ctm_core.runtime.files import write_text
 
 if __name__ == "__main__":
     for name, section in (

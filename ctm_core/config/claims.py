@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ctm_core.config._section import Name, Positive, Section
-from ctm_core.config.evaluation import Cell
+from ctm_core.config.sampling_grid import Cell
 
 Kind = Literal[
     "fd",

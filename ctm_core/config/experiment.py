@@ -8,15 +8,15 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
-from ctm_core.config.evaluation import Cell, Evaluation, ProtocolCell
 from ctm_core.config.network import WITH_TARGET_TIME, Diffusion, Network
-from ctm_core.config.objective import traits
+from ctm_core.config.objective_traits import traits
+from ctm_core.config.optimization import WITHOUT_EFFECT, Training
 from ctm_core.config.resources import Resources
+from ctm_core.config.sampling_grid import Cell, Evaluation, ProtocolCell
 from ctm_core.config.student import Model, Released, Student, Variant
 from ctm_core.config.teacher import Teacher
-from ctm_core.config.training import WITHOUT_EFFECT, Training
-from ctm_core.errors import UserError
-from ctm_core.files import sha256_json
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_json
 
 #: External files of the data sets that are not fetched, by their names in config/assets.yaml.
 DATASET_FILES = {"cifar10": ("cifar10",), "imagenet64": ("ilsvrc2012",)}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ctm_core.config._section import Section
 from ctm_core.config.experiment import Experiment
-from ctm_core.errors import UserError
+from ctm_core.runtime.errors import UserError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

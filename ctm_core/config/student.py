@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Rate, Section
-from ctm_core.config.adversarial import Adversarial
-from ctm_core.config.objective import objectives, traits
-from ctm_core.config.training import Training
+from ctm_core.config.gan import Adversarial
+from ctm_core.config.objective_traits import objectives, traits
+from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
 
@@ -64,7 +64,7 @@ class Fork(Section):
 class Student(Section):
     """A model that is trained, from a teacher or without one."""
 
-    objective: Name = Field(default="ctm", description="a file of ctm_core/objectives")
+    objective: Name = Field(default="ctm", description="a file of ctm_core/training/objectives")
     variant: Variant = Field(
         default="released", description="how what paper and released code do differently is done"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ctm_core.config._section import Name, Section, Seed
-from ctm_core.config.training import Training
+from ctm_core.config.optimization import Training
 
 
 class Teacher(Section):

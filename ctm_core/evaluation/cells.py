@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
-from ctm_core import randomness
 from ctm_core.config import Cell
-from ctm_core.errors import UserError
+from ctm_core.config.protocols import Protocol
+from ctm_core.diffusion import randomness
 from ctm_core.evaluation.inputs import Inputs
-from ctm_core.features import FeatureExtractor, build_features
-from ctm_core.files import load_tensors, save_tensors, sha256_json
-from ctm_core.generation import Generator
-from ctm_core.metrics.extrapolation import is_long_enough
-from ctm_core.metrics.nearest import nearest_distances
-from ctm_core.metrics.reference import Reference, settings
-from ctm_core.metrics.scoring import scores
-from ctm_core.metrics.state import Outputs, State
-from ctm_core.progress import Progress
-from ctm_core.protocols import Protocol
+from ctm_core.evaluation.metrics.extrapolation import is_long_enough
+from ctm_core.evaluation.metrics.nearest import nearest_distances
+from ctm_core.evaluation.metrics.reference import Reference, settings
+from ctm_core.evaluation.metrics.scoring import scores
+from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.models.features import FeatureExtractor, build_features
+from ctm_core.models.generation import Generator
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, save_tensors, sha256_json
+from ctm_core.runtime.progress import Progress
 
 __all__ = ["Task", "compute", "rows", "tasks"]
 

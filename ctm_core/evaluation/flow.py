@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import Cell
-from ctm_core.distillation import Noises, errors
-from ctm_core.distillation import jumps as all_jumps
+from ctm_core.config.protocols import Protocol
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.evaluation.distillation import Noises, errors
+from ctm_core.evaluation.distillation import jumps as all_jumps
 from ctm_core.evaluation.inputs import Inputs
 from ctm_core.evaluation.kept import kept
-from ctm_core.generation import Generator
-from ctm_core.metrics.names import MetricName
-from ctm_core.metrics.trajectory_error import Step
-from ctm_core.protocols import Protocol
-from ctm_core.trajectory import Trajectory
+from ctm_core.evaluation.metrics.names import MetricName
+from ctm_core.evaluation.metrics.trajectory_error import Step
+from ctm_core.models.generation import Generator
 
 __all__ = ["trajectories"]
 

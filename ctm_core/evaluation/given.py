@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctm_core.data import Dataset, open_dataset
-from ctm_core.errors import UserError
+from ctm_core.config.protocols import Protocol, ReferenceSplit
+from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.evaluation.inputs import read_references
-from ctm_core.features import build_features
-from ctm_core.files import read_json, sha256_file, sha256_json, write_json
-from ctm_core.metrics.nearest import nearest_distances
-from ctm_core.metrics.reference import Reference, settings
-from ctm_core.metrics.scoring import scores
-from ctm_core.metrics.state import Outputs, State
-from ctm_core.protocols import Protocol, ReferenceSplit
-from ctm_core.provenance import code_version
+from ctm_core.evaluation.metrics.nearest import nearest_distances
+from ctm_core.evaluation.metrics.reference import Reference, settings
+from ctm_core.evaluation.metrics.scoring import scores
+from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.models.features import build_features
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json, sha256_file, sha256_json, write_json
+from ctm_core.runtime.provenance import code_version
 
 __all__ = ["Images", "score_files"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import Cell, Experiment
-from ctm_core.data import Dataset, open_dataset
-from ctm_core.errors import UserError
-from ctm_core.files import read_metadata, sha256_file
-from ctm_core.metrics.reference import Reference, load_reference
-from ctm_core.model_file import read_record
-from ctm_core.protocols import Protocol, ReferenceFile
-from ctm_core.teachers.fit import check_imported, is_imported
+from ctm_core.config.protocols import Protocol, ReferenceFile
+from ctm_core.data.dataset import Dataset, open_dataset
+from ctm_core.evaluation.metrics.reference import Reference, load_reference
+from ctm_core.models.foreign.fit import check_imported, is_imported
+from ctm_core.models.weight_file import read_record
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_metadata, sha256_file
 
 __all__ = ["Inputs", "gather", "read_references"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctm_core.errors import UserError
-from ctm_core.files import read_json, sha256_json, write_json
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json, sha256_json, write_json
 
 __all__ = ["kept"]
 

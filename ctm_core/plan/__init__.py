@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import read_yaml
+from ctm_core.config.project import ROOT, Project, read_project
 from ctm_core.plan.costs import Costs, Estimate
-from ctm_core.plan.jobs import TARGETS, Job, by_rule, graph
+from ctm_core.plan.dag import TARGETS, Job, by_rule, graph
 from ctm_core.plan.record import Comparison, compare
-from ctm_core.plan.sizes import on_disk
 from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
-from ctm_core.project import ROOT, Project, read_project
+from ctm_core.plan.storage import on_disk
 
 __all__ = ["SPEED", "Plan", "plan"]
 

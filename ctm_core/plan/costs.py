@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctm_core.config import Experiment
-from ctm_core.config.objective import traits
+from ctm_core.config.objective_traits import traits
+from ctm_core.config.project import Project
+from ctm_core.config.protocols import Protocol, ReferenceSplit
 from ctm_core.config.student import Released
-from ctm_core.errors import UserError
-from ctm_core.plan import networks, sizes
-from ctm_core.plan.jobs import Job
-from ctm_core.plan.networks import Cost
+from ctm_core.plan import network_costs, storage
+from ctm_core.plan.dag import Job
+from ctm_core.plan.network_costs import Cost
 from ctm_core.plan.passes import Number, Passes, expected
 from ctm_core.plan.samples import Sampled, sampled
-from ctm_core.plan.sizes import Shape
 from ctm_core.plan.speeds import DeviceSpeed, Speed
-from ctm_core.project import Project
-from ctm_core.protocols import Protocol, ReferenceSplit
+from ctm_core.plan.storage import Shape
+from ctm_core.runtime.errors import UserError
 
 __all__ = ["Costs", "Estimate"]
 
@@ -99,7 +99,7 @@ class Costs:
         self.speed = speed
         self.device = device
         self.shapes: dict[str, Shape | None] = {
-            name: sizes.data_shape(name, root) for name in project.datasets
+            name: storage.data_shape(name, root) for name in project.datasets
         }
 
     def of(self, jobs: Iterable[Job]) -> list[Estimate]:
@@ -133,7 +133,7 @@ class Costs:
         shape = self.shape(experiment)
         classes = shape.classes if experiment.conditional else 0
         time_s = model != "teacher" and traits(experiment.models[model].objective).time_s
-        return networks.denoiser(
+        return network_costs.denoiser(
             experiment.network, experiment.diffusion, shape.image, classes, time_s
         )
 
@@ -145,7 +145,7 @@ class Costs:
             adversarial = section.adversarial
         if adversarial is None:
             return None
-        return networks.judge(adversarial.discriminator, self.shape(experiment).image)
+        return network_costs.judge(adversarial.discriminator, self.shape(experiment).image)
 
     def networks(self) -> dict[tuple[str, str], tuple[Cost, Cost | None]]:
         """By experiment and model: the model's network, and its discriminator."""
@@ -169,7 +169,7 @@ class Costs:
             if student.perceptual is not None:
                 side = student.perceptual.resize
                 image = self.shape(experiment).image
-                frozen = networks.perceptual(student.distance, side, image)
+                frozen = network_costs.perceptual(student.distance, side, image)
             if student.uses_teacher:
                 teacher = self.network(experiment, "teacher")
         kinds = {
@@ -181,11 +181,11 @@ class Costs:
         }
         precision = "bf16" if training.precision in ("auto", "bf16") else "fp32"
         operations, seconds = self._priced(found, kinds, precision)
-        weights = own.parameters * (1 + sizes.averages(experiment, model)) / 2
+        weights = own.parameters * (1 + storage.averages(experiment, model)) / 2
         updating = found.steps * weights * self.speed.update * max(share.processes, 1)
         if self.device is None or self.device.rate is None:
             seconds += updating / (1.0 if self.device is None else self.device.factor)
-        memory = sizes.training_memory(experiment, model, own, teacher, judge, frozen)
+        memory = storage.training_memory(experiment, model, own, teacher, judge, frozen)
         return Estimate(
             job,
             found.recorded | found.further,
@@ -235,12 +235,12 @@ class Costs:
             operations, seconds = self._more(operations, seconds, own, total, backward=True)
         for name, count in (found.features or {}).items():
             protocol = self.project.protocols[name]
-            if (known := networks.features(protocol, shape.image)) is not None:
+            if (known := network_costs.features(protocol, shape.image)) is not None:
                 total = count * known[0].operations["forward"]
                 operations, seconds = self._more(
                     operations, seconds, known[0], total, precision=protocol.precision
                 )
-        memory = sizes.evaluation_memory(self.project, job, own, shape, teacher)
+        memory = storage.evaluation_memory(self.project, job, own, shape, teacher)
         return Estimate(
             job, passes, operations, seconds, share.gpus, memory=self.speed.process + memory
         )
@@ -251,13 +251,13 @@ class Costs:
         reference = protocol.reference
         if not isinstance(reference, ReferenceSplit):
             return nothing
-        shape = self.shapes.get(reference.dataset) or sizes.data_shape(reference.dataset)
-        if shape is None or (known := networks.features(protocol, shape.image)) is None:
+        shape = self.shapes.get(reference.dataset) or storage.data_shape(reference.dataset)
+        if shape is None or (known := network_costs.features(protocol, shape.image)) is None:
             return nothing
         count = shape.counts.get(reference.split, 0)
         total = count * known[0].operations["forward"]
         operations, seconds = self._more(0.0, 0.0, known[0], total, precision=protocol.precision)
-        memory = 4 * known[0].parameters + 2 * sizes.state_bytes(protocol, known[1], 1)
+        memory = 4 * known[0].parameters + 2 * storage.state_bytes(protocol, known[1], 1)
         return Estimate(
             job,
             {"features": Number(float(count))},

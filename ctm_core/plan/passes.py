@@ -1,9 +1,9 @@
 r"""Forward passes of a training, by network, before it runs.
 
 The objectives count images as they pass through each network
-(:attr:`ctm_core.objectives.Objective.evaluations`), and ``training.json`` keeps the sums as
-``forward_passes``. How many a sample takes depends on its draw alone: k, i and j of
-:mod:`ctm_core.schedule`. :func:`counts` says how many, and :func:`expected` takes the mean over
+(:attr:`ctm_core.training.objective.Objective.evaluations`), and ``training.json`` keeps the sums
+as ``forward_passes``. How many a sample takes depends on its draw alone: k, i and j of
+:mod:`.schedule`. :func:`counts` says how many, and :func:`expected` takes the mean over
 
 .. math::
     P(k) = \frac{2k}{M(M+1)}, \qquad i \sim U\{0, …, N-1-k\}, \qquad j \sim U\{i+k, …, N-1\}.
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm_core.config import Experiment, Student
-from ctm_core.config.objective import traits
+from ctm_core.config.objective_traits import traits
 
 __all__ = ["Mode", "Number", "Passes", "Use", "counts", "expected", "law"]
 

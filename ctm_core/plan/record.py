@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctm_core import layout
-from ctm_core.config import Experiment
-from ctm_core.errors import UserError
-from ctm_core.files import read_json
+from ctm_core.config import Experiment, layout
 from ctm_core.plan.costs import Estimate
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
 
 __all__ = ["Comparison", "compare"]
 

@@ -1,6 +1,6 @@
 """Forward passes of an evaluation: samples, trajectory errors, likelihood, previews, features.
 
-Each mirrors what :mod:`ctm_core.evaluation` does, padding of the last batch included.
+Each mirrors what :mod:`ctm_core.evaluation.evaluate` does, padding of the last batch included.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ctm_core import distillation, schedule
 from ctm_core.config import Cell, Experiment
-from ctm_core.config.objective import traits
+from ctm_core.config.objective_traits import traits
+from ctm_core.config.protocols import Protocol
+from ctm_core.diffusion import schedule
+from ctm_core.evaluation import distillation
 from ctm_core.evaluation.flow import BATCH, LEVELS
-from ctm_core.previews import SHOWN, WALKERS, path_cells
-from ctm_core.protocols import Protocol
+from ctm_core.evaluation.previews import SHOWN, WALKERS, path_cells
 
 __all__ = ["Sampled", "sampled"]
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ctm_core.errors import UserError
-from ctm_core.files import read_json
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
 
 __all__ = ["DeviceSpeed", "Speed", "parse_device_speed", "read_speed"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from ctm_core.errors import UserError
+from ctm_core.runtime.errors import UserError
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
 
 __all__ = ["Case", "Result", "case", "cases", "check", "run", "uncovered"]

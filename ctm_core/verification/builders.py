@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctm_core import networks
-from ctm_core.networks.published import from_arguments
-from ctm_core.trajectory import Trajectory
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.models import networks
+from ctm_core.models.networks.constructor_arguments import from_arguments
 from ctm_core.verification.golden import Golden
 
 __all__ = ["build", "denoiser", "student", "teacher"]

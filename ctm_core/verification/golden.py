@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctm_core.errors import UserError
-from ctm_core.files import load_tensors, read_json
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, read_json
 
 __all__ = [
     "DOUBLE",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ctm_core import verification
-from ctm_core.errors import UserError
-from ctm_core.files import write_json
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import write_json
 from ctm_core.verification import Case, Result
 from ctm_core.verification.golden import Check, Folder
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ctm_core.files import atomic_write, write_text
+from ctm_core.runtime.files import atomic_write, write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent.parent / "docs"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctm_core.balance import adaptive_weight
-from ctm_core.verification.adversarial import ToyAdversary
+from ctm_core.training.balance import adaptive_weight
+from ctm_core.verification.check_adversarial import ToyAdversary
+from ctm_core.verification.check_training import GoldenBatch, GoldenObjective, objective
 from ctm_core.verification.golden import DOUBLE, SINGLE, error
-from ctm_core.verification.training import GoldenBatch, GoldenObjective, objective
 
 from .conftest import golden_folder
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ctm_core import verification
-from ctm_core.files import load_tensors, save_tensors, write_json
+from ctm_core.runtime.files import load_tensors, save_tensors, write_json
 from ctm_core.verification import Result
 from ctm_core.verification.golden import DOUBLE, SINGLE, Folder
 

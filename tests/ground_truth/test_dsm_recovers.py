@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctm_core import randomness, schedule
-from ctm_core.gaussian import GaussianMixture, MixtureNetwork, exact_model
-from ctm_core.objectives.dsm import dsm_loss
-from ctm_core.trajectory import Trajectory
+from ctm_core.diffusion import randomness, schedule
+from ctm_core.diffusion.gaussian import GaussianMixture, MixtureNetwork, exact_model
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.denoising import dsm_loss
 
 from .truth import DOUBLE, MIXTURE, draws
 

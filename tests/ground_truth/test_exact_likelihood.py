@@ -14,21 +14,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctm_core import randomness
-from ctm_core.data import Dataset
-from ctm_core.gaussian import GaussianMixture, MixtureNetwork, exact_model
-from ctm_core.generation import Generator
-from ctm_core.likelihood import (
+from ctm_core.data.dataset import Dataset
+from ctm_core.diffusion import randomness
+from ctm_core.diffusion.gaussian import GaussianMixture, MixtureNetwork, exact_model
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.evaluation.likelihood import (
     DEQUANTISATION_BITS,
     Protocol,
     bits_per_dim,
     dequantise,
     log_density,
     measure,
-    published,
+    published_protocol,
 )
-from ctm_core.likelihood.ode import normal_log_density, signs
-from ctm_core.trajectory import Trajectory
+from ctm_core.evaluation.likelihood.ode import normal_log_density, signs
+from ctm_core.models.generation import Generator
 
 from .truth import DOUBLE, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws
 
@@ -289,7 +289,7 @@ def test_an_images_value_does_not_hang_on_its_batch(options: dict[str, Any]) -> 
 # -- the published protocol ---------------------------------------------------------------------
 
 
-START, _ = published.warped_sigma(published.START, SIGMA_MIN, SIGMA_MAX, 7.0)
+START, _ = published_protocol.warped_sigma(published_protocol.START, SIGMA_MIN, SIGMA_MAX, 7.0)
 WRONG = START ** (1 / 7)
 
 
@@ -308,12 +308,15 @@ def published_draws(mixture: GaussianMixture, count: int) -> tuple[Tensor, Tenso
 def test_the_two_deviations() -> None:
     assert pytest.approx(0.00205, abs=5e-6) == START
     assert pytest.approx(0.413, abs=5e-4) == WRONG
-    for t in (published.START, 0.3, 1.0):
-        sigma, speed = published.warped_sigma(t, SIGMA_MIN, SIGMA_MAX, 7.0)
+    for t in (published_protocol.START, 0.3, 1.0):
+        sigma, speed = published_protocol.warped_sigma(t, SIGMA_MIN, SIGMA_MAX, 7.0)
         low, high = SIGMA_MIN ** (1 / 7), SIGMA_MAX ** (1 / 7)
         assert sigma == pytest.approx((low + t * (high - low)) ** 7)
         step = 1e-6
-        ends = [published.warped_sigma(t + h, SIGMA_MIN, SIGMA_MAX, 7.0)[0] for h in (step, -step)]
+        ends = [
+            published_protocol.warped_sigma(t + h, SIGMA_MIN, SIGMA_MAX, 7.0)[0]
+            for h in (step, -step)
+        ]
         assert speed == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
 
 
@@ -322,10 +325,10 @@ def test_published_density_is_that_of_the_noisy_image() -> None:
     x, noise, probe = published_draws(mixture, 100)
     denoise = exact_model(mixture).denoise
     exact = exact_density(mixture, x + START * noise, START)
-    fine = published.log_density(denoise, x, noise, probe, tolerance=1e-8)
+    fine = published_protocol.log_density(denoise, x, noise, probe, tolerance=1e-8)
     assert float(bits(fine.log_density - exact, D).abs().max()) < 1e-5
     # The script's own tolerance of 1e-3 costs accuracy.
-    rough = published.log_density(denoise, x, noise, probe)
+    rough = published_protocol.log_density(denoise, x, noise, probe)
     assert 1e-3 < float(bits(rough.log_density - exact, D).abs().max()) < 2e-2
     assert rough.evaluations < fine.evaluations / 4
 
@@ -343,7 +346,9 @@ def test_bias_of_the_residual(reading: str, level: float, deviation: float, samp
     """E R = d/2 (e - V σ²/((V + σ²) ς²)), e = 1 or σ²/ς²: the posterior variance over ς²."""
     mixture, count = isotropic(), 4000
     x, noise, _ = published_draws(mixture, count)
-    made = published.published_residual(exact_model(mixture).denoise, x, noise, reading=reading)
+    made = published_protocol.published_residual(
+        exact_model(mixture).denoise, x, noise, reading=reading
+    )
     posterior = VARIANCE * level**2 / (VARIANCE + level**2)
     energy = (level / deviation) ** 2 if sampled else 1.0
     predicted = (energy - posterior / deviation**2) / (2 * LN2)
@@ -366,10 +371,10 @@ def test_dropout_in_train_mode() -> None:
     mixture, rate, count = isotropic(), 0.13, 4000
     x, noise, probe = published_draws(mixture, count)
     model = Trajectory(Dropped(MixtureNetwork(mixture), rate)).eval()
-    clean = published.published_residual(model.denoise, x, noise)
-    with published.dropping_out(model, 0, 0):
+    clean = published_protocol.published_residual(model.denoise, x, noise)
+    with published_protocol.dropping_out(model, 0, 0):
         assert model.training
-        dropped = published.published_residual(model.denoise, x, noise)
+        dropped = published_protocol.published_residual(model.denoise, x, noise)
     assert not model.training
     c_out2 = (WRONG * 0.5) ** 2 / (WRONG**2 + 0.25)
     at = torch.tensor(WRONG, dtype=DOUBLE)
@@ -385,10 +390,12 @@ def test_dropout_in_train_mode() -> None:
     scatter = {}
     for name, context in (("eval", 0), ("train", 1)):
         if context:
-            with published.dropping_out(model, 0, 0):
-                made = published.log_density(model.denoise, x[few], noise[few], probe[few])
+            with published_protocol.dropping_out(model, 0, 0):
+                made = published_protocol.log_density(
+                    model.denoise, x[few], noise[few], probe[few]
+                )
         else:
-            made = published.log_density(model.denoise, x[few], noise[few], probe[few])
+            made = published_protocol.log_density(model.denoise, x[few], noise[few], probe[few])
         scatter[name] = float(bits(made.log_density - exact, D).std())
     assert scatter["train"] > 20 * scatter["eval"]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctm_core import randomness
-from ctm_core.gaussian import exact_model
-from ctm_core.sampling import gamma_jumps, sample, sample_jumps, sigmas
-from ctm_core.trajectory import Trajectory
+from ctm_core.diffusion import randomness
+from ctm_core.diffusion.gaussian import exact_model
+from ctm_core.diffusion.sampling import gamma_jumps, sample, sample_jumps, sigmas
+from ctm_core.diffusion.trajectory import Trajectory
 
 from .truth import ALPHA, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws, fit
 

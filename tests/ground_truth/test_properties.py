@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctm_core import randomness
-from ctm_core.errors import UserError
-from ctm_core.gaussian import GaussianMixture, exact_model
-from ctm_core.sampling import gamma_jumps, gamma_paper_jumps, sample, sample_jumps, sigmas
-from ctm_core.schedule import (
+from ctm_core.diffusion import randomness
+from ctm_core.diffusion.gaussian import GaussianMixture, exact_model
+from ctm_core.diffusion.sampling import (
+    gamma_jumps,
+    gamma_paper_jumps,
+    sample,
+    sample_jumps,
+    sigmas,
+)
+from ctm_core.diffusion.schedule import (
     dsm_sigma,
     heun_steps_from_uniform,
     indices_from_uniforms,
@@ -22,6 +27,7 @@ from ctm_core.schedule import (
     karras_sigma,
     lognormal_sigma,
 )
+from ctm_core.runtime.errors import UserError
 
 from .truth import DOUBLE, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctm_core.gaussian import GaussianMixture
-from ctm_core.schedule import karras_grid
-from ctm_core.solvers import euler_step, heun_solve
+from ctm_core.diffusion.gaussian import GaussianMixture
+from ctm_core.diffusion.schedule import karras_grid
+from ctm_core.diffusion.solvers import euler_step, heun_solve
 
 from .truth import DOUBLE, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws
 

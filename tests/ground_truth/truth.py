@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ctm_core import randomness
-from ctm_core.gaussian import GaussianMixture, three_modes
+from ctm_core.diffusion import randomness
+from ctm_core.diffusion.gaussian import GaussianMixture, three_modes
 
 DOUBLE = torch.float64
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0

@@ -6,7 +6,7 @@ import pytest
 from hostile.corpus.make import valid_archive, valid_legacy, valid_pickle
 from hostile.watch import Watch
 
-from ctm_core import teachers
+from ctm_core.models import foreign
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +15,5 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
     folder = tmp_path_factory.mktemp("warm")
     for data in (valid_pickle(), valid_archive(), valid_legacy()):
         (folder / "file").write_bytes(data)
-        teachers.convert(folder / "file", folder / "out")
+        foreign.convert(folder / "file", folder / "out")
     return Watch()

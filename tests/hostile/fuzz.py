@@ -24,8 +24,8 @@ from hostile.corpus.make import valid_archive, valid_legacy, valid_pickle
 from hostile.mutation import damaged, random_edit, random_program
 from hostile.watch import Watch
 
-from ctm_core import model_file, teachers
-from ctm_core.errors import UserError
+from ctm_core.models import foreign, weight_file
+from ctm_core.runtime.errors import UserError
 
 __all__ = ["FOUND", "attempt", "bases"]
 
@@ -54,21 +54,21 @@ def attempt(data: bytes, folder: Path, watch: Watch) -> bool:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         with watch(SECONDS):
-            foreign = teachers.load_foreign(path)
-    except teachers.Refusal as refusal:
+            loaded = foreign.load_foreign(path)
+    except foreign.Refusal as refusal:
         sentence = str(refusal)
         assert sentence and sentence.isprintable() and len(sentence) < 400, sentence
-        foreign = None
+        loaded = None
     assert watch.events == [], watch.events
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < GROWTH
-    if foreign is None:
+    if loaded is None:
         return False
     try:
-        teachers.convert(path, output)
+        foreign.convert(path, output)
     except UserError as error:  # its name may say what its tensors do not
         assert "was refused" in str(error)
         return False
-    model_file.load_weights(output / "weights.safetensors")
+    weight_file.load_weights(output / "weights.safetensors")
     return True
 
 
@@ -99,7 +99,7 @@ def main() -> int:
         folder = Path(temporary)
         for data in bases().values():
             (folder / "file").write_bytes(data)
-            teachers.convert(folder / "file", folder / "out")
+            foreign.convert(folder / "file", folder / "out")
         watch = Watch()
         seeds = [*bases().values()] * 20
         seeds += [d for h in HOSTILE.values() if len(d := h.make(folder / "canary")) < 100_000]

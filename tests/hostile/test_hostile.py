@@ -13,8 +13,8 @@ from fixtures import tiny
 from hostile.corpus import HOSTILE
 from hostile.watch import Watch
 
-from ctm_core import teachers
-from ctm_core.errors import UserError
+from ctm_core.models import foreign
+from ctm_core.runtime.errors import UserError
 
 SECONDS = 20
 #: Kilobytes that one file may make the process grow by.
@@ -56,7 +56,7 @@ def test_refused(name: str, tmp_path: Path, watch: Watch) -> None:
     before = tiny.tree(tmp_path)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with watch(SECONDS), pytest.raises(UserError) as refused:
-        teachers.convert(path, output)
+        foreign.convert(path, output)
     sentence = str(refused.value)
     assert watch.events == []
     assert not canary.exists()

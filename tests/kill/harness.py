@@ -24,12 +24,12 @@ from typing import Any, Literal
 from fixtures.tiny import Ended, KillAt, at_calls
 from fixtures.workplace import Workplace
 
-from ctm_core import checkpoint
+from ctm_core.runtime import checkpoint
 
-CHECKPOINT, ADVERSARY = "ctm_core.checkpoint", "ctm_core.objectives.adversarial:Adversary"
-TRAINER = "ctm_core.training:Trainer"
-BATCHES = "ctm_core.batches:Batches"
-EVALUATION = "ctm_core.evaluation"
+CHECKPOINT, ADVERSARY = "ctm_core.runtime.checkpoint", "ctm_core.training.adversary:Adversary"
+TRAINER = "ctm_core.training.loop:Trainer"
+BATCHES = "ctm_core.training.batches:Batches"
+EVALUATION = "ctm_core.evaluation.evaluate"
 #: By what a moment aims at: functions, and the first and last call that may be chosen.
 PLACES: dict[str, list[tuple[str, int, int]]] = {
     "checkpoint": [
@@ -47,17 +47,17 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
     "anywhere": [
         (f"{BATCHES}.draw", 1, 12),
         (f"{TRAINER}._apply", 1, 12),
-        ("ctm_core.ema:update", 1, 12),
-        ("ctm_core.scalars:Scalars.write", 1, 12),
+        ("ctm_core.training.ema:update", 1, 12),
+        ("ctm_core.runtime.scalars:Scalars.write", 1, 12),
         (f"{CHECKPOINT}:prune", 1, 3),
-        ("ctm_core.model_file:export", 1, 2),
-        ("ctm_core.jobs:_Job.deliver", 1, 1),
+        ("ctm_core.models.weight_file:export", 1, 2),
+        ("ctm_core.training.jobs:_Job.deliver", 1, 1),
         ("shutil:copyfile", 1, 3),
     ],
     "evaluation": [
         (f"{EVALUATION}.cells:save_tensors", 1, 6),
         (f"{EVALUATION}.cells:scores", 1, 6),
-        ("ctm_core.generation:Generator.batches", 1, 6),
+        ("ctm_core.models.generation:Generator.batches", 1, 6),
         (f"{EVALUATION}:write_previews", 1, 1),
         (f"{EVALUATION}:write_json", 1, 1),
     ],
@@ -109,7 +109,7 @@ def draw(
         place, low, high = deck.pop()
         # Files are process 0's; everywhere else any of them may die, or what has started them.
         everyone = processes > 1 and place.startswith(
-            (TRAINER, BATCHES, ADVERSARY, "ctm_core.ema")
+            (TRAINER, BATCHES, ADVERSARY, "ctm_core.training.ema")
         )
         rank = chance.randrange(processes) if everyone else 0
         whom: Literal["self", "parent"] = "self"
@@ -131,7 +131,7 @@ class Trace:
             (f"{TRAINER}._discriminator_step", "discriminator", lambda self: self.step + 1),
             (f"{CHECKPOINT}:save", "checkpoint", lambda root, step, *_: step),
             (f"{CHECKPOINT}:prune", "pruning", lambda *_: 0),
-            ("ctm_core.jobs:_Job.deliver", "delivery", lambda *_: 0),
+            ("ctm_core.training.jobs:_Job.deliver", "delivery", lambda *_: 0),
             (f"{EVALUATION}:evaluate", "evaluation", lambda *_: 0),
         ):
             self._wrap(place, phase, step)

@@ -16,9 +16,9 @@ from fixtures import tiny
 from fixtures.tiny import KillAt, SetAt
 from fixtures.workplace import Prepared, Workplace, prepare
 
-from ctm_core.files import load_tensors, read_json
+from ctm_core.runtime.files import load_tensors, read_json
 
-APPLY = "ctm_core.training:Trainer._apply"
+APPLY = "ctm_core.training.loop:Trainer._apply"
 AGAIN = "run the same command again to continue"
 
 
@@ -163,7 +163,7 @@ class NanInOne:
         self.step = step
 
     def __call__(self) -> None:
-        from ctm_core.objectives.adversarial import Adversary
+        from ctm_core.training.adversary import Adversary
 
         original = Adversary.discriminator_loss
 
@@ -224,8 +224,8 @@ def test_a_dead_process_ends_the_command(
 
 def test_a_process_that_dies_before_they_have_met(pair: Workplace) -> None:
     """The other would wait for half an hour."""
-    began, shorter = time.monotonic(), SetAt("ctm_core.launch:GRACE", 1.0)
-    ended = pair.train(shorter, KillAt("ctm_core.data:open_dataset", 1, rank=1))
+    began, shorter = time.monotonic(), SetAt("ctm_core.runtime.launch:GRACE", 1.0)
+    ended = pair.train(shorter, KillAt("ctm_core.data.dataset:open_dataset", 1, rank=1))
     assert ended.code == 75, ended
     assert "process 1 of 2 was killed by SIGKILL" in said(ended)[-1]
     assert time.monotonic() - began < 20
@@ -234,9 +234,9 @@ def test_a_process_that_dies_before_they_have_met(pair: Workplace) -> None:
 def test_a_process_that_hangs(pair: Workplace, undisturbed: Workplace) -> None:
     began = time.monotonic()
     ended = pair.train(
-        SetAt("ctm_core.distributed:TIMEOUT", 3),
-        SetAt("ctm_core.launch:GRACE", 0.5),
-        SetAt("ctm_core.launch:LAST_GRACE", 0.5),
+        SetAt("ctm_core.runtime.distributed:TIMEOUT", 3),
+        SetAt("ctm_core.runtime.launch:GRACE", 0.5),
+        SetAt("ctm_core.runtime.launch:LAST_GRACE", 0.5),
         KillAt(APPLY, 6, signal.SIGSTOP, rank=1),
     )
     assert ended.code == 75, ended

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fixtures.results_factory import Results
 
-from ctm_core.figures import write_figures
-from ctm_core.report import write_report
-from ctm_core.tables import write_tables
+from ctm_core.report.figures import write_figures
+from ctm_core.report.page import write_report
+from ctm_core.report.tables import write_tables
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

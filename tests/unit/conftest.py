@@ -13,10 +13,11 @@ import yaml
 from fixtures import offline, tiny
 from fixtures.tiny import Trained
 
-from ctm_core import cli, jobs
-from ctm_core.data import Dataset, prepare
-from ctm_core.metrics.reference import write_reference
-from ctm_core.protocols import load_protocol
+from ctm_core import cli
+from ctm_core.config.protocols import load_protocol
+from ctm_core.data.dataset import Dataset, prepare
+from ctm_core.evaluation.metrics.reference import write_reference
+from ctm_core.training import jobs
 
 
 @pytest.fixture(autouse=True, scope="session")

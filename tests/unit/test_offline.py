@@ -11,7 +11,7 @@ import pytest
 from fixtures import offline, tiny
 from fixtures.tiny import Ended, Trained
 
-from ctm_core.data import Dataset
+from ctm_core.data.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What opens connections; `socket` alone also gives the host's name and a free port.
@@ -51,14 +51,14 @@ def test_only_fetching_can_connect() -> None:
             parts = {".".join(n.split(".")[:k]) for n in names for k in (1, 2)}
             if hit := parts & NETWORK:
                 found.setdefault(file.relative_to(ROOT / "ctm_core").as_posix(), set()).update(hit)
-    assert found == {"assets/transfer.py": {"pooch", "requests", "urllib3"}}
+    assert found == {"data/assets/transfer.py": {"pooch", "requests", "urllib3"}}
     users = {
         file.relative_to(ROOT / "ctm_core").as_posix()
         for file in (ROOT / "ctm_core").rglob("*.py")
-        if "ctm_core.assets.transfer import" in (text := file.read_text(encoding="utf-8"))
-        or "ctm_core.assets.fetching import" in text
+        if "ctm_core.data.assets.transfer import" in (text := file.read_text(encoding="utf-8"))
+        or "ctm_core.data.assets.fetching import" in text
     }
-    assert users == {"assets/fetching.py", "cli/assets.py", "data/_download.py"}
+    assert users == {"data/assets/fetching.py", "cli/asset_verbs.py", "data/readers/_download.py"}
 
 
 CONFIGS = ROOT / "config"

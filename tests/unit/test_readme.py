@@ -16,8 +16,8 @@ import pytest
 from fixtures.results_factory import Results
 
 from ctm_core.cli import cli
-from ctm_core.errors import UserError
-from ctm_core.tables import write_tables
+from ctm_core.report.tables import write_tables
+from ctm_core.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

@@ -10,10 +10,11 @@ import torch
 import yaml
 from fixtures.project import Project, jobs
 
-from ctm_core import assets, model_file
 from ctm_core.config import Experiment, load_experiment, load_workflow
-from ctm_core.files import read_json, sha256_file
-from ctm_core.protocols import load_protocol
+from ctm_core.config.protocols import load_protocol
+from ctm_core.data import assets
+from ctm_core.models import weight_file
+from ctm_core.runtime.files import read_json, sha256_file
 
 PAPER = ("--configfile", "config/paper.yaml")
 TABLE = ("--", "results/table.csv")
@@ -165,7 +166,7 @@ ASSET = """
 def a_network_of_others(path: Path, experiment: Experiment, *, time_s: bool) -> None:
     """Random weights in the form of ctm-cifar10's files: a flat dictionary of tensors."""
     torch.manual_seed(1)
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=experiment.network,
         diffusion=experiment.diffusion,
         resolution=8,
@@ -219,7 +220,7 @@ def test_converted_networks_teach_and_are_scored_and_forks_go_on(project: Projec
         ("fork", "2", "gamma"),
         ("theirs", "7", "gamma"),
     }
-    record = model_file.read_record(project.path / "results/mine/fork/seed-0/student.safetensors")
+    record = weight_file.read_record(project.path / "results/mine/fork/seed-0/student.safetensors")
     live = project.path / "results/mine/ctm/seed-0/live-00000002.safetensors"
     assert record["inputs"]["init"] == sha256_file(live)
     for origin, asset in (("teachers", "a-teacher"), ("released", "a-student")):

@@ -6,7 +6,7 @@ import pytest
 from fixtures.plan import SPEED
 from fixtures.project import Project, jobs
 
-from ctm_core.files import write_json
+from ctm_core.runtime.files import write_json
 
 #: Nothing of the machine's own files.
 NOWHERE = {"CTM_ASSETS": "nowhere"}

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from ctm_core import assets, layout, slurm
-from ctm_core.config import read_yaml
-from ctm_core.errors import UserError
-from ctm_core.files import sha256_json
-from ctm_core.layout import further_weights, prepared, training_folder, weights
-from ctm_core.project import locate, protocol_file, read_project
+from ctm_core.config import layout, read_yaml
+from ctm_core.config.layout import further_weights, prepared, training_folder, weights
+from ctm_core.config.project import locate, protocol_file, read_project
+from ctm_core.data import assets
+from ctm_core.runtime import slurm
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_json
 
 # Jobs find the `ctm` that stands beside the Python running Snakemake, and know whose they are.
 os.environ.update(

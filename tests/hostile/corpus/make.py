@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ctm_core import config, model_file
-from ctm_core.verification.pickles import edm_pickle
+from ctm_core import config
+from ctm_core.models import weight_file
+from ctm_core.verification.check_pickles import edm_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -24,7 +25,7 @@ def edm_network() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         model_channels=4, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)
     )
     torch.manual_seed(0)
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=network,
         diffusion=config.Diffusion(),
         resolution=8,
@@ -59,7 +60,7 @@ def valid_archive() -> bytes:
         model_channels=4, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)
     )
     torch.manual_seed(0)
-    model = model_file.build_model(
+    model = weight_file.build_model(
         network=network,
         diffusion=config.Diffusion(),
         resolution=8,

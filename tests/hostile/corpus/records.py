@@ -19,7 +19,7 @@ from hostile.corpus.make import (
 )
 from hostile.corpus.register import fixed, hostile
 
-from ctm_core.verification.pickles import edm_pickle
+from ctm_core.verification.check_pickles import edm_pickle
 
 
 def source(canary: Path) -> bytes:

@@ -1,0 +1,69 @@
+"""What comes from elsewhere: `ctm convert`, `ctm verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctm_core.cli._options import FILE, FOLDER
+
+__all__ = ["convert", "verify"]
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--json", "document", type=FILE, help="Also write every check to this file.")
+def verify(folder: Path, document: Path | None) -> None:
+    """Check our numbers against the golden set in FOLDER (see docs/verification.md)."""
+    from ctm_core.verification.summary import verify as verify_folder
+
+    click.echo(verify_folder(folder, document, show=click.echo))
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option(
+    "--output",
+    type=FOLDER,
+    required=True,
+    help="Folder for weights.safetensors and provenance.json.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["teacher", "ctm"]),
+    help="What the file is taken for  [default: by its tensors and name]",
+)
+@click.option("--url", help="Where the file comes from  [default: of a known file, its own]")
+@click.option("--licence", help="Its licence  [default: the known file's, or its publisher's]")
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    help="Side of the images, for OpenAI's networks, whose tensors do not tell  [default: 64]",
+)
+@click.option(
+    "--head-channels",
+    type=click.IntRange(min=1),
+    help="Channels of an attention head, for OpenAI's networks  [default: 64]",
+)
+def convert(
+    file: Path,
+    output: Path,
+    kind: Any,
+    url: str | None,
+    licence: str | None,
+    resolution: int | None,
+    head_channels: int | None,
+) -> None:
+    """Convert FILE, a network of another project, into a weight file of this one.
+
+    FILE is a pickle of NVIDIA's EDM (.pkl), or a .pt file of OpenAI's consistency_models, sony/ctm
+    or ctm-cifar10. Nothing in it is executed; what it holds is recognised by its tensors.
+    """
+    from ctm_core.models import foreign
+
+    hints = foreign.Hints(role=kind, resolution=resolution, num_head_channels=head_channels)
+    made = foreign.convert(file, output, hints=hints, url=url, licence=licence)
+    weights = output / made["weights"]["file"]
+    click.echo(f"{weights}: {made['kind']}, {made['parameters']:,} parameters")

@@ -1,0 +1,71 @@
+"""What a configuration will take: `ctm plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ctm_core.cli._options import FILE, FOLDER
+
+__all__ = ["plan"]
+
+
+@click.command()
+@click.option(
+    "--config",
+    "--configfile",
+    "config",
+    type=FILE,
+    default=Path("config/config.yaml"),
+    show_default=True,
+    help="A file that lists experiments, or one experiment.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["table", "all"]),
+    default="table",
+    show_default=True,
+    help="results/table.csv, or the report and figures too.",
+)
+@click.option(
+    "--device-speed",
+    metavar="SPEED",
+    help="Hours of another device: 40x the measured machine, or 60TFLOP/s sustained.",
+)
+@click.option("--speed", type=FILE, help="Measured speeds.  [default: benchmarks/speed.json]")
+@click.option(
+    "--results",
+    type=FOLDER,
+    default=Path("results"),
+    show_default=True,
+    help="A finished run, shown beside its prediction.",
+)
+@click.option("--json", "output", type=FILE, help="Write everything there, as JSON.")
+def plan(
+    config: Path,
+    target: str,
+    device_speed: str | None,
+    speed: Path | None,
+    results: Path,
+    output: Path | None,
+) -> None:
+    """Tell what a configuration takes: jobs, forward passes, hours, disk, memory, files.
+
+    Nothing is run, and no file is needed but the configuration.
+    """
+    from ctm_core.plan import SPEED
+    from ctm_core.plan import plan as make
+    from ctm_core.plan.printout import describe
+    from ctm_core.runtime.files import write_json
+
+    made = make(
+        config,
+        target=target,
+        speed=speed or SPEED,
+        device_speed=device_speed,
+        results=results,
+    )
+    click.echo(describe(made))
+    if output is not None:
+        write_json(output, made.to_json())

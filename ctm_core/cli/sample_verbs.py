@@ -1,0 +1,150 @@
+"""What a weight file gives: `ctm sample`, `ctm likelihood`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["likelihood", "sample"]
+
+
+@click.command()
+@click.argument("weights", type=FILE)
+@click.option(
+    "--output",
+    type=FILE,
+    default=Path("samples.npy"),
+    show_default=True,
+    help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) are written beside it.",
+)
+@click.option(
+    "--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]"
+)
+@click.option(
+    "--nfe", type=click.IntRange(min=1), help="Network evaluations  [default: 1; 35 for a teacher]"
+)
+@click.option(
+    "--gamma",
+    type=click.FloatRange(0, 1),
+    help="0 deterministic … 1 consistency sampling  [default: 0]",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
+def sample(
+    weights: Path,
+    output: Path,
+    sampler: str | None,
+    nfe: int | None,
+    gamma: float | None,
+    seed: int,
+    count: int,
+    label: str | None,
+    batch_size: int,
+) -> None:
+    """Draw samples from a weight file: an array and a picture."""
+    from ctm_core.models.generation import Generator
+
+    if output.suffix != ".npy":
+        raise UserError(f"--output {output} must end in .npy; the picture is put beside it")
+    generator = Generator.from_file(weights)
+    sampler = sampler or ("gamma" if generator.has_jumps else "heun")
+    nfe = nfe or (1 if generator.has_jumps else 35)
+    if gamma is None and sampler.startswith("gamma"):
+        gamma = generator.default_gamma
+    images = generator.images(
+        count,
+        sampler=sampler,
+        nfe=nfe,
+        gamma=gamma,
+        seed=seed,
+        label=None if label is None else generator.class_index(label),
+        batch_size=batch_size,
+        progress=True,
+    )
+    from ctm_core.data.pictures import save_array, save_grid
+    from ctm_core.runtime.files import sha256_file, write_json
+
+    picture = output.with_suffix(".png")
+    save_array(output, images)
+    save_grid(picture, images[:256])
+    place = {"sampler": sampler, "nfe": nfe, "gamma": gamma, "sample_seed": seed}
+    made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
+    write_json(output.with_suffix(".json"), generator.describe_samples() | place | made)
+    click.echo(f"{output} and {picture}: times {generator.describe(sampler, nfe, gamma)}")
+
+
+@click.command()
+@click.argument("weights", type=FILE)
+@click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
+@click.option(
+    "--output", type=FILE, default=Path("likelihood.json"), show_default=True, help="JSON file."
+)
+@click.option("-n", "count", type=click.IntRange(min=1), help="Images  [default: all]")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--probes",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Random probes of the trace an image; 0: the exact trace, a derivative for every pixel.",
+)
+@click.option(
+    "--residual",
+    default="none",
+    show_default=True,
+    help="none, or reconstruction (see docs/likelihood.md).",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-5,
+    show_default=True,
+    help="Of the ODE solver.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64; published: 100]")
+@click.option(
+    "--published-protocol",
+    is_flag=True,
+    help="As the script behind the paper's 2.43 does it, its defects included.",
+)
+@click.option(
+    "--reading",
+    default="own_noise",
+    show_default=True,
+    help="Of the published residual term: own_noise, shared_noise, shared_noise_sampled or "
+    "consistent.",
+)
+def likelihood(
+    weights: Path,
+    data: Path,
+    output: Path,
+    count: int | None,
+    seed: int,
+    probes: int,
+    residual: str,
+    tolerance: float,
+    batch_size: int | None,
+    published_protocol: bool,
+    reading: str,
+) -> None:
+    """Measure bits per dimension of images under a model, through its denoiser."""
+    from ctm_core.evaluation.likelihood import Protocol, write_likelihood
+
+    protocol = Protocol(
+        probes=probes,
+        residual=residual,
+        tolerance=tolerance,
+        seed=seed,
+        published=published_protocol,
+        reading=reading,
+    )
+    measured = write_likelihood(
+        weights, data, output, count=count, protocol=protocol, batch_size=batch_size
+    )
+    click.echo(f"{output}: {measured}")

@@ -1,0 +1,141 @@
+"""From data set to weights: `ctm data`, `ctm teacher`, `ctm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.runtime import devices
+from ctm_core.runtime.launch import launched
+
+__all__ = ["data", "teacher", "train"]
+
+
+@click.command()
+@click.option("--dataset", required=True, help="digits, fashion-mnist, cifar10 or imagenet64.")
+@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option(
+    "--source", help="Folder, file or URL of the original files, where a data set needs one."
+)
+@click.option("--output", type=FOLDER, required=True, help="Folder to write.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    envvar="CTM_WORKERS",
+    show_envvar=True,
+    help="Processes that compute images (imagenet64)  [default: one a CPU]",
+)
+def data(dataset: str, split: str, source: str | None, output: Path, workers: int | None) -> None:
+    """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""
+    from ctm_core.data.dataset import open_dataset, prepare
+
+    prepare(dataset, split, source, output, workers=workers)
+    made = open_dataset(output)
+    click.echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
+
+
+def _training_options(command: Any) -> Any:
+    options = [
+        click.option("--config", type=FILE, required=True, help="The experiment's YAML file."),
+        click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote."),
+        click.option("--output", type=FOLDER, required=True, help="Folder for the weights."),
+        click.option(
+            "--runs",
+            type=FOLDER,
+            default=Path("runs"),
+            show_default=True,
+            help="Where training state lives.",
+        ),
+        click.option("--run", type=FOLDER, help="An explicit run folder instead."),
+        click.option(
+            "--attempt",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="A workflow's attempt; from 2 on a recorded failure is not repeated.",
+        ),
+        click.option(
+            "--processes",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Processes on this machine that share a batch, one a GPU (not under torchrun).",
+        ),
+        click.option(
+            "--allow-world-size",
+            is_flag=True,
+            help="Go on with another number of processes than the run began with (not exact).",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_training_options
+@click.option("--seed", type=SEED, help="Training seed  [default: the config's]")
+def teacher(config: Path, data: Path, seed: int | None, processes: int, **place: Any) -> None:
+    """Train an EDM teacher from nothing; a killed run continues where it stopped."""
+    from ctm_core.config import load_experiment
+
+    experiment = load_experiment(config)
+    devices.claim(experiment.resources.training.gpus)
+    if launched(processes):
+        return
+    from ctm_core.data.dataset import open_dataset
+    from ctm_core.training.jobs import train_teacher
+
+    _say(train_teacher(experiment, open_dataset(data), seed=seed, **place))
+
+
+@click.command()
+@_training_options
+@click.option("--model", required=True, help="A student of the config, e.g. ctm.")
+@click.option("--teacher", type=FILE, help="The teacher's weight file, if the objective has one.")
+@click.option("--init", type=FILE, help="For a fork: live weights to start from.")
+@click.option("--init-average", type=FILE, help="For a fork: the EMA of the same step.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
+def train(
+    config: Path,
+    data: Path,
+    model: str,
+    teacher: Path | None,
+    init: Path | None,
+    init_average: Path | None,
+    seed: int,
+    processes: int,
+    **place: Any,
+) -> None:
+    """Train a student; a killed run continues where it stopped."""
+    from ctm_core.config import load_experiment
+
+    experiment = load_experiment(config)
+    experiment.student(model)
+    devices.claim(experiment.resources.training.gpus)
+    if launched(processes):
+        return
+    from ctm_core.data.dataset import open_dataset
+    from ctm_core.training.jobs import train_student
+
+    path = train_student(
+        experiment,
+        model,
+        open_dataset(data),
+        teacher,
+        seed=seed,
+        init=init,
+        init_average=init_average,
+        **place,
+    )
+    _say(path)
+
+
+def _say(path: Path) -> None:
+    from ctm_core.runtime import distributed
+
+    if distributed.main():
+        click.echo(path)

@@ -1,0 +1,236 @@
+"""The list of external files, ``config/assets.yaml``: what each is and where it comes from.
+
+A hash is ``sha256:`` or ``md5:`` and hexadecimal digits. SHA-256 may be cut to a prefix of at
+least eight digits, as in the names of torch hub's files: ``vgg16-397923af.pth``. Where the list
+has no hash or a prefix, ``assets.lock`` beside it may pin the whole one (:mod:`.pins`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ctm_core.config import asset_pins, read_yaml, validated
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["Asset", "assets_folder", "check_names", "list_path", "load", "table"]
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIABLE = "CTM_ASSETS"
+LIST = Path("config") / "assets.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+PathLike = str | os.PathLike[str]
+
+
+class Asset(BaseModel):
+    """One external file or folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="how code and configs refer to it")
+    title: str = Field(description="what it is, in a few words")
+    kind: Literal["file", "folder", "package"] = Field(
+        description="a file or folder of the assets folder, or a file of a Python package"
+    )
+    file: str = Field(description="its name in the assets folder; its path inside a package")
+    package: str | None = Field(None, description="the Python package that contains it")
+    contains: tuple[str, ...] = Field((), description="what a folder must hold to count as there")
+    urls: tuple[Annotated[str, Field(pattern=r"^https?://\S+$")], ...] = Field(
+        (), description="where it can be fetched, best first"
+    )
+    by_hand: str | None = Field(None, description="where a person gets what no program can fetch")
+    size: int | None = Field(None, ge=1, description="in bytes")
+    hash: str | None = Field(
+        None,
+        pattern=r"^(sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32})$",
+        description="sha256:<8 to 64 hexadecimal digits> or md5:<32>; left out: none is known",
+    )
+    hash_from: str | None = Field(None, description="who says so")
+    format: Literal["pickle", "torch", "torchscript", "npz", "tar", "images"]
+    executes: bool = Field(False, description="loading it runs code that it contains")
+    licence: str
+    needed_by: tuple[Name, ...] = Field((), description="experiments that cannot do without it")
+    note: str | None = None
+
+    @field_validator("title", "by_hand", "hash_from", "licence", "note")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        if value is not None and (not value or "\n" in value):
+            raise ValueError("must be one line of text")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Asset:
+        if (self.kind == "package") != (self.package is not None):
+            raise ValueError("`package` belongs to kind package, and only there")
+        if self.kind == "package" and (self.urls or self.by_hand):
+            raise ValueError("a file of a package comes with it: leave urls and by_hand out")
+        if self.kind != "package" and not (self.urls or self.by_hand):
+            raise ValueError("say where it comes from: urls or by_hand")
+        if self.kind != "package" and Path(self.file).name != self.file:
+            raise ValueError(f"file must be a plain name, not {self.file!r}")
+        if self.kind == "folder" and (self.hash or self.size or self.urls):
+            raise ValueError("a folder has no hash, size or urls")
+        if self.contains and self.kind != "folder":
+            raise ValueError("`contains` belongs to kind folder, and only there")
+        if (self.hash is None) != (self.hash_from is None):
+            raise ValueError("hash and hash_from go together")
+        if self.format == "torchscript" and not self.executes:
+            raise ValueError("a TorchScript file executes: set executes: true")
+        return self
+
+    def path(self, folder: PathLike | None = None) -> Path:
+        """Where it is, or belongs if it is missing.
+
+        Parameters
+        ----------
+        folder
+            The assets folder; None takes :func:`assets_folder`.
+        """
+        if self.package is None:
+            return Path(assets_folder() if folder is None else folder) / self.file
+        try:
+            listed = importlib.metadata.distribution(self.package).files or []
+        except importlib.metadata.PackageNotFoundError:
+            listed = []
+        for entry in listed:
+            if entry.as_posix() == self.file:
+                return Path(str(entry.locate()))
+        return Path(sysconfig.get_path("purelib"), self.file)
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether its format can run code: then no unknown hash is ever pinned at first use.
+
+        Pickles are meant, though this project reads them without running anything, for other
+        programs run them; ``torch`` files are read with ``weights_only``.
+        """
+        return self.executes or self.format in ("pickle", "torchscript")
+
+    @property
+    def sha256(self) -> str | None:
+        """Its whole SHA-256, if that is known."""
+        algorithm, _, digits = (self.hash or "").partition(":")
+        return digits if algorithm == "sha256" and len(digits) == 64 else None
+
+
+class _List(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    assets: dict[Name, Asset]
+
+    @field_validator("assets", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {"name": name} | entry if isinstance(entry, dict) else entry
+            for name, entry in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _distinct(self) -> _List:
+        seen: dict[str, str] = {}
+        for name, asset in self.assets.items():
+            if name != asset.name:
+                raise ValueError(f"{name} must not name itself {asset.name!r}")
+            other = seen.setdefault(asset.file, name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are both called {asset.file}")
+        return self
+
+
+def assets_folder() -> Path:
+    """The folder for external files: ``$CTM_ASSETS``, or ``assets`` in the project's root."""
+    given = os.environ.get(VARIABLE)
+    return Path(given) if given else ROOT / "assets"
+
+
+def list_path() -> Path:
+    """``config/assets.yaml`` of the working directory or, if there is none, of the project."""
+    return LIST if LIST.is_file() else ROOT / LIST
+
+
+def load(path: PathLike | None = None, *, pinned: bool = True) -> dict[str, Asset]:
+    """The list of external files, by name, in the order of the file.
+
+    Parameters
+    ----------
+    path
+        The YAML file; None takes :func:`list_path`.
+    pinned
+        Complete it by the hashes that the ``assets.lock`` beside it pins.
+
+    Raises
+    ------
+    UserError
+        If it is missing, or a key in it or in its ``assets.lock`` is wrong.
+    """
+    path = Path(list_path() if path is None else path)
+    listed = dict(validated(_List, read_yaml(path), path).assets)
+    if not pinned:
+        return listed
+    known = asset_pins.read(path.with_name(asset_pins.NAME))
+    return {name: _completed(asset, known.get(name), path) for name, asset in listed.items()}
+
+
+def _completed(asset: Asset, pin: asset_pins.Pin | None, path: Path) -> Asset:
+    """The asset with the pinned hash, unless the list knows better or says otherwise."""
+    prefix = asset.hash or "sha256:"
+    if pin is None or asset.sha256 or not f"sha256:{pin.sha256}".startswith(prefix):
+        return asset
+    if asset.runs_code and pin.by == "first use":
+        return asset
+    told = f"{path.with_name(asset_pins.NAME)}, {pin.by} on {pin.on}"
+    return asset.model_copy(update={"hash": f"sha256:{pin.sha256}", "hash_from": told})
+
+
+def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathLike) -> None:
+    """Check that a config names files that the list has.
+
+    Parameters
+    ----------
+    keys
+        The names, by the keys of the config under which they stand.
+    known
+        The list, from :func:`load`.
+    path
+        The config, for the sentence.
+
+    Raises
+    ------
+    UserError
+        Naming the first that is not listed.
+    """
+    for key, name in keys.items():
+        if name not in known:
+            raise UserError(
+                f"{path}: {key}: there is no asset {name!r}; {LIST} has {', '.join(known)}"
+            )
+
+
+def table(assets: dict[str, Asset]) -> str:
+    """The list as a Markdown table, as docs/assets.md shows it."""
+    rows = ["| name | what | file | from | hash | licence |", "|---|---|---|---|---|---|"]
+    for asset in assets.values():
+        if asset.package is not None:
+            origin = f"Python package `{asset.package}`"
+        else:
+            origin = ", ".join([f"<{url}>" for url in asset.urls] + [asset.by_hand or ""]).strip(
+                ", "
+            )
+        known = asset.hash or "none known"
+        if asset.hash_from is not None:
+            known = f"`{known.replace(':', ' ')[:15]}…` ({asset.hash_from})"
+        title = asset.title + (f"; {asset.note}" if asset.note else "")
+        cells = (f"`{asset.name}`", title, f"`{asset.file}`", origin, known, asset.licence)
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"

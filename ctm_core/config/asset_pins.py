@@ -1,0 +1,93 @@
+"""``assets.lock``: hashes of files whose publishers state none, as this project first met them.
+
+A JSON file beside ``config/assets.yaml``, to be committed with it, so that everyone who works from
+the repository compares with the same hash. By an asset's name:
+
+======  ===============================================================================
+key     meaning
+======  ===============================================================================
+sha256  64 hexadecimal digits
+size    in bytes; null if only the hash was given
+on      the day, YYYY-MM-DD
+by      ``first use``: computed from the file that was there first; ``given``: stated by a
+        person (``ctm assets fetch NAME --sha256 …``)
+======  ===============================================================================
+
+To accept another file, delete its entry.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from ctm_core.config import validated
+from ctm_core.runtime.files import read_json, write_json
+
+__all__ = ["NAME", "Pin", "read", "write"]
+
+NAME = "assets.lock"
+
+
+class Pin(BaseModel):
+    """The hash of one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int | None = Field(ge=0)
+    on: datetime.date
+    by: Literal["first use", "given"]
+
+
+class _Pins(RootModel[dict[str, Pin]]):
+    pass
+
+
+def read(path: Path) -> dict[str, Pin]:
+    """The pins in a lock file, by name; none if the file does not exist.
+
+    Raises
+    ------
+    UserError
+        If it is no JSON or an entry is wrong.
+    """
+    if not path.exists():
+        return {}
+    return dict(validated(_Pins, read_json(path), path).root)
+
+
+def write(
+    path: Path, name: str, sha256: str, size: int | None, by: Literal["first use", "given"]
+) -> Pin:
+    """Pin a file's hash, keeping what others pin at the same time; an equal pin is left alone.
+
+    Raises
+    ------
+    OSError
+        If the lock file cannot be written.
+    """
+    with _alone(path.parent):
+        known = read(path)
+        old = known.get(name)
+        if old is not None and old.sha256 == sha256:
+            return old
+        pin = Pin(sha256=sha256, size=size, on=datetime.date.today(), by=by)
+        known[name] = pin
+        write_json(path, {n: known[n].model_dump(mode="json") for n in sorted(known)})
+    return pin
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other writers of the folder's lock file waiting."""
+    with open(folder / "assets.yaml", "rb") as file:
+        with suppress(OSError):  # file systems without locks: the last writer wins
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,143 @@
+"""What one configuration file stands for: its experiments, their protocols, the external files.
+
+The workflow and ``ctm plan`` read a configuration by the same function, so that they mean the same
+experiments by the same names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctm_core.config import (
+    Dataset,
+    Experiment,
+    Literature,
+    Workflow,
+    asset_listing,
+    read_yaml,
+    validated,
+)
+from ctm_core.config.asset_listing import Asset
+from ctm_core.config.protocols import Protocol, load_protocol
+from ctm_core.config.published import check_keys
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["ROOT", "Project", "locate", "protocol_file", "read_project"]
+
+#: The project's own folder, in which its config/ stands.
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A configuration with everything it names.
+
+    Attributes
+    ----------
+    path
+        The file that lists the experiments.
+    files
+        Path of each experiment's file, by the experiment's name.
+    sections
+        What those files hold, as it was read.
+    experiments, protocols, assets
+        By name; only protocols that an experiment names.
+    """
+
+    path: str
+    files: Mapping[str, str]
+    sections: Mapping[str, Mapping[str, Any]]
+    experiments: Mapping[str, Experiment]
+    protocols: Mapping[str, Protocol]
+    assets: Mapping[str, Asset]
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """Each data set that an experiment learns, by name."""
+        found: dict[str, Dataset] = {}
+        for experiment in self.experiments.values():
+            found.setdefault(experiment.dataset.name, experiment.dataset)
+        return found
+
+
+def locate(path: str | os.PathLike[str], root: Path = ROOT) -> str:
+    """A config file, looked up in the working directory first and in the project then."""
+    if Path(path).exists():
+        return str(path)
+    beside = root / path
+    return os.path.relpath(beside) if beside.exists() else str(path)
+
+
+def protocol_file(name: str, root: Path = ROOT) -> str:
+    """The file of a protocol."""
+    return locate(f"config/protocols/{name}.yaml", root)
+
+
+def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Project:
+    """Read everything that a list of experiments names.
+
+    Parameters
+    ----------
+    listing
+        The mapping in the file: names under config/experiments, or paths.
+    path
+        That file, for sentences about it.
+    root
+        Where config/ stands if not in the working directory.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or wrong, an experiment occurs twice, two experiments have different
+        sources of one data set, an external file is named that config/assets.yaml lacks, or
+        config/published.yaml names a row of these experiments that there will not be.
+    """
+    listed = validated(Workflow, dict(listing), path)
+    files: dict[str, str] = {}
+    sections: dict[str, Mapping[str, Any]] = {}
+    experiments: dict[str, Experiment] = {}
+    for entry in listed.experiments:
+        named = not entry.endswith((".yaml", ".yml"))
+        file = locate(f"config/experiments/{entry}.yaml" if named else entry, root)
+        section = read_yaml(file)
+        experiment = validated(Experiment, section, file)
+        name = experiment.experiment
+        if name in experiments:
+            raise UserError(f"{path}: the experiment {name} stands there twice")
+        files[name], sections[name], experiments[name] = file, section, experiment
+    protocols = {
+        name: load_protocol(protocol_file(name, root))
+        for name in sorted({p for e in experiments.values() for p in e.evaluation.protocols})
+    }
+    known = asset_listing.load()
+    for name, experiment in experiments.items():
+        asset_listing.check_names(experiment.named_assets(), known, files[name])
+    for name, protocol in protocols.items():
+        asset_listing.check_names(protocol.named_assets(), known, protocol_file(name, root))
+    project = Project(path, files, sections, experiments, protocols, known)
+    _check_sources(project)
+    _check_published(project, root)
+    return project
+
+
+def _check_sources(project: Project) -> None:
+    datasets = project.datasets
+    for name, experiment in project.experiments.items():
+        own, known = experiment.dataset, datasets[experiment.dataset.name]
+        if known.source != own.source:
+            raise UserError(
+                f"{project.files[name]}: dataset.source of {own.name} is {own.source}, but "
+                f"another experiment has {known.source}; a data set has one source"
+            )
+
+
+def _check_published(project: Project, root: Path) -> None:
+    path = locate("config/published.yaml", root)
+    folders = (Path("config/experiments"), root / "config/experiments")
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    literature = validated(Literature, read_yaml(path), path)
+    check_keys(literature, project.experiments, names, path)

@@ -1,0 +1,296 @@
+"""Evaluation protocols: what has to be said beside a value for it to mean something.
+
+A protocol is one YAML file under ``config/protocols``. Values of different protocols are never
+compared.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from ctm_core.config import read_yaml, validated
+from ctm_core.runtime.errors import UserError
+
+__all__ = [
+    "FID_SAMPLES",
+    "Metric",
+    "Protocol",
+    "Reference",
+    "ReferenceFile",
+    "ReferenceSplit",
+    "load_protocol",
+]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+#: What a protocol can ask for; ``fid`` is ``fd`` with the demand that it may be called so.
+Metric = Literal[
+    "fid",
+    "fd",
+    "kid",
+    "is",
+    "sfid",
+    "precision_recall",
+    "density_coverage",
+    "trajectory",
+    "memorisation",
+]
+
+#: External files of the feature networks, by their names in config/assets.yaml.
+FEATURE_FILES: dict[str, tuple[str, ...]] = {
+    "dinov2_vitl14": ("dinov2-vitl14",),
+    "efficientnet_lite0": ("efficientnet-lite0",),
+    "inception": ("inception",),
+}
+#: Published statistics that papers' FIDs are relative to.
+PAPER_REFERENCES = ("edm-reference-cifar10", "adm-reference-imagenet64")
+#: Fewer samples than this are never called FID.
+FID_SAMPLES = 50_000
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReferenceSplit(_Section):
+    """The real images that samples are compared with."""
+
+    dataset: Name = Field(description="a name that `ctm data` knows")
+    split: Name = Field("train", description="a split of that data set")
+
+
+class ReferenceFile(_Section):
+    """Statistics that somebody published, of images that need not be here."""
+
+    asset: Name = Field(description="the file's name in config/assets.yaml")
+    images: int = Field(ge=2, description="how many images the statistics are of")
+    resolution: int = Field(ge=1, description="side of those images in pixels")
+
+
+def _kind(value: Any) -> str:
+    named = isinstance(value, ReferenceFile) or (isinstance(value, dict) and "asset" in value)
+    return "<file>" if named else "<split>"
+
+
+#: What samples are compared with; the key ``asset`` tells the two apart.
+Reference = Annotated[
+    Annotated[ReferenceSplit, Tag("<split>")] | Annotated[ReferenceFile, Tag("<file>")],
+    Discriminator(_kind),
+]
+
+
+class Neighbours(_Section):
+    """Which neighbour's distance is the radius of a point's ball."""
+
+    precision_recall: int = Field(3, ge=1, description="as published (Kynkäänniemi et al., 2019)")
+    density_coverage: int = Field(5, ge=1, description="as published (Naeem et al., 2020)")
+    rows: int = Field(
+        10_000, ge=2, description="features kept of either side, the first; also for kid"
+    )
+
+
+class Kid(_Section):
+    """How the kernel distance is averaged."""
+
+    subsets: int = Field(0, ge=0, description="drawn without replacement; 0: all pairs of rows")
+    size: int = Field(1000, ge=2, description="rows of each side in a subset, at most")
+
+
+class Trajectories(_Section):
+    """The teacher's flow that jumps are compared with."""
+
+    noises: int = Field(24, ge=1, description="of each sampling seed: its first")
+    points: int = Field(48, ge=2, description="of the grid of the teacher's fine solve by Heun")
+
+
+class HeldOut(_Section):
+    """What the distances of samples to training images are compared with."""
+
+    held_out: Literal["test", "others"] = Field(
+        "test",
+        description="distances of the test split's images; others: of each training image to the "
+        "others, where there is no test split",
+    )
+    images: int = Field(10_000, ge=2, description="held-out images at most")
+
+
+class Protocol(_Section):
+    """How samples are turned into values."""
+
+    name: Name = Field(description="the file's name without .yaml")
+    features: Name = Field(description="a name that ctm_core.models.features knows")
+    input_size: int = Field(ge=1, description="side, in pixels, of what the network is fed")
+    resize: Literal["none", "bilinear", "bicubic", "inside", "clean"] = Field(
+        "none",
+        description="from the images' side to input_size: bilinear and bicubic are antialiased; "
+        "clean is clean-fid's (PIL's bicubic, not quantised); inside: Inception's file enlarges "
+        "to 299 by itself, and input_size is the images' side",
+    )
+    reference: Reference
+    metrics: tuple[Metric, ...] = Field(
+        ("fd",), min_length=1, description="fid: as fd, and refused unless it may be called FID"
+    )
+    samples: int = Field(ge=2, description="samples of each sampling seed")
+    seeds: Literal["separate", "pooled"] = Field(
+        "separate", description="one value a sampling seed, or one of all seeds' samples together"
+    )
+    rounding: Literal["truncate", "round"] = Field(
+        "truncate",
+        description="to uint8: floor(127.5 x + 127.5) as CTM, floor(127.5 x + 128) as EDM",
+    )
+    labels: Literal["uniform", "training"] = Field(
+        "uniform", description="classes are drawn uniformly, or as often as in the training set"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the feature network")
+    neighbours: Neighbours = Neighbours()
+    kid: Kid = Kid()
+    trajectory: Trajectories = Trajectories()
+    memorisation: HeldOut = HeldOut()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for problem in (*self._network_problems(), *self._metric_problems()):
+            raise ValueError(problem)
+        return self
+
+    def _network_problems(self) -> list[str]:
+        inception = self.features == "inception"
+        found = []
+        if self.precision == "bf16" and (inception or self.features.startswith("classifier_")):
+            kind = "Inception runs" if inception else "classifiers run"
+            found.append(f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
+        if inception and self.resize not in ("inside", "clean"):
+            found.append(
+                f"inception sees 299 pixels: resize is inside (its file's own resizing) or clean "
+                f"(clean-fid's), not {self.resize}"
+            )
+        if self.resize == "inside" and not inception:
+            found.append(f"resize inside belongs to inception; {self.features} has none")
+        if inception and self.resize == "clean" and self.input_size != 299:
+            found.append(f"clean resizing for inception is to 299, not to {self.input_size}")
+        side = self.reference.resolution if isinstance(self.reference, ReferenceFile) else None
+        if self.resize == "inside" and side not in (None, self.input_size):
+            found.append(
+                f"with resize inside, input_size ({self.input_size}) is the images' side, but the "
+                f"reference is of {side}-pixel images"
+            )
+        if self.features.startswith("dinov2") and self.input_size % 14:
+            found.append(f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple")
+        return found
+
+    def _metric_problems(self) -> list[str]:
+        found = []
+        repeated = sorted({m for m in self.metrics if self.metrics.count(m) > 1})
+        if repeated:
+            found.append(f"metrics names {repeated[0]} twice")
+        if {"fid", "fd"} <= set(self.metrics):
+            found.append("metrics names both fid and fd, which are one value; keep fid")
+        if "fid" in self.metrics and (why := self.too_little_for_fid(self.samples)):
+            found.append(f"metrics: {why}")
+        if "sfid" in self.metrics and self.features != "inception":
+            found.append(f"sfid is of Inception's layer mixed_6; {self.features} has none")
+        if "is" in self.metrics and self.features.startswith("dinov2"):
+            found.append("the inception score needs class probabilities; dinov2 has no classes")
+        if self.seeds == "pooled" and "trajectory" in self.metrics:
+            found.append("the trajectory error is of one seed's noises: seeds: separate")
+        learned = isinstance(self.reference, ReferenceSplit) and self.reference.split == "train"
+        if "memorisation" in self.metrics and not learned:
+            found.append("memorisation compares with training images: reference: {dataset: NAME}")
+        for metric, k in (
+            ("precision_recall", self.neighbours.precision_recall),
+            ("density_coverage", self.neighbours.density_coverage),
+        ):
+            if metric in self.metrics and k >= min(self.samples, self.neighbours.rows):
+                found.append(f"neighbours.{metric}: the {k}-th neighbour needs more samples")
+        return found
+
+    def too_little_for_fid(self, n: int) -> str | None:
+        """Why a Fréchet distance of ``n`` samples is no FID here; None if it is one.
+
+        FID means Inception of 2015-12-05 with its own resizing in fp32, the statistics that the
+        paper's numbers are relative to, and at least 50,000 samples.
+        """
+        name = f"fd_{self.features}_{n}"
+        published = isinstance(self.reference, ReferenceFile) and (
+            self.reference.asset in PAPER_REFERENCES
+        )
+        if self.features != "inception" or self.resize != "inside" or not published:
+            return (
+                f"fid is of Inception (resize: inside) against {' or '.join(PAPER_REFERENCES)}; "
+                f"ask for fd, which is named {name} here"
+            )
+        if n < FID_SAMPLES:
+            return (
+                f"too few samples for fid: {n:,}, and it takes {FID_SAMPLES:,}; draw more, or ask "
+                f"for fd, which is named {name}"
+            )
+        return None
+
+    @property
+    def feature_assets(self) -> tuple[str, ...]:
+        """Names of the external files that the feature network is read from."""
+        return FEATURE_FILES.get(self.features, ())
+
+    def named_assets(self) -> dict[str, str]:
+        """The names of external files that stand in the protocol, by their keys."""
+        reference = self.reference
+        return {"reference.asset": reference.asset} if isinstance(reference, ReferenceFile) else {}
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of all external files that making the reference reads."""
+        return (*self.feature_assets, *self.named_assets().values())
+
+    # -- what its metrics need ------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the feature network has to give per sample; see :mod:`ctm_core.models.features`."""
+        found = ["features"]
+        found += ["probabilities"] if "is" in self.metrics else []
+        found += ["spatial"] if "sfid" in self.metrics else []
+        return tuple(found)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The metrics of samples, by the names of :mod:`ctm_core.evaluation.metrics.state`."""
+        return tuple("fd" if m == "fid" else m for m in self.metrics if m != "trajectory")
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether a metric needs the features themselves and not only their moments."""
+        return bool(set(self.metrics) & {"kid", "precision_recall", "density_coverage"})
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a metric compares with the teacher's flow."""
+        return "trajectory" in self.metrics
+
+    @property
+    def needs_held_out_images(self) -> bool:
+        """Whether the reference is made of a test split too."""
+        return "memorisation" in self.metrics and self.memorisation.held_out == "test"
+
+    @property
+    def needs_training_images(self) -> bool:
+        """Whether a metric, or the labels, need the images that the model has learned."""
+        return "memorisation" in self.metrics or self.labels == "training"
+
+
+def load_protocol(path: str | Path) -> Protocol:
+    """Read and validate a protocol.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, has an unknown key or a wrong value, or another name than the
+        protocol in it.
+    """
+    protocol = validated(Protocol, read_yaml(path), path)
+    if protocol.name != Path(path).stem:
+        raise UserError(
+            f"{path}: name: the protocol is named {protocol.name!r}, so its file must be "
+            f"{protocol.name}.yaml"
+        )
+    return protocol

@@ -1,0 +1,226 @@
+"""What others have published: values with their source, their protocol and what they cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from ctm_core.config._section import Name, Positive, Section
+from ctm_core.config.experiment import Experiment
+from ctm_core.config.sampling_grid import Cell
+from ctm_core.runtime.errors import UserError
+
+Family = Literal["fid", "fd", "is", "sfid", "precision", "recall", "bpd"]
+Sampler = Literal["gamma", "gamma_paper", "heun", "euler"]
+
+#: read: in the source itself. secondary: another text's account of it. plot: read off a figure.
+#: recalled: from memory, confirmed by nothing that could be opened.
+Confidence = Literal["read", "secondary", "plot", "recalled"]
+
+#: What a value took to get, as far as methods differ in kind.
+CostClass = Literal[
+    "data",  # real images, no model
+    "diffusion",  # a diffusion or flow model, and a solver of many evaluations
+    "gan",  # adversarial training alone
+    "distillation",  # from a teacher
+    "distillation_gan",  # from a teacher and an adversary
+    "scratch",  # few evaluations, learned without a teacher
+    "scratch_gan",  # the same with an adversary
+    "unknown",
+]
+Extra = Literal[
+    "lpips",  # a perceptual distance, trained on ImageNet and on people's judgements
+    "pretrained_features",  # a discriminator on networks trained on ImageNet
+    "teacher_initialisation",
+    "larger_network",
+    "two_stages",
+    "no_data",
+    "autoguidance",
+]
+
+
+class Ours(Section):
+    """The row of ours that a published value stands beside."""
+
+    experiment: Name
+    model: Name
+    sampler: Sampler = "gamma"
+    nfe: Positive
+    gamma: float | None = Field(default=None, ge=0, le=1)
+    step: Positive | None = Field(default=None, description="default: the last that is evaluated")
+
+    @property
+    def cell(self) -> Cell:
+        """The cell; gamma has no meaning at NFE 1."""
+        return Cell(self.sampler, self.nfe, None if self.nfe == 1 else self.gamma)
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f" step {self.step}"
+        return f"{self.experiment} {self.model}{step} {self.cell.label}"
+
+
+class PublishedRow(Section):
+    """One method at one number of evaluations."""
+
+    key: Name = Field(description="unique in the file; claims refer to it")
+    method: Annotated[str, Field(min_length=1)]
+    conditional: bool | None = Field(default=None, description="null: the source does not say")
+    nfe: Positive | None = Field(default=None, description="null: no sampler is involved")
+    values: dict[Family, FiniteFloat] = Field(
+        default_factory=dict, description="empty: no figure could be confirmed; `note` says why"
+    )
+    samples: Positive | None = Field(default=None, description="default: the group's")
+    protocol: Name | None = Field(default=None, description="default: the group's")
+    confidence: Confidence | None = Field(default=None, description="default: the group's")
+    cost_class: CostClass
+    extras: tuple[Extra, ...] = ()
+    verified_by: str | None = Field(default=None, description="who measured the same again")
+    note: str | None = None
+    ours: Ours | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PublishedRow:
+        if not self.values and self.note is None:
+            raise ValueError(f"{self.key} has no values; say why in `note`")
+        return self
+
+
+class Group(Section):
+    """Rows that one source prints together."""
+
+    source: Annotated[str, Field(min_length=1)]
+    table: str | None = Field(default=None, description="where in the source")
+    dataset: Literal["cifar10", "imagenet64", "imagenet256"]
+    measured_by: Literal["authors", "third party"] = "authors"
+    protocol: Name | None = Field(
+        default=None, description="a protocol of config/protocols; null: not known, or another"
+    )
+    samples: Positive | None = None
+    confidence: Confidence
+    rows: tuple[PublishedRow, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published row with everything that its group says of it."""
+
+    row: PublishedRow
+    group: Group
+
+    @property
+    def key(self) -> str:
+        return self.row.key
+
+    @property
+    def ours(self) -> Ours | None:
+        return self.row.ours
+
+    @property
+    def protocol(self) -> str | None:
+        """Name of the protocol; None where it is not known, or none of ours."""
+        return self.row.protocol or self.group.protocol
+
+    @property
+    def samples(self) -> int | None:
+        return self.row.samples or self.group.samples
+
+    @property
+    def confidence(self) -> Confidence:
+        return self.row.confidence or self.group.confidence
+
+    @property
+    def source(self) -> str:
+        """Source and table in one line."""
+        return ", ".join(filter(None, (self.group.source, self.group.table)))
+
+
+class Literature(Section):
+    """config/published.yaml."""
+
+    groups: tuple[Group, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Literature:
+        keys: set[str] = set()
+        taken: dict[tuple[Ours, str | None, str], str] = {}
+        for entry in self.entries():
+            if entry.key in keys:
+                raise ValueError(f"the key {entry.key} stands there twice")
+            keys.add(entry.key)
+            if "fid" in entry.row.values and (entry.samples or 50_000) < 50_000:
+                raise ValueError(
+                    f"{entry.key}: {entry.samples} samples are too few for `fid`; call it `fd`"
+                )
+            if entry.ours is None:
+                continue
+            if entry.protocol is None:
+                raise ValueError(
+                    f"{entry.key} names a row of ours but no protocol, so it is never compared"
+                )
+            for family in entry.row.values:
+                place = entry.ours, entry.protocol, family
+                if place in taken:
+                    raise ValueError(
+                        f"{entry.key} and {taken[place]} stand beside the same row of ours"
+                    )
+                taken[place] = entry.key
+        return self
+
+    def entries(self) -> Iterator[Published]:
+        """Every row, in the order of the file."""
+        return (Published(row, group) for group in self.groups for row in group.rows)
+
+    def get(self, key: str) -> Published | None:
+        """The row of a key, or None."""
+        return next((entry for entry in self.entries() if entry.key == key), None)
+
+
+def check_keys(
+    literature: Literature,
+    experiments: Mapping[str, Experiment],
+    known: Iterable[str],
+    path: str | os.PathLike[str],
+) -> None:
+    """See that every row that an entry names will be made, before anything runs.
+
+    Parameters
+    ----------
+    experiments
+        Those of the run, by name.
+    known
+        Names of all experiments that have a file.
+
+    Raises
+    ------
+    UserError
+        If an entry names an experiment, model, step or cell that there is not.
+    """
+    names_of_all = {*known, *experiments}
+    for entry in literature.entries():
+        ours = entry.ours
+        if ours is None:
+            continue
+        if ours.experiment not in names_of_all:
+            raise UserError(
+                f"{path}: {entry.key} names the experiment {ours.experiment}, and there is none"
+            )
+        experiment = experiments.get(ours.experiment)
+        if experiment is None:
+            continue
+        models = [*experiment.models, *(["teacher"] if experiment.teacher is not None else [])]
+        if ours.model not in models:
+            problem = f"has the models {', '.join(models)} only"
+        elif ours.step is not None and ours.step not in experiment.exported_steps(ours.model):
+            problem = f"evaluates no step {ours.step} of {ours.model}"
+        elif ours.cell not in experiment.cells(ours.model, ours.step):
+            problem = "does not sample that"
+        else:
+            continue
+        raise UserError(
+            f"{path}: {entry.key} stands beside {ours}, but the experiment {problem}; correct its "
+            "`ours`, or remove it"
+        )

@@ -1,0 +1,96 @@
+"""What is sampled from a model, and by which protocols it is scored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
+
+#: The sampler of rows that an adaptive solver made: those of likelihood.
+ADAPTIVE = "ode"
+
+
+class Cell(NamedTuple):
+    """One way of sampling: a row of the table. ``gamma`` is None where it has no meaning."""
+
+    sampler: str
+    nfe: int
+    gamma: float | None
+
+    @property
+    def label(self) -> str:
+        """File-friendly name, e.g. ``gamma/nfe-4/gamma-0.5``."""
+        gamma = "none" if self.gamma is None else f"{self.gamma:g}"
+        return f"{self.sampler}/nfe-{self.nfe}/gamma-{gamma}"
+
+
+class SamplerGrid(Section):
+    """NFE x gamma for one sampler."""
+
+    sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
+    nfe: tuple[Positive, ...] = Field(min_length=1)
+    gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    steps: Literal["all", "last"] = Field(
+        default="all", description="last: snapshots are not sampled this way"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplerGrid:
+        if self.sampler.startswith("gamma") != bool(self.gamma):
+            raise ValueError(
+                "gamma values belong to the samplers gamma and gamma_paper, and only there"
+            )
+        if self.sampler == "heun" and any(n % 2 == 0 for n in self.nfe):
+            raise ValueError("heun on n points takes 2n - 1 evaluations: its nfe must be odd")
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Every cell once; at NFE 1 gamma adds no noise, so it is left empty."""
+        cells = [
+            Cell(self.sampler, nfe, None if nfe == 1 else gamma)
+            for nfe in self.nfe
+            for gamma in (self.gamma or (None,))
+        ]
+        return list(dict.fromkeys(cells))
+
+
+class ProtocolCell(Section):
+    """A single cell that a protocol scores."""
+
+    model: Name
+    sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
+    nfe: Positive
+    gamma: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def cell(self) -> Cell:
+        """The cell without its model."""
+        return Cell(self.sampler, self.nfe, None if self.nfe == 1 else self.gamma)
+
+
+class Likelihood(Section):
+    """Bits per dimension of a few images, by our own protocol (docs/likelihood.md)."""
+
+    models: tuple[Name, ...] = Field(min_length=1, description="at their last step")
+    images: Positive = Field(default=32, description="the first of a random order by the seed")
+    split: Literal["train", "test"] = "train"
+    probes: int = Field(default=1, ge=0, description="of the trace, an image; 0: the exact trace")
+    tolerance: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="of the ODE solver")
+    seed: Seed = 0
+
+
+class Evaluation(Section):
+    """What is sampled, and by which protocols it is scored."""
+
+    sample_seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+    batch_size: Positive = 256
+    samplers: dict[Name, tuple[SamplerGrid, ...]]
+    protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
+    likelihood: Likelihood | None = None
+
+    @field_validator("sample_seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return without_repetition(value)

@@ -1,0 +1,238 @@
+"""CIFAR-10: 50,000 + 10,000 colour images of ten classes, 32×32 (Krizhevsky, 2009).
+
+Read from the published python version: the archive ``cifar-10-python.tar.gz``, or the folder
+``cifar-10-batches-py`` that it unpacks to. Six files, the batches, hold 10,000 images each as a
+pickled dictionary: ``data``, uint8 of shape (10000, 3072), 1,024 red, then green, then blue levels
+row by row, and ``labels``, a list. A mirrored image counts as an image of the set.
+
+A pickle is a program. Here it is run only after the MD5 of its bytes has matched the published
+one, and by an interpreter that knows three names, all of them replaced by functions of this module
+that build an array of bytes; any other name is refused.
+"""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctm_core.data import assets
+from ctm_core.data.readers._download import fetch
+from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file
+
+__all__ = ["READER", "parse_batch"]
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+FOLDER = "cifar-10-batches-py"
+SHAPE = (3, 32, 32)
+#: Far above a batch's 31 MB; what a foreign archive makes of a few bytes is not read.
+LARGEST = 1 << 26
+
+#: Per split the batches in their order, with their MD5.
+BATCHES = {
+    "train": {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
+}
+REMEDY = (
+    f"give --source {URL} to download it, or fetch that file and put it into the assets folder or "
+    "name it, or the folder it unpacks to, with --source"
+)
+
+
+def parse_batch(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Decode one batch; nothing it names is imported or called.
+
+    Returns
+    -------
+    (images, labels)
+        uint8 of shape (n, 3, 32, 32) and int64 of shape (n,), labels 0 … 9.
+
+    Raises
+    ------
+    ValueError
+        If it is no pickle of that form; the text says what is wrong.
+    """
+    try:
+        batch = _Decoder(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # foreign bytes make the interpreter fail in any way
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    if not isinstance(batch, dict):
+        raise ValueError("it holds no dictionary")
+    images, labels = batch.get(b"data"), batch.get(b"labels")
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2:
+        raise ValueError("`data` is no table of bytes")
+    if images.shape[1] != np.prod(SHAPE):
+        raise ValueError(f"`data` has {images.shape[1]} bytes an image instead of 3072")
+    if not isinstance(labels, list) or len(labels) != len(images):
+        raise ValueError("`labels` is no list of one number an image")
+    if not all(type(label) is int and 0 <= label <= 9 for label in labels):
+        raise ValueError("a label is not 0 … 9")
+    return images.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
+
+
+def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
+    """One split from the archive, the folder or a URL; by default from the assets folder.
+
+    Raises
+    ------
+    UserError
+        If file, folder or URL is missing, a file is cut short, or a content is another one.
+    """
+    fetched = source is not None and source.startswith(("http://", "https://"))
+    if fetched:
+        assert source is not None
+        place = fetch(source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY)
+    else:
+        place = _locate(source)
+    try:
+        contents = _from_archive if place.is_file() else _from_folder
+        arrays: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
+        for name, data in contents(place, BATCHES[split]):
+            arrays[name] = _decoded(place, name, data, BATCHES[split][name])
+        for name in BATCHES[split]:
+            if name not in arrays:
+                raise UserError(f"CIFAR-10: {place} has no {name}; {REMEDY}")
+    except UserError:
+        if fetched:  # ours, not the user's: the next run fetches it again
+            place.unlink(missing_ok=True)
+        raise
+    files = [place] if place.is_file() else [place / name for name in BATCHES[split]]
+    ordered = [arrays[name] for name in BATCHES[split]]
+    return Images(
+        shape=SHAPE,
+        labels=np.concatenate([labels for _, labels in ordered]),
+        chunks=[images for images, _ in ordered],
+        source=str(place) if source is None else source,
+        source_files=tuple((path.name, sha256_file(path)) for path in files),
+    )
+
+
+def _locate(source: str | None) -> Path:
+    """The archive, or the folder that holds the batches."""
+    if source is None:
+        base = assets.assets_folder()
+        if not any((base / name).exists() for name in (FOLDER, ARCHIVE)):
+            raise UserError(f"CIFAR-10: neither {base / ARCHIVE} nor {FOLDER} exists; {REMEDY}")
+    else:
+        base = Path(source)
+    if base.is_file():
+        return base
+    if not base.is_dir():
+        raise UserError(f"CIFAR-10: {base} does not exist; {REMEDY}")
+    for folder in (base, base / FOLDER):
+        if any((folder / name).is_file() for split in BATCHES.values() for name in split):
+            return folder
+    if (base / ARCHIVE).is_file():
+        return base / ARCHIVE
+    raise UserError(f"CIFAR-10: {base} holds neither {ARCHIVE} nor the batches; {REMEDY}")
+
+
+def _from_folder(folder: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    for name in wanted:
+        if (folder / name).is_file():
+            yield name, (folder / name).read_bytes()
+
+
+def _from_archive(path: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The wanted members, in the archive's order, unpacked in memory."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, _md5).hexdigest()
+    if found != ARCHIVE_MD5:
+        raise UserError(
+            f"{path} is cut short or is not CIFAR-10's archive: its MD5 is {found}, expected "
+            f"{ARCHIVE_MD5}; replace it: {REMEDY}"
+        )
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name in wanted and member.isfile() and member.size <= LARGEST:
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    yield name, content.read()
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path} is no whole tar.gz archive ({error}); {REMEDY}") from None
+
+
+def _decoded(
+    place: Path, name: str, data: bytes, md5: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    found = _md5(data).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{place}: {name} is cut short or is not CIFAR-10's batch: its MD5 is {found}, "
+            f"expected {md5}; replace it: {REMEDY}"
+        )
+    try:
+        return parse_batch(data)
+    except ValueError as error:
+        raise UserError(f"{place}: {name} is no batch of CIFAR-10 ({error}); {REMEDY}") from None
+
+
+def _md5(data: bytes = b"") -> "hashlib._Hash":
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+class _Decoder(pickle.Unpickler):
+    """Runs a pickle in which every name but those of numpy's arrays is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy", "ndarray"): None,
+            ("numpy", "dtype"): _byte_type,
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return known[module, name]
+
+
+def _empty_array(kind: None, shape: tuple[int, ...], code: bytes) -> NDArray[np.uint8]:
+    # The pickle then gives it shape and content, by the array's own method for that.
+    return np.empty(0, dtype=np.uint8)
+
+
+def _byte_type(code: bytes, align: int = 0, copy: int = 0) -> np.dtype[np.uint8]:
+    if code != b"u1":
+        raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of bytes")
+    return np.dtype(np.uint8, copy=True)  # a new one: the pickle then sets its state
+
+
+READER = Reader(
+    name="cifar10",
+    splits=("train", "test"),
+    class_names=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    flip=True,
+    read=read,
+    shape=(3, 32, 32),
+    counts={"train": 50_000, "test": 10_000},
+    classes=10,
+)

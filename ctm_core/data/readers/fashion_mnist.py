@@ -1,0 +1,152 @@
+"""Fashion-MNIST: 60,000 + 10,000 grey images of clothing, 28×28 (Xiao, Rasul & Vollgraf, 2017).
+
+The four IDX files are read from a folder (plain or ``.gz``) or fetched from a URL. What counts is
+their content: the MD5 of the uncompressed bytes must be the published one, however the files were
+packed. The images stay 28×28.
+"""
+
+import gzip
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctm_core.data.readers._download import fetch
+from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file
+
+__all__ = ["READER", "parse_idx"]
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+
+#: Per split the file names of images and labels, with the MD5 of their uncompressed bytes.
+FILES = {
+    "train": (
+        ("train-images-idx3-ubyte", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+        ("train-labels-idx1-ubyte", "9018921c3c673c538a1fc5bad174d6f9"),
+    ),
+    "test": (
+        ("t10k-images-idx3-ubyte", "8181f5470baa50b63fa0f6fddb340f0a"),
+        ("t10k-labels-idx1-ubyte", "15d484375f8d13e6eb1aabb0c3f46965"),
+    ),
+}
+REMEDY = (
+    f"install the Debian package dataset-fashion-mnist, give --source {MIRROR} to download it, "
+    "or put the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
+    "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz from there into a folder and name it "
+    "with --source"
+)
+
+
+def parse_idx(data: bytes) -> NDArray[np.uint8]:
+    """Decode an IDX file of unsigned bytes.
+
+    The format: two zero bytes, the type (8: unsigned byte), the number of dimensions, the sizes
+    as big-endian 32-bit integers, then the values, last dimension fastest.
+
+    Raises
+    ------
+    ValueError
+        If header or length do not fit.
+    """
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise ValueError("no IDX header of unsigned bytes")
+    dimensions = data[3]
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise ValueError("the IDX header is cut short")
+    shape = struct.unpack(f">{dimensions}I", data[4:start])
+    if len(data) - start != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{len(data) - start} bytes of data for shape {shape}")
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _locate(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise UserError(f"Fashion-MNIST: neither {folder / name}.gz nor {name} exists; {REMEDY}")
+
+
+def _content(path: Path, md5: str) -> NDArray[np.uint8]:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(
+                f"{path} is truncated or is no gzip file ({error}); replace it: {REMEDY}"
+            ) from None
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{path} is not Fashion-MNIST's file: the MD5 of its uncompressed bytes is {found}, "
+            f"expected {md5}; replace it: {REMEDY}"
+        )
+    return parse_idx(data)
+
+
+def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
+    """One split from a folder, a URL, or (by default) where the Debian package puts it.
+
+    Raises
+    ------
+    UserError
+        If folder, file or URL is missing, a file is cut short, or a content is another one.
+    """
+    fetched = source is not None and source.startswith(("http://", "https://"))
+    folder = Path(source) if source is not None else DEBIAN_FOLDER
+    if not fetched and not folder.is_dir():
+        raise UserError(f"Fashion-MNIST: the folder {folder} does not exist; {REMEDY}")
+    arrays: list[NDArray[np.uint8]] = []
+    hashes: list[tuple[str, str]] = []
+    for name, md5 in FILES[split]:
+        if fetched:
+            assert source is not None
+            url = f"{source.rstrip('/')}/{name}.gz"
+            path = fetch(url, downloads / f"{name}.gz", title="Fashion-MNIST", remedy=REMEDY)
+        else:
+            path = _locate(folder, name)
+        try:
+            arrays.append(_content(path, md5))
+        except UserError:
+            if fetched:  # ours, not the user's: the next run fetches it again
+                path.unlink(missing_ok=True)
+            raise
+        hashes.append((path.name, sha256_file(path)))
+    images, labels = arrays
+    return Images(
+        shape=(1, 28, 28),
+        labels=labels.astype(np.int64),
+        chunks=[images[:, None]],
+        source=str(source if source is not None else folder),
+        source_files=tuple(hashes),
+    )
+
+
+READER = Reader(
+    name="fashion-mnist",
+    splits=("train", "test"),
+    class_names=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    flip=False,
+    read=read,
+    shape=(1, 28, 28),
+    counts={"train": 60_000, "test": 10_000},
+    classes=10,
+)

@@ -1,0 +1,206 @@
+"""ImageNet 64×64: ILSVRC2012 (Russakovsky et al., 2015), shrunk as for ADM, EDM, CM and CTM.
+
+The source is a folder of the original photographs::
+
+    train/<wnid>/*.JPEG                      1,281,167 files of 1,000 classes
+    val/<wnid>/*.JPEG                        50,000 files, or
+    val/*.JPEG and LOC_val_solution.csv      as Kaggle packs them, or
+    val/*.JPEG and val_labels.txt            lines of a file's name and its wnid
+
+Classes are the sorted names of the folders (wnids) under ``train``, so that class 0 is n01440764.
+The split ``test`` is what ILSVRC2012 calls validation; its own test set has no labels.
+
+``_shrink.py`` has the recipe. The result is not the "downsampled ImageNet 64×64" of image-net.org,
+whose images differ enough to move FID. A mirrored image counts as an image of the set.
+"""
+
+import csv
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ctm_core.data import assets
+from ctm_core.data.readers._chunks import make_chunks
+from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.data.readers._shrink import decoder, shrink
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["READER"]
+
+SHAPE = (3, 64, 64)
+#: What ILSVRC2012 holds: files of each split, and classes.
+FILES = {"train": 1_281_167, "test": 50_000}
+CLASSES = 1000
+FOLDERS = {"train": "train", "test": "val"}
+WNID = re.compile(r"n\d{8}")
+SUFFIXES = (".jpeg", ".jpg", ".png")
+#: Above this share of unreadable files, and above ten of them, the copy is taken for damaged.
+LARGEST_LOSS = 0.01
+RECIPE = "RGB; box halvings while the shorter side >= 128; bicubic to 64; central 64x64"
+REMEDY = (
+    "get ILSVRC2012 from https://image-net.org/download-images, unpack it into train/<wnid>/ and "
+    "val/<wnid>/, and name the folder above these two with --source or put it at ILSVRC2012 in "
+    "the assets folder"
+)
+logger = logging.getLogger(__name__)
+
+
+def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
+    """One split, computed; unreadable files are left out and listed.
+
+    Raises
+    ------
+    UserError
+        If the folder is not laid out as above, or more than 1% of the files are unreadable.
+    """
+    root = Path(source) if source is not None else assets.assets_folder() / "ILSVRC2012"
+    if not root.is_dir():
+        raise UserError(f"ImageNet: the folder {root} does not exist; {REMEDY}")
+    classes, files = _listed(root, split)
+    names = [name for name, _ in files]
+    recipe = f"{RECIPE}; {decoder()}"
+    scratch = downloads / f"imagenet64-{split}"
+    chunks = make_chunks(
+        root,
+        names,
+        shrink,
+        SHAPE,
+        scratch,
+        recipe=recipe,
+        workers=workers,
+        title=f"imagenet64 {split}",
+    )
+    for name, reason in chunks.skipped:
+        logger.warning("left out: %s (%s)", root / name, reason)
+    lost = len(chunks.skipped)
+    if lost > max(10, LARGEST_LOSS * len(files)) or lost == len(files):
+        raise UserError(
+            f"ImageNet: {lost:,} of {len(files):,} files under {root / FOLDERS[split]} are "
+            f"unreadable, too many for a whole copy; replace them and delete {scratch}"
+        )
+    labels = np.array([label for _, label in files], dtype=np.int64)[chunks.kept]
+    complete = (len(labels), len(classes)) == (FILES[split], CLASSES)
+    if not complete:
+        logger.warning(
+            "imagenet64 %s: %s images of %s classes, where ILSVRC2012 has %s of %s",
+            split,
+            *(f"{n:,}" for n in (len(labels), len(classes), FILES[split], CLASSES)),
+        )
+    return Images(
+        shape=SHAPE,
+        labels=labels,
+        chunks=chunks,
+        source=str(root),
+        source_files=((FOLDERS[split], chunks.sha256),),
+        class_names=tuple(classes),
+        preparation={
+            "recipe": RECIPE,
+            "decoder": decoder(),
+            "files": len(files),
+            "skipped": [{"name": name, "reason": reason} for name, reason in chunks.skipped],
+            "complete": complete,
+        },
+        scratch=scratch,
+    )
+
+
+def _listed(root: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """The classes, and (name below ``root``, class) of every file in the order of the names."""
+    folder = root / FOLDERS[split]
+    train = _folders(root / FOLDERS["train"])
+    own = _folders(folder)
+    if not folder.is_dir() or (split == "train" and not train):
+        if _folders(root):
+            raise UserError(
+                f"ImageNet: {root} itself holds the folders of the classes; they belong into "
+                f"{folder}, and --source names the folder above"
+            )
+        raise UserError(f"ImageNet: {folder} has no folders of classes (n01440764 …); {REMEDY}")
+    classes = train or own
+    if foreign := sorted(set(own) - set(classes)):
+        raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train has not")
+    if own:
+        numbers = {wnid: number for number, wnid in enumerate(classes)}
+        files = [
+            (f"{FOLDERS[split]}/{wnid}/{name}", numbers[wnid])
+            for wnid in own
+            for name in _images(folder / wnid)
+        ]
+    else:
+        classes, files = _flat(root, folder, classes)
+    if not files:
+        raise UserError(f"ImageNet: {folder} holds no images; {REMEDY}")
+    return classes, files
+
+
+def _flat(root: Path, folder: Path, classes: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
+    """The files of a folder without folders of classes, whose classes a table tells."""
+    tables = ("LOC_val_solution.csv", "val_labels.txt")
+    # Kaggle's table lies three folders above, beside ILSVRC/Data/CLS-LOC.
+    places = (root, folder, *root.absolute().parents[:3])
+    table = next((d / n for n in tables for d in places if (d / n).is_file()), None)
+    if table is None:
+        raise UserError(
+            f"ImageNet: {folder} has no folders of classes and there is no {' or '.join(tables)} "
+            f"in {root} to tell the classes of its files; {REMEDY}"
+        )
+    wnids = _table(table)
+    classes = classes or sorted(set(wnids.values()))
+    numbers = {wnid: number for number, wnid in enumerate(classes)}
+    files = []
+    for name in _images(folder):
+        wnid = wnids.get(Path(name).stem)
+        if wnid not in numbers:
+            what = "has no line for" if wnid is None else f"gives the unknown class {wnid} to"
+            raise UserError(f"ImageNet: {table} {what} {name}; correct the table")
+        files.append((f"{folder.name}/{name}", numbers[wnid]))
+    return classes, files
+
+
+def _table(path: Path) -> dict[str, str]:
+    """wnid by a file's name without suffix."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"ImageNet: {path} is no text ({error}); correct it") from None
+    rows: Iterable[list[str]]
+    if path.suffix == ".csv":
+        rows = list(csv.reader(lines))[1:]  # under a line of titles
+    else:
+        rows = (line.split() for line in lines)
+    found = {}
+    for number, row in enumerate((row for row in rows if row), start=1):
+        # Kaggle's second column goes on with boxes: "n01440764 10 20 30 40".
+        words = row[1].split() if len(row) > 1 else []
+        if not words or not WNID.fullmatch(words[0]):
+            raise UserError(f"ImageNet: entry {number} of {path} is no name and wnid; correct it")
+        found[Path(row[0]).stem] = words[0]
+    return found
+
+
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if WNID.fullmatch(e.name) and e.is_dir())
+
+
+def _images(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES))
+
+
+READER = Reader(
+    name="imagenet64",
+    splits=("train", "test"),
+    class_names=(),
+    flip=True,
+    read=read,
+    shape=SHAPE,
+    counts=FILES,
+    classes=CLASSES,
+)

@@ -1,0 +1,1 @@
+"""The mathematics on tensors: schedules, scalings, the jump G, solvers, samplers, random draws."""

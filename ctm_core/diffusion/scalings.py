@@ -1,0 +1,200 @@
+r"""Coefficients around a raw network, and loss weights: functions of t and s alone.
+
+*Inner* coefficients make :math:`g = c_\text{skip}\,x + c_\text{out}\,F`; with the data's standard
+deviation :math:`\sigma_d`:
+
+=======  ============================================  ==========================================
+name     :math:`c_\text{skip}(t)`                      :math:`c_\text{out}(t)`
+=======  ============================================  ==========================================
+``edm``  :math:`\sigma_d^2/(t^2+\sigma_d^2)`           :math:`t\,\sigma_d/\sqrt{t^2+\sigma_d^2}`
+``cm``   :math:`\sigma_d^2/((t-\sigma_\min)^2`         :math:`(t-\sigma_\min)\,\sigma_d/`
+         :math:`+\sigma_d^2)`                          :math:`\sqrt{t^2+\sigma_d^2}`
+``no``   0                                             1
+=======  ============================================  ==========================================
+
+``edm`` is Karras et al. (2022, table 1) and CTM's; ``cm`` makes the network the identity at
+sigma_min (Song et al. 2023, appendix C), which consistency models need.
+
+*Outer* coefficients make the jump :math:`G = c_\text{skip}\,x + (1 - s/t)\,g`:
+
+========================  ==================================================================
+name                      :math:`c_\text{skip}(t, s)`
+========================  ==================================================================
+``euler``                 :math:`s/t` (CTM, section 3.1)
+``variance``              :math:`v = \sqrt{((s-\sigma_\min)^2+\sigma_d^2)\,/\,`
+                          :math:`((t-\sigma_\min)^2+\sigma_d^2)}`
+``euler_variance_mixed``  :math:`(s + v)/(t + 1)`
+========================  ==================================================================
+
+CTM's models use ``edm`` and ``euler``; the others are the alternatives of its released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ctm_core.runtime.errors import UserError
+
+__all__ = [
+    "INNER",
+    "OUTER",
+    "WEIGHTS",
+    "Coefficients",
+    "Scalings",
+    "inner_coefficients",
+    "loss_weight",
+    "outer_coefficients",
+    "scalings",
+]
+
+INNER = ("edm", "cm", "no")
+OUTER = ("euler", "variance", "euler_variance_mixed")
+
+
+class Scalings(NamedTuple):
+    """EDM's preconditioning coefficients at some t; tensors of the shape of t."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Coefficients(NamedTuple):
+    """Factors of the input and of the network's output; tensors of one shape."""
+
+    c_skip: Tensor
+    c_out: Tensor
+
+
+def scalings(t: Tensor, sigma_data: float = 0.5) -> Scalings:
+    r"""EDM's coefficients at times ``t`` > 0, in the dtype of ``t``.
+
+    The inner ``edm`` pair, :math:`c_\text{in} = 1/\sqrt{t^2 + \sigma_d^2}` and
+    :math:`c_\text{noise} = \tfrac14 \ln t` (Karras et al. 2022, table 1).
+    """
+    total = t**2 + sigma_data**2
+    root = total.sqrt()
+    return Scalings(sigma_data**2 / total, t * sigma_data / root, 1 / root, t.log() / 4)
+
+
+def inner_coefficients(
+    name: str, t: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
+) -> Coefficients:
+    """Coefficients of g at times ``t``.
+
+    Parameters
+    ----------
+    name
+        One of :data:`INNER`.
+    t
+        Any shape, float, positive.
+    sigma_data, sigma_min
+        Standard deviation of the data; the time at which ``cm`` is the identity.
+
+    Raises
+    ------
+    UserError
+        For another name.
+    """
+    if name == "edm":
+        return Coefficients(*scalings(t, sigma_data)[:2])
+    if name == "cm":
+        variance = sigma_data**2
+        above = t - sigma_min
+        c_out = above * sigma_data / (t**2 + variance).sqrt()
+        return Coefficients(variance / (above**2 + variance), c_out)
+    if name == "no":
+        return Coefficients(torch.zeros_like(t), torch.ones_like(t))
+    raise UserError(f"unknown inner parametrisation {name!r}; allowed: {', '.join(INNER)}")
+
+
+def outer_coefficients(
+    name: str, t: Tensor, s: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
+) -> Coefficients:
+    """Coefficients of G from ``t`` to ``s`` ≤ t.
+
+    Parameters
+    ----------
+    name
+        One of :data:`OUTER`. Each is (1, 0) at s = t, so that G(x, t, t) = x.
+    t, s
+        Float tensors that broadcast.
+    sigma_data, sigma_min
+        Used by the variance ratio.
+
+    Raises
+    ------
+    UserError
+        For another name.
+    """
+    ratio = s / t
+    if name == "euler":
+        return Coefficients(ratio, 1 - ratio)
+    if name not in OUTER:
+        raise UserError(f"unknown outer parametrisation {name!r}; allowed: {', '.join(OUTER)}")
+    variance = sigma_data**2
+    spread = (((s - sigma_min) ** 2 + variance) / ((t - sigma_min) ** 2 + variance)).sqrt()
+    return Coefficients(spread if name == "variance" else (s + spread) / (t + 1), 1 - ratio)
+
+
+#: Loss weights by the released code's names, as functions of (t, s, sigma_data).
+WEIGHTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "uniform": lambda t, s, sd: torch.ones_like(t),
+    "snr": lambda t, s, sd: t**-2,
+    "snr+1": lambda t, s, sd: t**-2 + 1,
+    "truncated-snr": lambda t, s, sd: (t**-2).clamp(min=1),
+    "karras": lambda t, s, sd: t**-2 + sd**-2,
+    "karras_weight": lambda t, s, sd: (t**2 + sd**2) / (t * sd) ** 2,
+    "sq-t-inverse": lambda t, s, sd: t**0.5,
+    "uniform_g": lambda t, s, sd: 1 / (1 - s / t),
+}
+
+
+def loss_weight(
+    name: str, t: Tensor, s: Tensor | None = None, *, sigma_data: float = 0.5
+) -> Tensor:
+    r"""Weight of a sample's loss at time ``t``.
+
+    With the signal-to-noise ratio :math:`\mathrm{snr} = t^{-2}`:
+
+    =================  ==========================================================================
+    ``uniform``        1 (CTM's consistency loss)
+    ``snr``            :math:`\mathrm{snr}`
+    ``snr+1``          :math:`\mathrm{snr} + 1`
+    ``truncated-snr``  :math:`\max(\mathrm{snr}, 1)`
+    ``karras``         :math:`\mathrm{snr} + \sigma_d^{-2}`
+    ``karras_weight``  the same, as :math:`(t^2+\sigma_d^2)/(t\,\sigma_d)^2` (CTM's DSM loss)
+    ``sq-t-inverse``   :math:`\mathrm{snr}^{-1/4} = \sqrt t`
+    ``uniform_g``      :math:`1/(1 - s/t)`, which weighs errors of g in G alike; infinite at s = t
+    =================  ==========================================================================
+
+    Parameters
+    ----------
+    name
+        One of :data:`WEIGHTS`.
+    t, s
+        Float tensors of one shape; only ``uniform_g`` reads ``s``.
+    sigma_data
+        Standard deviation of the data.
+
+    Returns
+    -------
+    Tensor of the shape and dtype of ``t``.
+
+    Raises
+    ------
+    UserError
+        For another name, or if ``uniform_g`` is given no ``s``.
+    """
+    if name not in WEIGHTS:
+        raise UserError(f"unknown loss weight {name!r}; allowed: {', '.join(WEIGHTS)}")
+    if s is None:
+        if name == "uniform_g":
+            raise UserError("the loss weight uniform_g depends on s: give it")
+        s = t
+    return WEIGHTS[name](t, s, sigma_data)

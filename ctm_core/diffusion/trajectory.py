@@ -1,0 +1,232 @@
+r"""Denoiser D, anytime map g and jump G over a raw network F (CTM, section 3.1).
+
+The process is variance exploding with :math:`\sigma(t) = t`. Around the raw network stands EDM's
+preconditioning (Karras et al. 2022, table 1), a function of t alone:
+
+.. math::
+   c_\text{skip} = \frac{\sigma_d^2}{t^2 + \sigma_d^2},\quad
+   c_\text{out} = \frac{t\,\sigma_d}{\sqrt{t^2 + \sigma_d^2}},\quad
+   c_\text{in} = \frac{1}{\sqrt{t^2 + \sigma_d^2}},\quad
+   c_\text{noise} = \tfrac14 \ln t
+
+.. math::
+   g(x, t, s) &= c_\text{skip}(t)\,x
+      + c_\text{out}(t)\,F(c_\text{in}(t)\,x,\ c_\text{noise}(t),\ c_\text{noise}(s)) \\
+   G(x, t, s) &= \frac{s}{t}\,x + \Bigl(1 - \frac{s}{t}\Bigr)\,g(x, t, s)
+
+G jumps along the probability-flow ODE from t to s; :math:`G(x, t, t) = x` holds by construction.
+:math:`D(x, t) = g(x, t, t)` is the denoiser, whose ODE is
+:math:`\mathrm{d}x/\mathrm{d}t = (x - D(x, t))/t`. A network without s (a teacher) has D only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.diffusion.scalings import Scalings, inner_coefficients, outer_coefficients, scalings
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["Scalings", "Trajectory", "scalings"]
+
+
+class Trajectory(nn.Module):
+    """D, g and G over a network.
+
+    Images are (B, C, H, W) floats in about [-1, 1]. Times are positive: numbers, scalar tensors or
+    (B,) tensors of any float dtype; coefficients are computed in the wider dtype of image and time
+    and results have the dtype of ``x``. Labels ``y`` are None (the zero one-hot in a conditional
+    network), int64 (B,), or one-hot floats (B, label_dim).
+
+    Parameters
+    ----------
+    model
+        Raw network F with attributes ``time_s``, ``label_dim`` and ``output_weight``.
+    sigma_data
+        Standard deviation of the data, 0.5 for images.
+    inner
+        Parametrisation of g: ``edm``, or ``cm`` for consistency models, whose only jump is
+        G(x, t, sigma_min) = g(x, t) and which are no denoisers
+        (:mod:`ctm_core.diffusion.scalings`).
+    sigma_min
+        The time at which a consistency model is the identity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sigma_data: float = 0.5,
+        *,
+        inner: str = "edm",
+        sigma_min: float = 0.002,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.sigma_data = sigma_data
+        self.parametrisation = inner
+        self.sigma_min = sigma_min
+
+    @property
+    def time_s(self) -> bool:
+        """Whether the network knows the target time s, so that g and G exist for every s."""
+        return bool(self.model.time_s)
+
+    @property
+    def consistency(self) -> bool:
+        """Whether this is a consistency model, without s and with the ``cm`` parametrisation."""
+        return self.parametrisation == "cm"
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether G exists: for every s, or for sigma_min alone in a consistency model."""
+        return self.time_s or self.consistency
+
+    @property
+    def label_dim(self) -> int:
+        """Number of classes; 0 for an unconditional network."""
+        return int(self.model.label_dim)  # type: ignore[arg-type]
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The weight near the output on which adaptive loss weights are measured."""
+        weight: Tensor = self.model.output_weight  # type: ignore[assignment]
+        return weight
+
+    def raw(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        s: Tensor | float | None = None,
+        y: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """F at the scaled input, ``F(c_in x, c_noise(t), c_noise(s))``, shaped like ``x``.
+
+        Without ``s``, or with ``s`` the same object as ``t``, this is the denoiser's: every model
+        has it.
+
+        Raises
+        ------
+        UserError
+            If another ``s`` is given to a network without s, or labels to an unconditional one.
+        """
+        s = None if s is t else s
+        coefficients = scalings(_times(t, x), self.sigma_data)
+        c_noise_s = None
+        if self.time_s:
+            c_noise_s = coefficients.c_noise if s is None else _times(s, x).log() / 4
+            c_noise_s = c_noise_s.expand(len(x))
+        elif s is not None:
+            raise UserError(
+                "this model has no target time s: it is a denoiser (a teacher) and cannot jump; "
+                "use a student, or the samplers heun and euler"
+            )
+        out: Tensor = self.model(
+            _scale(coefficients.c_in, x),
+            coefficients.c_noise.expand(len(x)),
+            c_noise_s,
+            self._one_hot(y, x),
+            augment_labels,
+        )
+        return out.to(x.dtype)  # bf16 under autocast
+
+    def g(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        s: Tensor | float | None = None,
+        y: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The anytime map g(x, t, s); without ``s`` the denoiser. Raises as :meth:`raw`."""
+        return self.inner(self.raw(x, t, s, y, augment_labels), x, t)
+
+    def G(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float, y: Tensor | None = None
+    ) -> Tensor:
+        """The jump from t to s along the trajectory through x.
+
+        Raises
+        ------
+        UserError
+            As :meth:`raw`; for a consistency model if ``s`` is not sigma_min.
+        """
+        if self.consistency:
+            if bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
+                raise UserError(
+                    "this is a consistency model: it jumps to sigma_min alone, so it is sampled "
+                    "with gamma = 1"
+                )
+            return self.inner(self.raw(x, t, None, y), x, t)
+        return self.jump(self.raw(x, t, s, y), x, t, s)
+
+    def inner(self, raw: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
+        """g from the raw output F of (x, t, s): c_skip x + c_out F."""
+        coefficients = inner_coefficients(
+            self.parametrisation,
+            _times(t, x),
+            sigma_data=self.sigma_data,
+            sigma_min=self.sigma_min,
+        )
+        return _scale(coefficients.c_skip, x) + _scale(coefficients.c_out, raw)
+
+    def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
+        """G from the raw output F of (x, t, s); of (x, t) in a consistency model."""
+        if self.consistency:
+            return self.inner(raw, x, t)
+        outer = outer_coefficients("euler", _times(t, x), _times(s, x))
+        return _scale(outer.c_skip, x) + _scale(outer.c_out, self.inner(raw, x, t))
+
+    def denoise(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        y: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known.
+
+        Raises
+        ------
+        UserError
+            As :meth:`raw`; for a consistency model, which has none.
+        """
+        if self.consistency:
+            raise UserError(
+                "this is a consistency model: it has no denoiser, so heun and euler cannot sample "
+                "it; use the sampler gamma with gamma = 1"
+            )
+        return self.g(x, t, None, y, augment_labels)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        s: Tensor | float | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`G` if ``s`` is given, else :meth:`denoise` (for wrappers that call modules)."""
+        return self.denoise(x, t, y) if s is None else self.G(x, t, s, y)
+
+    def _one_hot(self, y: Tensor | None, x: Tensor) -> Tensor | None:
+        if y is None:
+            return None
+        if not self.label_dim:
+            raise UserError("labels were given to an unconditional model, which takes none")
+        if y.is_floating_point():
+            return y
+        return functional.one_hot(y, self.label_dim).to(x.dtype)
+
+
+def _times(t: Tensor | float, x: Tensor) -> Tensor:
+    """Times as a tensor () or (B,) on the device of x, at least as precise as x."""
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, dtype=x.dtype)
+    return t.to(device=x.device, dtype=torch.promote_types(t.dtype, x.dtype))
+
+
+def _scale(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Coefficient () or (B,) times images, in the dtype of the images."""
+    coefficient = coefficient.to(x.dtype)
+    return (coefficient if coefficient.ndim == 0 else coefficient[:, None, None, None]) * x

@@ -1,0 +1,89 @@
+"""The choices of a likelihood, and how a record names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ctm_core.evaluation.likelihood import published_protocol
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["RESIDUALS", "Protocol"]
+
+RESIDUALS = ("none", "reconstruction")
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How likelihood is measured.
+
+    Attributes
+    ----------
+    probes
+        Probes of the trace an image; 0 for the exact trace, which costs a derivative for every
+        element of an image.
+    residual
+        ``none`` or ``reconstruction``.
+    tolerance
+        Of the solver, relative and absolute.
+    seed
+        Of the choice of images, dequantisation, noise and probes, each drawn by image index.
+    published
+        The published script's protocol, which leaves no choice of the first three.
+    reading
+        Of its residual term, see
+        :data:`ctm_core.evaluation.likelihood.published_protocol.READINGS`.
+
+    Raises
+    ------
+    UserError
+        For a name that is none, or a choice that the protocol does not leave.
+    """
+
+    probes: int = 1
+    residual: str = "none"
+    tolerance: float = TOLERANCE
+    seed: int = 0
+    published: bool = False
+    reading: str = "own_noise"
+
+    def __post_init__(self) -> None:
+        for key, value, allowed in (
+            ("residual", self.residual, RESIDUALS),
+            ("reading", self.reading, published_protocol.READINGS),
+        ):
+            if value not in allowed:
+                raise UserError(f"unknown {key} {value!r}; allowed: {', '.join(allowed)}")
+        if self.probes < 0 or not self.tolerance > 0:
+            raise UserError("probes must not be negative, and the tolerance must be positive")
+        ours = (self.probes, self.residual, self.tolerance) == (1, "none", TOLERANCE)
+        if self.published and not ours:
+            raise UserError(
+                "the published protocol fixes probes, residual and tolerance; leave them out"
+            )
+        if not self.published and self.reading != "own_noise":
+            raise UserError("reading belongs to the published protocol; ask for that, or leave it")
+
+    def describe(self) -> dict[str, Any]:
+        """For the record."""
+        if self.published:
+            return {
+                "name": "published",
+                "reading_of_residual": self.reading,
+                "dequantisation": "none; 7 bits added",
+                "trace": "Rademacher, 1",
+                "solver": {"method": "RK45", "tolerance": published_protocol.TOLERANCE},
+                "start": f"sigma({published_protocol.START:g}) in the warped time",
+                "mode": "train: dropout is active",
+                "images": "shuffled, flipped at random",
+            }
+        return {
+            "name": "dequantised",
+            "density": "q at sigma_min of the flow from N(0, sigma_max^2)",
+            "residual": self.residual,
+            "dequantisation": "uniform; log2(127.5) bits added",
+            "trace": "exact" if not self.probes else f"Rademacher, {self.probes}",
+            "solver": {"method": "RK45", "tolerance": self.tolerance},
+            "mode": "eval",
+        }

@@ -1,0 +1,325 @@
+"""Reference statistics: what is known of real images under a protocol, cached in one file.
+
+The file carries everything its values depend on (protocol, hash of the feature weights,
+fingerprint of the images), and is refused wherever one of them differs. It comes from a prepared
+data set, or from statistics that somebody published.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctm_core.config.protocols import FID_SAMPLES, Protocol, ReferenceFile
+from ctm_core.data import assets
+from ctm_core.data.dataset import Dataset
+from ctm_core.diffusion import randomness
+from ctm_core.evaluation.metrics.moments import Moments
+from ctm_core.evaluation.metrics.nearest import nearest_distances
+from ctm_core.evaluation.metrics.published_statistics import read_published
+from ctm_core.evaluation.metrics.scoring import Settings
+from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.models.features import FeatureExtractor, build_features, weights_sha256
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
+
+__all__ = ["Reference", "load_reference", "settings", "write_reference"]
+
+#: The parts of a protocol that reference statistics depend on.
+DECISIVE = ("features", "input_size", "resize", "reference", "precision")
+CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images, with what they were made of.
+
+    Attributes
+    ----------
+    protocol
+        The protocol they serve.
+    state
+        What its metrics need of the images.
+    weights_sha256
+        Of the feature network.
+    fingerprint
+        Of the data set; SHA-256 of a published file.
+    resolution
+        Side of the images before resizing.
+    """
+
+    protocol: Protocol
+    state: State
+    weights_sha256: str
+    fingerprint: str
+    resolution: int
+
+    @property
+    def moments(self) -> Moments:
+        """Of the features of all images."""
+        return self.state.moments.whole()
+
+    def record(self) -> dict[str, Any]:
+        """Protocol and reference as an evaluation file states them (JSON types only)."""
+        described = self.protocol.model_dump(mode="json", exclude={"name"})
+        described["weights_sha256"] = self.weights_sha256
+        described["reference"] |= {"fingerprint": self.fingerprint, "n": self.state.samples}
+        if "features" in self.state.held:
+            described["reference"]["features"] = len(self.state.features)
+        return described
+
+
+def settings(protocol: Protocol, *, errors: bool) -> Settings:
+    """How a protocol's values are computed and named; ``errors`` as in :class:`Settings`."""
+    return Settings(
+        features=protocol.features,
+        metrics=protocol.scored,
+        published=protocol.too_little_for_fid(FID_SAMPLES) is None,
+        errors=errors,
+        precision_k=protocol.neighbours.precision_recall,
+        density_k=protocol.neighbours.density_coverage,
+        kid_subsets=protocol.kid.subsets,
+        kid_size=protocol.kid.size,
+    )
+
+
+def _check_split(protocol: Protocol, dataset: Dataset | None) -> Dataset:
+    """The data set, if it is the protocol's reference."""
+    wanted = protocol.reference
+    assert not isinstance(wanted, ReferenceFile)
+    if dataset is None:
+        raise UserError(
+            f"the protocol {protocol.name} compares with {wanted.dataset}/{wanted.split}; give "
+            "its folder as --data"
+        )
+    if (dataset.name, dataset.split) != (wanted.dataset, wanted.split):
+        raise UserError(
+            f"the protocol {protocol.name} compares with {wanted.dataset}/{wanted.split}, but "
+            f"{dataset.path} holds {dataset.name}/{dataset.split}; give that one's folder"
+        )
+    return dataset
+
+
+def _of_dataset(
+    protocol: Protocol, dataset: Dataset, held_out: Dataset | None, extractor: FeatureExtractor
+) -> State:
+    """Statistics of every image."""
+    names = [name for name in protocol.outputs if name != "probabilities"]
+    keep = protocol.neighbours.rows
+    state = State.reference(len(dataset), protocol.scored, keep=keep)
+    order = torch.arange(len(dataset))
+    if protocol.keeps_features and keep < len(dataset):
+        # The first images of a file may be of one class.
+        chosen = randomness.permutation(0, "reference features", 0, len(dataset))
+        order = torch.from_numpy(chosen)
+    for rows in torch.split(order, CHUNK):
+        state.update(Outputs(**extractor.extract(dataset.batch(rows)[0], names)))
+    if "memorisation" in protocol.metrics:
+        for distances in _held_out_distances(protocol, dataset, held_out):
+            state.add_nearest(distances)
+    return state
+
+
+def _held_out_distances(
+    protocol: Protocol, dataset: Dataset, held_out: Dataset | None
+) -> Iterator[torch.Tensor]:
+    """Distances to the nearest training image of images that were not trained on.
+
+    Without a test split these are the training images themselves, each beside all others: a draw
+    from the data beside as many draws, but one.
+    """
+    training = dataset.batch(torch.arange(len(dataset)))[0]
+    own = protocol.memorisation.held_out == "others"
+    source = dataset if own else held_out
+    if source is None or (not own and (source.name, source.split) != (dataset.name, "test")):
+        raise UserError(
+            f"the protocol {protocol.name} compares distances with those of {dataset.name}'s test "
+            "split: give its folder as --held-out, or set memorisation.held_out to others"
+        )
+    chosen = randomness.permutation(0, "held-out images", 0, len(source))
+    rows = torch.from_numpy(chosen)[: protocol.memorisation.images]
+    for part in torch.split(rows, CHUNK):
+        images = source.batch(part)[0]
+        yield nearest_distances(images, training, own=part if own else None)
+
+
+def _of_file(protocol: Protocol, wanted: ReferenceFile, extractor: FeatureExtractor) -> State:
+    """Statistics that somebody published."""
+    path = assets.require(wanted.asset)
+    found = read_published(path, wanted.images, images=protocol.keeps_features)
+    if found.moments.dim != extractor.dim:
+        raise UserError(
+            f"{path} holds statistics of {found.moments.dim} features, but {extractor.name} has "
+            f"{extractor.dim}; correct reference.asset of the protocol {protocol.name}"
+        )
+    if "sfid" in protocol.metrics and found.spatial is None:
+        raise UserError(
+            f"{path} holds no spatial statistics (mu_s and sigma_s), which sfid needs; leave sfid "
+            f"out of the protocol {protocol.name}"
+        )
+    features = None
+    if protocol.keeps_features:
+        if found.images is None:
+            raise UserError(
+                f"{path} holds no images (arr_0), whose features kid, precision_recall and "
+                f"density_coverage need; leave these out of the protocol {protocol.name}, or "
+                "compare with a prepared data set"
+            )
+        if found.images.shape[-1] != wanted.resolution:
+            raise UserError(
+                f"{path} holds images of {found.images.shape[-1]} pixels, and the protocol "
+                f"{protocol.name} says {wanted.resolution}; correct reference.resolution"
+            )
+        features = extractor(found.images[: protocol.neighbours.rows])
+    spatial = found.spatial if "sfid" in protocol.metrics else None
+    return State.of_moments(found.moments, spatial, features)
+
+
+def write_reference(
+    path: str | Path,
+    protocol: Protocol,
+    dataset: Dataset | None = None,
+    held_out: Dataset | None = None,
+) -> Reference:
+    """Make reference statistics and write them as safetensors.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    protocol
+        What to do.
+    dataset
+        The protocol's reference, unless that is a published file.
+    held_out
+        Its test split, for memorisation.
+
+    Raises
+    ------
+    UserError
+        If the reference is another data set, a file is missing, damaged or lacks what a metric
+        needs, or the features cannot be built.
+    """
+    if isinstance(wanted := protocol.reference, ReferenceFile):
+        if dataset is not None:
+            raise UserError(
+                f"the protocol {protocol.name} compares with the file {wanted.asset} and not with "
+                f"a data set: leave out --data"
+            )
+        extractor = build_features(protocol)
+        state = _of_file(protocol, wanted, extractor)
+        fingerprint = sha256_file(assets.require(wanted.asset))
+        resolution = wanted.resolution
+    else:
+        dataset = _check_split(protocol, dataset)
+        extractor = build_features(protocol)
+        state = _of_dataset(protocol, dataset, held_out, extractor)
+        fingerprint, resolution = dataset.fingerprint, dataset.resolution
+    made = Reference(protocol, state, extractor.weights_sha256, fingerprint, resolution)
+    metadata = {
+        "kind": "reference statistics",
+        "format": "2",
+        "protocol": protocol.model_dump_json(),
+        "features": protocol.features,
+        "weights_sha256": made.weights_sha256,
+        "dataset_fingerprint": made.fingerprint,
+        "resolution": str(made.resolution),
+        "n": str(state.samples),
+        "created_by": "ctm features reference",
+    }
+    save_tensors(path, state.tensors(), metadata)
+    return made
+
+
+def load_reference(
+    path: str | Path, protocol: Protocol, *, fingerprint: str | None = None
+) -> Reference:
+    """Read reference statistics and check that they belong to a protocol.
+
+    Parameters
+    ----------
+    path
+        What :func:`write_reference` wrote.
+    protocol
+        The protocol about to be used.
+    fingerprint
+        Of the data set they must come from; None accepts the file's.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or damaged, was made by another protocol, with other feature
+        weights, or from other images, or lacks what a metric needs.
+    """
+    tensors, metadata = load_tensors(path)
+    again = f"make it again by `ctm features reference --protocol {protocol.name}.yaml`"
+    try:
+        made_by = json.loads(metadata["protocol"])
+        reference = Reference(
+            protocol=protocol,
+            state=State.from_tensors(tensors),
+            weights_sha256=metadata["weights_sha256"],
+            fingerprint=metadata["dataset_fingerprint"],
+            resolution=int(metadata["resolution"]),
+        )
+        reference.moments  # noqa: B018  a state without them is no reference
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} holds no reference statistics ({error}); {again}") from None
+    wanted = protocol.model_dump(mode="json")
+    for key in DECISIVE:
+        if made_by.get(key) != wanted[key]:
+            raise UserError(
+                f"{path} was made for {key} {_shown(made_by.get(key))}, the protocol "
+                f"{protocol.name} has {_shown(wanted[key])}; {again}"
+            )
+    _check_held(path, reference, made_by, again)
+    if (current := weights_sha256(protocol.features)) != reference.weights_sha256:
+        raise UserError(
+            f"{path} was made with other weights of {protocol.features} "
+            f"({reference.weights_sha256[:12]}, now {current[:12]}); {again}"
+        )
+    if fingerprint is not None and fingerprint != reference.fingerprint:
+        raise UserError(
+            f"{path} was made from other images (fingerprint {reference.fingerprint[:12]}, "
+            f"expected {fingerprint[:12]}); {again}"
+        )
+    return reference
+
+
+#: What a metric needs of the reference, in words, and the key of the protocol that decides on it.
+HELD = {
+    "features": ("single images' features", "neighbours", "rows"),
+    "spatial": ("spatial statistics", "", ""),
+    "nearest": ("distances of held-out images", "memorisation", ""),
+}
+
+
+def _check_held(
+    path: str | Path, reference: Reference, made_by: dict[str, Any], again: str
+) -> None:
+    """Check that the file holds what the metrics need, made with the protocol's settings."""
+    protocol = reference.protocol
+    wanted = protocol.model_dump(mode="json")
+    for part in State(1, protocol.scored).needs & HELD.keys():
+        what, section, key = HELD[part]
+        if part not in reference.state.held:
+            raise UserError(
+                f"{path} was made without {what}, which the metrics of {protocol.name} need; "
+                f"{again}"
+            )
+        then, now = made_by.get(section), wanted.get(section)
+        if key:
+            then, now = (then or {}).get(key), wanted[section][key]
+        if then != now:
+            name = ".".join(filter(None, (section, key)))
+            raise UserError(
+                f"{path} was made for {name} {_shown(then)}, the protocol {protocol.name} has "
+                f"{_shown(now)}; {again}"
+            )
+
+
+def _shown(value: Any) -> str:
+    return "/".join(map(str, value.values())) if isinstance(value, dict) else str(value)

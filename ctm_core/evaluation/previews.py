@@ -1,0 +1,144 @@
+"""What people look at: the same noises through every cell, and the paths that a few of them take.
+
+``previews.safetensors`` holds, for each cell, uint8 images (64, C, H, W) under the cell's label,
+and for the gamma sampler at its longest, under ``path/<label>``, every state of a few noises:
+uint8 (2n, M, C, H, W), in turn what a jump starts from and where it lands. The levels of these
+states stand in the metadata ``paths``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ctm_core.config import Cell
+from ctm_core.diffusion import randomness, sampling
+from ctm_core.models.generation import Generator
+from ctm_core.runtime.files import save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctm_core.diffusion.trajectory import Trajectory
+
+__all__ = ["PATH_PREFIX", "path_cells", "walk", "write_previews"]
+
+SHOWN = 64
+#: Noises whose paths are kept, and the longest path that a page has room for.
+WALKERS = 4
+LONGEST = 8
+PATH_PREFIX = "path/"
+
+
+def write_previews(
+    path: Path, model: str, cells: Sequence[Cell], generator: Generator, *, seed: int
+) -> None:
+    """Write the pictures of every cell; noises and classes are the same throughout.
+
+    Raises
+    ------
+    UserError
+        As :meth:`ctm_core.models.generation.Generator.batches`.
+    """
+    classes = generator.classes
+    labels = torch.arange(SHOWN) % classes if classes else None
+    tensors = {
+        cell.label: generator.images(
+            SHOWN,
+            sampler=cell.sampler,
+            nfe=cell.nfe,
+            gamma=cell.gamma,
+            seed=seed,
+            batch_size=SHOWN,
+            labels=labels,
+        )
+        for cell in cells
+    }
+    levels = {}
+    for cell in path_cells(cells):
+        chosen = None if labels is None else labels[:WALKERS]
+        states, times = walk(generator, cell, seed=seed, labels=chosen)
+        tensors[PATH_PREFIX + cell.label] = states
+        levels[cell.label] = times
+    shown = [] if labels is None else labels.tolist()
+    metadata = {"model": model, "labels": json.dumps(shown), "paths": json.dumps(levels)}
+    save_tensors(path, tensors, metadata)
+
+
+def path_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the gamma sampler of most jumps, at most 8: one for each gamma."""
+    several = [c for c in cells if c.sampler == "gamma" and 1 < c.nfe <= LONGEST]
+    longest = max((cell.nfe for cell in several), default=0)
+    return [cell for cell in several if cell.nfe == longest]
+
+
+def walk(
+    generator: Generator,
+    cell: Cell,
+    *,
+    seed: int,
+    labels: Tensor | None,
+    count: int = WALKERS,
+) -> tuple[Tensor, list[float]]:
+    r"""Every state on the way of ``count`` samples through a sampler of jumps.
+
+    The noises are those of the samples 0, 1, … of the seed.
+
+    Returns
+    -------
+    states
+        uint8 (2n, count, C, H, W): before the first jump, after it, before the second, … A state
+        x at level t is shown as :math:`x / \sqrt{1 + t^2}`, so that noise of any level fits.
+    levels
+        Noise level of each state (2n,).
+    """
+    watched = _Watched(generator.model)
+    device = next(generator.model.parameters()).device
+    diffusion = generator.record["diffusion"]
+    sampling.sample(
+        watched,
+        sampler=cell.sampler,
+        nfe=cell.nfe,
+        gamma=cell.gamma,
+        latents=randomness.normal(seed, "latents", 0, 0, count, generator.shape).to(device),
+        noise=lambda k: randomness.normal(seed, "inject", k, 0, count, generator.shape),
+        labels=None if labels is None else labels.to(device),
+        sigma_min=diffusion["sigma_min"],
+        sigma_max=diffusion["sigma_max"],
+        rho=diffusion["rho"],
+        only_gamma_one=generator.final_only,
+    )
+    return torch.stack(watched.states), watched.levels
+
+
+class _Watched:
+    """A model that notes what its jumps are given and what they give."""
+
+    def __init__(self, model: Trajectory) -> None:
+        self.model = model
+        self.states: list[Tensor] = []
+        self.levels: list[float] = []
+
+    @property
+    def time_s(self) -> bool:
+        return self.model.time_s
+
+    def G(self, x: Tensor, t: Tensor, s: Tensor, y: Tensor | None) -> Tensor:
+        """The model's jump."""
+        landed = self.model.G(x, t, s, y)
+        self._note(x, t)
+        self._note(landed, s)
+        return landed
+
+    def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The model's denoiser, whose steps are not noted."""
+        return self.model.denoise(x, t, y)
+
+    def _note(self, x: Tensor, level: Tensor) -> None:
+        scaled = x.cpu() / (1.0 + float(level) ** 2) ** 0.5
+        self.states.append(sampling.to_uint8(scaled.clamp(-1, 1)))
+        self.levels.append(float(level))

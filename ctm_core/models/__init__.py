@@ -1,0 +1,1 @@
+"""Networks, feature extractors, weight files: this project's and those of others."""

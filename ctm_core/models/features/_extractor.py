@@ -1,0 +1,224 @@
+"""The interface of a feature extractor, and what every one of them does to its input."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Literal, NamedTuple
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ctm_core.config.protocols import Protocol
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["Extractor", "FeatureExtractor", "Further", "clean_resize"]
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class FeatureExtractor(Interface):
+    """uint8 images in, float32 features out."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """What it gives of an image, with the dimensions: ``features`` at least.
+
+        ``probabilities`` are of its classes and sum to one; ``spatial`` are activations at
+        positions, flattened.
+        """
+        ...
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of shape (N, dim), float32, on the CPU, of uint8 images (N, C, H, W)."""
+        ...
+
+    def extract(self, images: torch.Tensor, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Several outputs by name, each (N, its dimensions), from one pass over the images."""
+        ...
+
+
+class Further(NamedTuple):
+    """An output beside the features."""
+
+    dim: int
+    of: Literal["features", "levels"]  #: what ``network`` takes
+    network: Network
+
+
+class Extractor:
+    """A network with the resizing and batching of its protocol.
+
+    Batches have one fixed size, the last one padded, so that a sample's features are the same bits
+    however many images are scored with it.
+
+    Parameters
+    ----------
+    name, dim, weights_sha256
+        As in :class:`FeatureExtractor`.
+    network
+        Maps float32 levels 0 … 255 of shape (batch, C, S, S) to features (batch, dim).
+    protocol
+        Gives input_size S and resizing.
+    channels
+        What the network takes; one-channel images are repeated where it takes three.
+    batch_size
+        Images a forward pass.
+    further
+        Outputs beside the features, by name.
+    absent
+        Outputs that one could expect and that this network lacks: name to the reason.
+    device
+        Where the network is.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dim: int,
+        weights_sha256: str,
+        network: Network,
+        protocol: Protocol,
+        channels: int,
+        batch_size: int,
+        further: Mapping[str, Further] | None = None,
+        absent: Mapping[str, str] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.name = name
+        self.dim = dim
+        self.weights_sha256 = weights_sha256
+        self.network = network
+        self.protocol = protocol
+        self.channels = channels
+        self.batch_size = batch_size
+        self.further = dict(further or {})
+        self.absent = dict(absent or {})
+        self.device = device or torch.device("cpu")
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Names and dimensions of what :meth:`extract` gives."""
+        return {"features": self.dim} | {name: f.dim for name, f in self.further.items()}
+
+    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
+        size, mode = self.protocol.input_size, self.protocol.resize
+        if mode == "clean":
+            return clean_resize(images, size, self.channels).to(self.device)
+        levels = images.to(device=self.device, dtype=torch.float32)
+        if mode in ("bilinear", "bicubic") and levels.shape[-1] != size:
+            levels = F.interpolate(
+                levels, size=(size, size), mode=mode, align_corners=False, antialias=True
+            ).clamp_(0.0, 255.0)
+        if self.channels == 3 and levels.shape[1] == 1:
+            levels = levels.expand(-1, 3, -1, -1)
+        return levels
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of shape (N, dim), float32, on the CPU; raises as :meth:`extract`."""
+        return self.extract(images, ["features"])["features"]
+
+    @torch.no_grad()
+    def extract(self, images: torch.Tensor, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Outputs by name, each float32 of shape (N, its dimensions), on the CPU.
+
+        Parameters
+        ----------
+        images
+            uint8 of shape (N, C, H, W), H = W.
+        names
+            Keys of :attr:`outputs`.
+
+        Raises
+        ------
+        UserError
+            If the network lacks an output, or size or channels are not what protocol and network
+            take.
+        """
+        wanted = list(dict.fromkeys(names))
+        self._check(images, wanted)
+        found = {
+            name: torch.empty(len(images), self.outputs[name], dtype=torch.float32)
+            for name in wanted
+        }
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size:
+                filler = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
+                batch = torch.cat([batch, filler])
+            for name, values in self._outputs(self._prepare(batch), wanted).items():
+                found[name][start : start + count] = values[:count].float().cpu()
+        return found
+
+    def _outputs(self, levels: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+        found = {}
+        chosen = {name: self.further[name] for name in names if name != "features"}
+        if "features" in names or any(f.of == "features" for f in chosen.values()):
+            found["features"] = self.network(levels)
+        for name, further in chosen.items():
+            found[name] = further.network(levels if further.of == "levels" else found["features"])
+        return {name: found[name] for name in names}
+
+    def _check(self, images: torch.Tensor, names: list[str]) -> None:
+        for name in names:
+            if name not in self.outputs:
+                why = self.absent.get(name, "this network does not give them")
+                raise UserError(
+                    f"the protocol {self.protocol.name} needs {name} of {self.name}: {why}; leave "
+                    "out the metric that needs them"
+                )
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
+        channels, side = int(images.shape[1]), int(images.shape[3])
+        if channels != self.channels and (channels, self.channels) != (1, 3):
+            raise UserError(
+                f"{self.name} takes {self.channels} channels, but the images have {channels}"
+            )
+        if self.protocol.resize in ("none", "inside") and side != self.protocol.input_size:
+            raise UserError(
+                f"the protocol {self.protocol.name} feeds {self.protocol.input_size} pixels "
+                f"without resizing, but the images have {side}; correct resize or input_size"
+            )
+
+
+def clean_resize(images: torch.Tensor, size: int, channels: int = 3) -> torch.Tensor:
+    """clean-fid's resizing (Parmar et al., 2022): PIL's bicubic filter, the result not quantised.
+
+    The filter is linear and works along columns and rows alike, so it is two matrix products for a
+    whole batch: equal to PIL's, channel by channel, up to float32 rounding.
+
+    Parameters
+    ----------
+    images
+        uint8 (N, C, H, W), C of 1 or 3.
+    size
+        Side of the result.
+    channels
+        Of the result: 3, or 1 for one-channel images.
+
+    Returns
+    -------
+    Levels 0 … 255, float32 (N, channels, size, size).
+    """
+    height, width = images.shape[-2:]
+    made = _filter(height, size) @ (images.float() @ _filter(width, size).T)
+    return made.clamp_(0.0, 255.0).expand(-1, channels, -1, -1)
+
+
+@cache
+def _filter(side: int, size: int) -> torch.Tensor:
+    """PIL's bicubic weights (size, side): what it makes of the unit vectors."""
+    unit = Image.fromarray(np.eye(side, dtype=np.float32))
+    return torch.from_numpy(np.array(unit.resize((side, size), Image.Resampling.BICUBIC)))

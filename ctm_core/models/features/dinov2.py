@@ -1,0 +1,131 @@
+"""DINOv2 (Oquab et al., 2023), for FD-DINOv2 (Stein et al., 2023): the class token, normalised.
+
+The file is the one that the authors publish, of tensors alone; the network is timm's vision
+transformer. A file was trained at 518 pixels, 37 × 37 patches; the positions of another side are
+interpolated as the authors' code does it, bicubic with a scale of (patches + 0.1) / 37, since the
+features that are published as FD-DINOv2 were made so. Input is normalised by ImageNet's mean and
+deviation.
+"""
+
+import math
+import pickle
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ctm_core.config.protocols import Protocol
+from ctm_core.models import torchvision_shim
+from ctm_core.models.features._extractor import Extractor, FeatureExtractor
+from ctm_core.models.features._files import checked_file
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["build", "positions", "weights_sha256"]
+
+ASSETS = {"dinov2_vitl14": "dinov2-vitl14"}
+HEAD_CHANNELS = 64
+BATCH_SIZE = 32
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+#: What reading a file of something else raises.
+DAMAGED = (
+    KeyError, ValueError, RuntimeError, AttributeError, TypeError, OSError, EOFError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+
+def _asset(features: str) -> str:
+    if features not in ASSETS:
+        raise UserError(f"unknown features {features!r}; known are {', '.join(ASSETS)}")
+    return ASSETS[features]
+
+
+def weights_sha256(features: str) -> str:
+    """SHA-256 of the weights file, checked against the known one."""
+    return checked_file(_asset(features))[1]
+
+
+def positions(embedding: torch.Tensor, side: int) -> torch.Tensor:
+    """Position embedding for ``side`` × ``side`` patches.
+
+    Parameters
+    ----------
+    embedding
+        (1, 1 + n², D): the class token's, then a square of patches.
+
+    Returns
+    -------
+    (1, 1 + side², D); the same tensor if n = side.
+    """
+    count = math.isqrt(embedding.shape[1] - 1)
+    if count == side:
+        return embedding
+    grid = embedding[:, 1:].reshape(1, count, count, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / count
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([embedding[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _network(state: dict[str, torch.Tensor], input_size: int) -> tuple[Any, int]:
+    """The network of a file's tensors, and its dimensions; KeyError or RuntimeError if none."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
+    depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", k) for k in state) if m)
+    network = VisionTransformer(
+        img_size=input_size,
+        patch_size=patch,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=dim,
+        depth=depth,
+        num_heads=max(dim // HEAD_CHANNELS, 1),
+        init_values=1e-5,
+    )
+    fitting = {name: value for name, value in state.items() if name != "mask_token"}
+    fitting["pos_embed"] = positions(state["pos_embed"], input_size // patch)
+    network.load_state_dict(fitting, strict=True)
+    return network.eval().requires_grad_(False), dim
+
+
+def build(protocol: Protocol) -> FeatureExtractor:
+    """The extractor.
+
+    Raises
+    ------
+    UserError
+        If the variant is unknown, timm is missing, or the file is missing, is not the known one,
+        or holds another network.
+    """
+    path, digest = checked_file(_asset(protocol.features))
+    torchvision_shim.apply()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network, dim = _network(state, protocol.input_size)
+    except ImportError as error:
+        raise UserError(f"dinov2 needs the package timm ({error}); run `make setup`") from None
+    except DAMAGED as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} holds no weights of DINOv2 ({problem})") from None
+    dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device=device, dtype=dtype)
+    mean, deviation = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION)
+    )
+
+    def features(levels: torch.Tensor) -> torch.Tensor:
+        token: torch.Tensor = network(((levels / 255 - mean) / deviation).to(dtype))
+        return token
+
+    return Extractor(
+        name=protocol.features,
+        dim=dim,
+        weights_sha256=digest,
+        network=features,
+        protocol=protocol,
+        channels=3,
+        batch_size=BATCH_SIZE,
+        device=device,
+    )

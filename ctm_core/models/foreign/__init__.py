@@ -1,0 +1,230 @@
+"""Networks of other projects: recognised, checked and converted without running their code.
+
+``ctm convert`` reads NVIDIA's EDM pickles, OpenAI's EDM teacher, and the CTM students of sony/ctm
+and ctm-cifar10, and writes a weight file of this project and where it came from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctm_core import config
+from ctm_core.data import assets
+from ctm_core.data.assets import Asset
+from ctm_core.models import weight_file
+from ctm_core.models.foreign.archives import Foreign, opened
+from ctm_core.models.foreign.card import LICENCES, Source, model_card, provenance
+from ctm_core.models.foreign.edm import Network, find_network
+from ctm_core.models.foreign.inference import Hints, Identified
+from ctm_core.models.foreign.kinds import check_arguments, find_state, identify
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file, write_json
+
+if TYPE_CHECKING:
+    from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.models.foreign.values import Refusal, shown
+
+__all__ = ["Hints", "Refusal", "convert", "load_foreign"]
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights.safetensors"
+PROVENANCE = "provenance.json"
+
+
+def convert(
+    path: str | os.PathLike[str],
+    output: Path,
+    *,
+    hints: Hints | None = None,
+    url: str | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """Convert a foreign network file; nothing in it is executed.
+
+    Parameters
+    ----------
+    path
+        An EDM pickle, or a ``.pt`` file of OpenAI, sony/ctm or ctm-cifar10.
+    output
+        Folder for ``weights.safetensors`` and ``provenance.json``; untouched if the file is
+        refused.
+    hints
+        What the tensors cannot tell.
+    url, licence
+        Of the file; default: those of the known file of that hash or name, the licence else by
+        kind.
+
+    Returns
+    -------
+    The contents of ``provenance.json``.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or refused; one sentence says why.
+    """
+    path = Path(path)
+    try:
+        with opened(path) as foreign:
+            found, pickled, model = _imported(foreign, hints or Hints())
+            source = _source(foreign, found, url, licence)
+            return _written(foreign, found, pickled, model, source, output)
+    except Refusal as refusal:
+        raise UserError(f"{path} was refused: it {refusal}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; correct the path") from None
+
+
+def load_foreign(path: str | os.PathLike[str], hints: Hints | None = None) -> Trajectory:
+    """The model of a foreign file in eval mode, float32; raises Refusal if it is none."""
+    with opened(path) as foreign:
+        return _imported(foreign, hints or Hints())[2].eval()
+
+
+def _imported(foreign: Foreign, hints: Hints) -> tuple[Identified, Network | None, Trajectory]:
+    pickled, sigma_data = None, 0.5
+    if foreign.container == "pickle":
+        pickled = find_network(foreign.value)
+        state = pickled.tensors
+        sigma_data = _sigma_data(pickled)
+    else:
+        state = find_state(foreign.value)
+    found = identify(state, hints, name=foreign.path.name, pickled=pickled is not None)
+    if pickled is not None:
+        found = check_arguments(pickled, found)
+    read = foreign.tensors(state)
+    tensors = _separate({ours: read[theirs].float() for ours, theirs in found.names.items()})
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise Refusal(f"holds NaN or infinity in {name}; it is damaged")
+    model = found.build(sigma_data)
+    model.load_state_dict(tensors, assign=True)
+    _check_filters(model, found)
+    return found, pickled, model.requires_grad_(False)
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, copied where two share memory, which a weight file cannot hold."""
+    seen: set[int] = set()
+    made = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        made[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return made
+
+
+def _sigma_data(pickled: Network) -> float:
+    value = pickled.attributes.get("sigma_data", 0.5)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise Refusal(f"says sigma_data = {shown(value)}, which is no standard deviation")
+    return float(value)
+
+
+def _check_filters(model: Trajectory, found: Identified) -> None:
+    """Filters are buffers of the file, but our networks compute with their own taps."""
+    taps = torch.tensor([1.0, 3, 3, 1] if found.network.architecture == "ncsnpp" else [1.0, 1])
+    kernel = taps.outer(taps) / taps.sum() ** 2
+    for name, value in model.named_buffers():
+        if name.endswith(".resample_filter") and not torch.allclose(value[0, 0], kernel):
+            raise Refusal(f"resamples by another filter than {taps.int().tolist()} ({name})")
+
+
+def _source(foreign: Foreign, found: Identified, url: str | None, licence: str | None) -> Source:
+    """What is known of the file: from the user, else from the list of external files."""
+    asset, known_by, known_hash = _known(foreign)
+    if asset is not None and known_hash is False:
+        log.warning(
+            "%s has the name of a known file (%s) but not its SHA-256; it may be another file",
+            foreign.path.name,
+            asset.title,
+        )
+    address = None if asset is None else (*asset.urls, asset.by_hand)[0]
+    return Source(
+        url=url or address,
+        url_from="given" if url else known_by if address else None,
+        licence=licence or (asset.licence if asset else LICENCES[found.origin]),
+        licence_from="given" if licence else known_by or "kind",
+        known_hash=known_hash,
+    )
+
+
+def _known(foreign: Foreign) -> tuple[Asset | None, str | None, bool | None]:
+    """The known file of this hash, else name; how it was found, and whether the hash agrees."""
+    named = None
+    for asset in assets.load().values():
+        algorithm, _, digits = (asset.hash or "").partition(":")
+        if algorithm == "sha256" and foreign.sha256.startswith(digits):
+            return asset, "hash", True
+        if asset.kind == "file" and asset.file == foreign.path.name:
+            named = asset
+    if named is None:
+        return None, None, None
+    return named, "file name", False if (named.hash or "").startswith("sha256:") else None
+
+
+def _step(name: str) -> int:
+    """The training step in the name of a checkpoint, ``ema_0.999_049000.pt``; 0 if none."""
+    match = re.fullmatch(r"(?:ema_0\.\d+_|target_model|model)(\d{1,9})\.pt", name)
+    return int(match[1]) if match else 0
+
+
+def _written(
+    foreign: Foreign,
+    found: Identified,
+    pickled: Network | None,
+    model: Trajectory,
+    source: Source,
+    output: Path,
+) -> dict[str, Any]:
+    step = _step(foreign.path.name)
+    parameters = sum(p.numel() for p in model.parameters())
+    record = {
+        "experiment": "imported",
+        "model": "ctm" if found.time_s else "teacher",
+        "objective": "ctm" if found.time_s else "dsm",
+        "seed": 0,
+        "step": step,
+        # What decided these weights is not known; the file stands for it.
+        "train_hash": foreign.sha256,
+        "dataset": "unknown",
+        "dataset_fingerprint": None,
+        "network": found.network.model_dump(mode="json"),
+        "diffusion": config.Diffusion(sigma_data=model.sigma_data).model_dump(mode="json"),
+        "resolution": found.resolution,
+        "channels": found.channels,
+        "label_dim": found.label_dim,
+        "class_names": [str(n) for n in range(found.label_dim)],
+        "time_s": found.time_s,
+        "imported": {
+            "kind": found.kind,
+            "file": foreign.path.name,
+            "sha256": foreign.sha256,
+            "url": source.url,
+            "licence": source.licence,
+        },
+    }
+    card = model_card(foreign, found, source, parameters=parameters, step=step)
+    weights = output / WEIGHTS
+    weight_file.export(weights, model, record, card=card)
+    written = {
+        "file": WEIGHTS,
+        "bytes": weights.stat().st_size,
+        "sha256": sha256_file(weights),
+    }
+    document = provenance(foreign, found, pickled, source, weights=written, parameters=parameters)
+    write_json(output / PROVENANCE, document)
+    if not found.time_s and pickled is None and not source.known_hash:
+        log.warning(
+            "%s is taken for an EDM teacher; a consistency model has the same tensors, and only "
+            "its origin can tell",
+            foreign.path.name,
+        )
+    return document

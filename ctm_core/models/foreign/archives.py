@@ -1,0 +1,245 @@
+"""Foreign files: what a file is by its first bytes, and how its values are read safely.
+
+NVIDIA's pickles and torch's old format are run by the machine of
+:mod:`.machine`. A zip archive of torch.save has its table of contents checked and
+its pickle run by the same machine before ``torch.load(weights_only=True)`` reads the tensors.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctm_core.models.foreign.edm import edm_words
+from ctm_core.models.foreign.machine import Machine
+from ctm_core.models.foreign.tensors import (
+    LEGACY_MAGIC,
+    WORDS,
+    Ref,
+    Storage,
+    check_amount,
+    persistent_storage,
+    read_legacy,
+)
+from ctm_core.models.foreign.values import Budget, Refusal, shown
+
+__all__ = ["Foreign", "opened"]
+
+#: Members of an archive; the largest network has about 1,100 tensors.
+MEMBERS = 20_000
+#: Bytes of an archive's table of contents, and of its pickle.
+DIRECTORY = 8 << 20
+PICKLE = 64 << 20
+
+#: Opcode that begins every pickle since protocol 2.
+PROTOCOL = b"\x80"
+
+END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file whose values have been described; tensors are :class:`Ref` until they are read.
+
+    ``container`` is ``pickle``, ``torch archive`` or ``torch file`` (the format before 1.6).
+    """
+
+    path: Path
+    container: str
+    value: Any
+    sha256: str
+    size: int
+
+    def tensors(self, refs: Mapping[str, Ref]) -> dict[str, torch.Tensor]:
+        """Read tensors of :attr:`value`; raises Refusal if they are more than the file."""
+        check_amount(refs, self.size)
+        if self.container != "torch archive":
+            return {name: ref.read() for name, ref in refs.items()}
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            tensors = {name: loaded[name] for name in refs}
+        except Exception as error:  # its kinds are not documented; the file is at fault
+            reason = shown(str(error).partition("\n")[0], 120)
+            raise Refusal(
+                f"could not be read by torch.load(weights_only=True): {reason}"
+            ) from None
+        for name, ref in refs.items():
+            found = tensors[name]
+            if (type(found), found.shape, found.dtype) != (torch.Tensor, ref.shape, ref.dtype):
+                raise Refusal(f"holds {shown(name)} in two ways, as no network file does")
+        return tensors
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Foreign]:
+    """Describe a file; its tensors can be read while the context lasts.
+
+    Raises
+    ------
+    Refusal
+        If it is no network file of a known kind, is damaged, or asks for anything but data.
+    """
+    path = Path(path)
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Refusal("is no regular file")
+        if not status.st_size:
+            raise Refusal("is empty; download it again")
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    container, value = _described(data, path)
+    digest = hashlib.sha256(data).hexdigest()
+    yield Foreign(path, container, value, digest, len(data))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    try:  # a named pipe would wait for ever
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise Refusal("is a socket, no regular file") from None
+        raise
+
+
+def _described(data: memoryview, path: Path) -> tuple[str, Any]:
+    head = bytes(data[:512])
+    if problem := _recognised(head, len(data)):
+        raise Refusal(problem)
+    budget = Budget()
+    if head.startswith(b"PK"):
+        return "torch archive", _archive(data, path, budget)
+    if _is_legacy(head):
+        return "torch file", read_legacy(data, budget)
+    try:
+        return "pickle", Machine(data, edm_words(budget), budget).run()
+    except Refusal as refusal:
+        if head[:1] == PROTOCOL:
+            raise
+        # Any file is a pickle of the oldest protocols up to some byte.
+        raise Refusal(f"is no network file (as a pickle, it {refusal})") from None
+
+
+def _recognised(head: bytes, size: int) -> str | None:
+    """What a file is that is surely no network of a known kind; None: it may be one."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head.strip(b"\0"):
+        return "begins with zeros, as an interrupted download does; download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git-LFS pointer, not the file itself; fetch it with `git lfs pull`"
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")):
+        return "is a web page, not the file itself; download the file that the page links to"
+    if text.startswith((b"{", b"%yaml", b"---")):
+        return "is a text file (JSON or YAML), not a network"
+    if head.startswith(b"\x1f\x8b") or head.startswith((b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "is compressed; unpack it first"
+    if head.startswith(b"\x89HDF") or head.startswith(b"CDF"):
+        return "is an HDF5 or NetCDF file, not a network of a known kind"
+    if head[257:262] == b"ustar":
+        return "is a tar archive, also used by torch before 0.4; unpack it or save it anew"
+    if head.startswith(b"\x93NUMPY"):
+        return "is a NumPy array, not a network"
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 40:
+        length = struct.unpack("<Q", head[:8])[0]
+        if length + 8 > size:
+            return "is a damaged safetensors file: its header is longer than the file"
+        return "is a safetensors file; convert reads NVIDIA's .pkl and torch's .pt files"
+    return None
+
+
+def _is_legacy(head: bytes) -> bool:
+    start = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+    return head[:1] == PROTOCOL and head[2 : 2 + len(start)] == start
+
+
+# -- zip archives -----------------------------------------------------------------------------
+
+
+def _archive(data: memoryview, path: Path, budget: Budget) -> Any:
+    _check_directory(data)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = _check_members(archive.infolist(), len(data))
+            if f"{root}/data.pkl" not in archive.NameToInfo:
+                raise Refusal(
+                    "is a zip archive, but none that torch.save wrote: data.pkl is missing"
+                )
+            order = archive.NameToInfo.get(f"{root}/byteorder")
+            if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
+                raise Refusal("was written on a big-endian machine")
+            program = archive.NameToInfo[f"{root}/data.pkl"]
+            if program.file_size > PICKLE:
+                raise Refusal("holds a pickle larger than any network's")
+            code = archive.read(program)
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error):
+        raise Refusal("is a damaged or truncated zip archive; download it again") from None
+    storages: dict[str, Storage] = {}
+    value = Machine(memoryview(code), WORDS, budget, persistent_storage(storages)).run()
+    for key, storage in storages.items():
+        if sizes.get(f"{root}/data/{key}") != storage.nbytes:
+            raise Refusal(f"lacks its storage {shown(key)}, or holds it in another size")
+    return value
+
+
+def _check_directory(data: memoryview) -> None:
+    """Bound the table of contents before anyone reads it."""
+    tail = len(data) - 22
+    if tail < 0 or bytes(data[tail : tail + 4]) != END:
+        # torch writes no comment after it, and two ends could be read as two archives.
+        raise Refusal("is a damaged or truncated zip archive; download it again")
+    entries, size, start = struct.unpack("<HII", data[tail + 10 : tail + 20])
+    end, locator = tail, tail - 20
+    if locator >= 0 and bytes(data[locator : locator + 4]) == LOCATOR64:
+        (place,) = struct.unpack("<Q", data[locator + 8 : locator + 16])
+        if place + 56 > locator or bytes(data[place : place + 4]) != END64:
+            raise Refusal("is a damaged or truncated zip archive; download it again")
+        entries, size, start = struct.unpack("<QQQ", data[place + 32 : place + 56])
+        end = place
+    if entries > MEMBERS or size > DIRECTORY:
+        raise Refusal("is a zip archive of more members than any network file")
+    if start + size != end:  # bytes before or between, which readers take in different ways
+        raise Refusal("is a zip archive with foreign bytes in it")
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> str:
+    """The archive's one top folder; nothing is compressed, named twice or outside it."""
+    if not members:
+        raise Refusal("is an empty zip archive")
+    if len(members) > MEMBERS:
+        raise Refusal("is a zip archive of more members than any network file")
+    root = members[0].filename.split("/")[0]
+    seen = set()
+    for member in members:
+        name = member.orig_filename
+        parts = name.split("/")
+        if (
+            len(parts) < 2
+            or not all(parts)
+            or any(part in (".", "..") for part in parts)
+            or any(c in name for c in "\\:\0")
+        ):
+            raise Refusal(f"is a zip archive with the foreign member {shown(name)}")
+        if parts[0] != root:
+            raise Refusal(f"is a zip archive with two roots, {shown(root)} and {shown(parts[0])}")
+        if name in seen:
+            raise Refusal(f"is a zip archive with two members {shown(name)}")
+        seen.add(name)
+        if member.flag_bits & 1:
+            raise Refusal("is an encrypted zip archive, as torch.save never writes")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise Refusal(f"is a zip archive with the compressed member {shown(name)}")
+    if sum(member.file_size for member in members) > size:
+        raise Refusal("is a zip archive whose members overlap")
+    return root

@@ -1,0 +1,102 @@
+"""Converted weights in an experiment: do they fit, and what of a teacher a student takes over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ctm_core.config import Network, validated
+from ctm_core.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ctm_core.config import Experiment
+
+__all__ = ["check_imported", "copy_shared", "is_imported"]
+
+#: Parts of a teacher's network that its student need not share: a student has no augmentation
+#: map, and dropout matters only while a network is trained.
+OWN = ("augment_dim", "dropout")
+
+
+def is_imported(record: Mapping[str, Any]) -> bool:
+    """Whether a weight file's record is that of a converted file."""
+    return "imported" in record
+
+
+def check_imported(
+    experiment: Experiment, record: Mapping[str, Any], path: str | os.PathLike[str], model: str
+) -> None:
+    """Check that converted weights can stand for ``model`` in an experiment.
+
+    Their training is unknown, so its hash and data cannot be compared; what can be is: teacher or
+    student, network, sigma_data, and whether classes are given to it.
+
+    Raises
+    ------
+    UserError
+        Naming the first key that differs.
+    """
+    if record["time_s"] != (model != "teacher"):
+        is_, is_not = ("a CTM student", "a teacher")[:: 1 if record["time_s"] else -1]
+        raise UserError(
+            f"{path} was converted from {is_}, so it cannot be the {model} of "
+            f"{experiment.experiment}; give the file of {is_not}"
+        )
+    own = _comparable(experiment.network)
+    given = _comparable(validated(Network, record["network"], path))
+    for key in own:
+        if own[key] != given[key]:
+            raise _differs(path, experiment, f"network.{key}", given[key], own[key])
+    sigma_data = experiment.diffusion.sigma_data
+    if record["diffusion"]["sigma_data"] != sigma_data:
+        raise _differs(
+            path,
+            experiment,
+            "diffusion.sigma_data",
+            record["diffusion"]["sigma_data"],
+            sigma_data,
+        )
+    if bool(record["label_dim"]) != experiment.conditional:
+        raise _differs(
+            path, experiment, "conditional", bool(record["label_dim"]), experiment.conditional
+        )
+
+
+def _comparable(network: Network) -> dict[str, Any]:
+    """What teacher and student share, with an architecture's defaults written out."""
+    values = {key: getattr(network, key) for key in Network.model_fields if key not in OWN}
+    values["attn_resolutions"] = sorted(network.attn_resolutions, reverse=True)
+    values["channel_mult_emb"] = network.channel_mult_emb or 4
+    if network.num_heads is None:
+        values["num_head_channels"] = network.num_head_channels or 64
+    default = (1, 3, 3, 1) if network.architecture == "ncsnpp" else (1, 1)
+    values["resample_filter"] = network.resample_filter or default
+    return values
+
+
+def _differs(
+    path: str | os.PathLike[str], experiment: Experiment, key: str, given: object, own: object
+) -> UserError:
+    return UserError(
+        f"{path} does not fit the experiment {experiment.experiment}: its {key} is {given}, not "
+        f"{own}; correct the config or convert another file"
+    )
+
+
+def copy_shared(teacher: nn.Module, student: nn.Module) -> None:
+    """Give a student every tensor of its teacher that has its name and shape (CTM, section 5.1).
+
+    What only the student has (layers of the target time s) keeps its random start; what only the
+    teacher has (its augmentation map) is left out.
+    """
+    own = student.state_dict()
+    shared = {
+        name: value
+        for name, value in teacher.state_dict().items()
+        if name in own and own[name].shape == value.shape
+    }
+    # What is missing was named above: the layers that only the student has.
+    student.load_state_dict(shared, strict=False)

@@ -1,0 +1,219 @@
+"""Sizes of a network from the names and shapes of its tensors, and the network of these sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from ctm_core import config
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.models import weight_file
+from ctm_core.models.foreign.values import Refusal
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["Hints", "Identified", "Role", "Shapes", "edm_form", "openai_form"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+Role = Literal["teacher", "ctm"]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the tensors of a file cannot tell.
+
+    Attributes
+    ----------
+    role
+        What the user takes it for; None: by its tensors and name.
+    resolution
+        Side of the images, for OpenAI's form.
+    num_head_channels
+        Channels of an attention head, for OpenAI's form.
+    """
+
+    role: Role | None = None
+    resolution: int | None = None
+    num_head_channels: int | None = None
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A network that a file holds.
+
+    Attributes
+    ----------
+    kind
+        For people, e.g. ``EDM teacher (DDPM++)``.
+    origin
+        ``edm``, ``ctm-cifar10``, ``sony-ctm`` or ``openai``.
+    names
+        The file's names of the tensors, by ours.
+    """
+
+    kind: str
+    origin: str
+    network: config.Network
+    resolution: int
+    channels: int
+    label_dim: int
+    time_s: bool
+    names: dict[str, str]
+
+    def build(self, sigma_data: float = 0.5) -> Trajectory:
+        """The model without memory (on the meta device), to check names and assign tensors to.
+
+        Raises
+        ------
+        Refusal
+            If this project's networks cannot have these sizes.
+        """
+        try:
+            with torch.device("meta"):
+                return weight_file.build_model(
+                    network=self.network,
+                    diffusion=config.Diffusion(sigma_data=sigma_data),
+                    resolution=self.resolution,
+                    channels=self.channels,
+                    label_dim=self.label_dim,
+                    time_s=self.time_s,
+                )
+        except (UserError, ValidationError) as error:
+            raise Refusal(f"holds a network that cannot be built: {error}") from None
+
+
+def _dim(shapes: Shapes, name: str, axis: int, rank: int) -> int:
+    """One length of a tensor that must be there."""
+    if name not in shapes:
+        raise Refusal(f"lacks the tensor {name}")
+    shape = shapes[name]
+    if len(shape) != rank or 0 in shape:
+        raise Refusal(f"holds {name} of the impossible shape {shape}")
+    return shape[axis]
+
+
+def _indices(shapes: Shapes, pattern: str) -> list[tuple[int, ...]]:
+    """The numbers in names that match, sorted and once each."""
+    matches = (re.fullmatch(pattern, name) for name in shapes)
+    return sorted({tuple(map(int, match.groups())) for match in matches if match})
+
+
+def _ratio(width: int, base: int, what: str) -> int:
+    if width % base:
+        raise Refusal(f"has {width} channels {what}, which is no multiple of {base}")
+    return width // base
+
+
+def _network(**sizes: Any) -> config.Network:
+    try:
+        return config.Network.model_validate({k: v for k, v in sizes.items() if v is not None})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise Refusal(f"holds a network that cannot be built: {reason}") from None
+
+
+def edm_form(shapes: Shapes, pickled: bool) -> Identified:
+    blocks = _indices(shapes, r"model\.enc\.(\d{1,5})x\d{1,5}_block(\d{1,5})\.conv0\.weight")
+    sides = sorted({side for side, _ in blocks}, reverse=True)
+    if not sides:
+        raise Refusal("lacks the encoder blocks model.enc.…_block0 of EDM's networks")
+    resolution = sides[0]
+    if sides != [resolution >> level for level in range(len(sides))]:
+        raise Refusal(f"has levels of sides {sides}, which do not halve")
+    num_blocks = 1 + max(index for _, index in blocks)
+    adm = "model.out_conv.weight" in shapes
+    ncsnpp = any(name.endswith("_aux_residual.weight") for name in shapes)
+    first = f"model.enc.{resolution}x{resolution}_conv.weight"
+    model_channels = (
+        _dim(shapes, "model.map_layer0.weight", 1, 2) if adm else _dim(shapes, first, 0, 4)
+    )
+    mults = []
+    for side in sides:
+        width = _dim(shapes, f"model.enc.{side}x{side}_block0.conv0.weight", 0, 4)
+        mults.append(_ratio(width, model_channels, f"at side {side}"))
+    emb = _ratio(_dim(shapes, "model.map_layer0.weight", 0, 2), model_channels, "in its embedding")
+    time_s = any(name.startswith("model.map_layer0_s.") for name in shapes)
+    architecture = "adm" if adm else "ncsnpp" if ncsnpp else "ddpmpp"
+    network = _network(
+        architecture=architecture,
+        model_channels=model_channels,
+        channel_mult=tuple(mults),
+        num_blocks=num_blocks,
+        attn_resolutions=tuple(
+            side for side in sides if f"model.enc.{side}x{side}_block0.qkv.weight" in shapes
+        ),
+        channel_mult_emb=None if emb == 4 else emb,
+        augment_dim=_optional_dim(shapes, "model.map_augment.weight"),
+        # The CTM code for CIFAR-10 leaves EDM's default on, whatever its flags say.
+        dropout=0.13 if time_s else 0.0,
+    )
+    title = {"adm": "ADM", "ncsnpp": "NCSN++", "ddpmpp": "DDPM++"}[architecture]
+    return Identified(
+        kind=f"CTM student ({title})" if time_s else f"EDM teacher ({title})",
+        origin="edm" if pickled else "ctm-cifar10",
+        network=network,
+        resolution=resolution,
+        channels=_dim(shapes, first, 1, 4),
+        label_dim=_optional_dim(shapes, "model.map_label.weight") or 0,
+        time_s=time_s,
+        names={name: name for name in shapes},
+    )
+
+
+def _optional_dim(shapes: Shapes, name: str) -> int | None:
+    return _dim(shapes, name, 1, 2) if name in shapes else None
+
+
+def openai_form(shapes: Shapes, hints: Hints) -> Identified:
+    if not any(name.startswith("output_blocks.") for name in shapes):
+        raise Refusal("has no output_blocks: it is a classifier, not a network that samples")
+    if any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes):
+        raise Refusal("shrinks images by a plain convolution; only resblock_updown is known here")
+    model_channels = _dim(shapes, "time_embed.0.weight", 1, 2)
+    inputs = _indices(shapes, r"input_blocks\.(\d{1,5})\.0\.in_layers\.2\.weight")
+    ups = _indices(shapes, r"output_blocks\.(\d{1,5})\.[12]\.in_layers\.2\.weight")
+    # Of n blocks a level, L levels have L (n + 1) - 1 residual blocks in the encoder.
+    levels = len(ups) + 1
+    total = len(inputs) + 1
+    if total % levels or total // levels < 2:
+        raise Refusal(f"has {len(inputs)} encoder blocks, which do not make {levels} equal levels")
+    num_blocks = total // levels - 1
+    resolution = hints.resolution or 64
+    mults, levels_attending = [], []
+    for level in range(levels):
+        index = 1 + level * (num_blocks + 1)
+        width = _dim(shapes, f"input_blocks.{index}.0.out_layers.3.weight", 0, 4)
+        mults.append(_ratio(width, model_channels, f"at level {level}"))
+        if f"input_blocks.{index}.1.qkv.weight" in shapes:
+            levels_attending.append(level)
+    time_s = any(name.startswith("time_embed_s.") for name in shapes)
+    per_head = hints.num_head_channels or 64
+    attending = [mults[-1], *(mults[level] for level in levels_attending)]
+    for mult in attending:  # the middle always attends
+        if mult * model_channels % per_head:
+            raise Refusal(
+                f"attends over {mult * model_channels} channels, which heads of {per_head} do not "
+                "divide; give the width of its heads with --head-channels"
+            )
+    network = _network(
+        architecture="openai_adm",
+        model_channels=model_channels,
+        channel_mult=tuple(mults),
+        num_blocks=num_blocks,
+        attn_resolutions=tuple(resolution >> level for level in levels_attending),
+        num_head_channels=hints.num_head_channels,
+    )
+    return Identified(
+        kind="CTM student (OpenAI's ADM)" if time_s else "EDM teacher (OpenAI's ADM)",
+        origin="sony-ctm" if time_s else "openai",
+        network=network,
+        resolution=resolution,
+        channels=_dim(shapes, "input_blocks.0.0.weight", 1, 4),
+        label_dim=_dim(shapes, "label_emb.weight", 0, 2) if "label_emb.weight" in shapes else 0,
+        time_s=time_s,
+        names={f"model.{name}": name for name in shapes},
+    )

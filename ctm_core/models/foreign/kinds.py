@@ -1,0 +1,211 @@
+"""Which network a file holds: the form from its names, the sizes from its shapes.
+
+Nothing that a file says of itself is trusted: sizes come from the tensors, a network of these
+sizes is built without memory, and names and shapes must be exactly its own. What a pickle's
+constructor arguments say must agree.
+
+=============  ==============================  ===========================================
+form           first names                     files
+=============  ==============================  ===========================================
+EDM            ``model.map_layer0.weight``     NVIDIA's pickles; ctm-cifar10's students
+OpenAI         ``time_embed.0.weight``         ``edm_imagenet64_ema.pt``; sony/ctm's students
+=============  ==============================  ===========================================
+
+A student has layers of the target time s (``…_s``). Without them an EDM teacher and a consistency
+model have the same tensors; only the user, or the file's name, can tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ctm_core.models import weight_file
+from ctm_core.models.foreign.edm import Network
+from ctm_core.models.foreign.inference import (
+    Hints,
+    Identified,
+    Role,
+    Shapes,
+    edm_form,
+    openai_form,
+)
+from ctm_core.models.foreign.tensors import Ref
+from ctm_core.models.foreign.values import Refusal, shown
+
+__all__ = ["check_arguments", "find_state", "identify"]
+
+#: Names under which OpenAI published consistency models, and the releases of CTM keep them.
+CONSISTENCY_NAMES = re.compile(r"(cd|ct)[_-].*", re.IGNORECASE)
+#: Names of the checkpoints of CTM's training code.
+STUDENT_NAMES = re.compile(r"(model|target_model|ema_0\.\d+_)\d+\.pt")
+
+NO_TIME_S = (
+    "has no layers of the target time s: it is a consistency model or a teacher, not a CTM student"
+)
+
+WRAPPER = "module."
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def find_state(value: Any) -> dict[str, Ref]:
+    """The state dict of a torch file.
+
+    Raises
+    ------
+    Refusal
+        If it is something else; the sentence says what.
+    """
+    if not isinstance(value, dict):
+        raise Refusal(f"holds a {shown(type(value).__name__.lower())}, not a network's state dict")
+    if not value:
+        raise Refusal("holds an empty state dict")
+    if "state" in value and "param_groups" in value:
+        raise Refusal("is the state of an optimiser, not a network")
+    for name, entry in value.items():
+        if not isinstance(name, str):
+            raise Refusal("is no state dict: a key of it is no name")
+        if not isinstance(entry, Ref):
+            raise Refusal(f"is no flat state dict: it holds no tensor as {shown(name)}")
+        if ".mini_discs." in name:
+            raise Refusal("holds a discriminator, not a network that samples")
+    return dict(value)
+
+
+def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool) -> Identified:
+    """Recognise a network and check names, shapes and dtypes.
+
+    Parameters
+    ----------
+    state
+        Described tensors by the file's names.
+    name
+        Of the file.
+    pickled
+        Whether NVIDIA's pickle held it.
+
+    Raises
+    ------
+    Refusal
+        If it is none of the known networks, or lacks a tensor, or holds a foreign one.
+    """
+    for key in state:
+        if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", key):
+            raise Refusal(f"holds {shown(key)}, a name that no network's tensor has")
+    # What a wrapper for parallel training puts before each name.
+    prefix = WRAPPER if all(key.startswith(WRAPPER) for key in state) else ""
+    shapes = {key.removeprefix(prefix): ref.shape for key, ref in state.items()}
+    if any(key.startswith("model.map_layer0.") for key in shapes):
+        found = edm_form(shapes, pickled)
+    elif any(key.startswith("time_embed.") for key in shapes):
+        found = openai_form(shapes, hints)
+    else:
+        raise Refusal(f"holds no network of a known kind (its first tensor is {_first(shapes)})")
+    _check_role(found, hints.role, name, pickled)
+    own = {key: tuple(value.shape) for key, value in found.build().state_dict().items()}
+    given = {ours: shapes[theirs] for ours, theirs in found.names.items()}
+    if problem := weight_file.misfit(own, given):
+        raise Refusal(f"is not the {found.kind} that it seems to be: it {problem}")
+    for key, ref in state.items():
+        if ref.dtype not in FLOATS:
+            kind = str(ref.dtype).removeprefix("torch.")
+            raise Refusal(f"holds {shown(key)} as {kind}; networks hold float32")
+    return replace(found, names={ours: prefix + name for ours, name in found.names.items()})
+
+
+def _first(shapes: Shapes) -> str:
+    return shown(next(iter(shapes), "missing"))
+
+
+def _check_role(found: Identified, role: Role | None, name: str, pickled: bool) -> None:
+    if found.time_s:
+        if role == "teacher":
+            raise Refusal("is a CTM student (it has layers of the target time s), not a teacher")
+        return
+    if role == "ctm" or (role is None and STUDENT_NAMES.fullmatch(name)):
+        raise Refusal(f"{NO_TIME_S}; if it is a teacher, give --kind teacher")
+    if role is None and not pickled and CONSISTENCY_NAMES.fullmatch(name):
+        raise Refusal(
+            "is a consistency model by its name (no layers of the target time s); CTM needs an "
+            "EDM teacher or a CTM student; if it is a teacher after all, give --kind teacher"
+        )
+
+
+# -- what a pickle says of itself ---------------------------------------------------------------
+
+CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
+
+
+def check_arguments(pickled: Network, found: Identified) -> Identified:
+    """Compare a pickle's constructor arguments with what its tensors say.
+
+    Returns
+    -------
+    The same with the dropout, which only the arguments tell.
+
+    Raises
+    ------
+    Refusal
+        If it is another preconditioning than EDM's, or an argument and the tensors disagree.
+    """
+    if pickled.class_name != "EDMPrecond":
+        raise Refusal(
+            f"holds a {shown(pickled.class_name)} network; only EDM's preconditioning "
+            "(EDMPrecond) is known here"
+        )
+    network = found.network
+    if pickled.inner_class != CLASSES[network.architecture]:
+        raise Refusal(
+            f"holds a {shown(pickled.inner_class)} whose tensors are those of a "
+            f"{CLASSES[network.architecture]}"
+        )
+    ncsnpp = network.architecture == "ncsnpp"
+    seen: dict[str, Any] = {
+        "img_resolution": found.resolution,
+        "img_channels": found.channels,
+        "label_dim": found.label_dim,
+        "model_type": pickled.inner_class,
+        "augment_dim": network.augment_dim or 0,
+        "model_channels": network.model_channels,
+        "channel_mult": list(network.channel_mult),
+        "num_blocks": network.num_blocks,
+        "embedding_type": "fourier" if ncsnpp else "positional",
+        "encoder_type": "residual" if ncsnpp else "standard",
+        "decoder_type": "standard",
+        "channel_mult_noise": 2 if ncsnpp else 1,
+        "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
+    }
+    said = pickled.inner_arguments | pickled.arguments
+    for key, value in seen.items():
+        if said.get(key, value) != value:
+            raise Refusal(
+                f"says {key} = {shown(said[key])} in its constructor arguments, but its tensors "
+                f"are those of {value}"
+            )
+    _check_attention(said.get("attn_resolutions"), found)
+    dropout = said.get("dropout", 0.0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise Refusal(f"says dropout = {shown(dropout)} in its constructor arguments")
+    return replace(found, network=network.model_copy(update={"dropout": float(dropout)}))
+
+
+def _check_attention(said: object, found: Identified) -> None:
+    network = found.network
+    if not isinstance(said, list):
+        return
+    widths = {
+        found.resolution >> level: network.model_channels * mult
+        for level, mult in enumerate(network.channel_mult)
+    }
+    # EDM's ADM has heads of 64 channels, so narrower levels have none, whatever the list says.
+    least = 64 if network.architecture == "adm" else 1
+    expected = {side for side in widths if side in said and widths[side] >= least}
+    if expected != set(network.attn_resolutions):
+        raise Refusal(
+            f"says attn_resolutions = {shown(said)} in its constructor arguments, but its tensors "
+            f"attend at {sorted(network.attn_resolutions, reverse=True)}"
+        )

@@ -1,0 +1,220 @@
+"""Samples from a weight file: noises, labels and images that depend on nothing but their index.
+
+Sample i of a seed has the same latent, label and injected noises whatever the batch size, the
+number of samples or the number of processes; batches have one fixed size, the last one padded, so
+its pixels are the same bits too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctm_core.diffusion import randomness, sampling, schedule
+from ctm_core.models.weight_file import load_weights
+from ctm_core.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ctm_core.diffusion.trajectory import Trajectory
+
+__all__ = ["Generator"]
+
+Tensor = torch.Tensor
+
+
+class Generator:
+    """Draws images from a model by the rules of its weight file.
+
+    Parameters
+    ----------
+    model
+        In eval mode.
+    record
+        The weight file's record.
+    """
+
+    def __init__(self, model: Trajectory, record: dict[str, Any]) -> None:
+        self.model = model
+        self.record = record
+        self.shape = (
+            int(record["channels"]),
+            int(record["resolution"]),
+            int(record["resolution"]),
+        )
+        self.classes = int(record["label_dim"])
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Generator:
+        """Load a weight file; raises UserError if it is missing or damaged."""
+        model, record = load_weights(path)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device), record)
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether the model jumps, so that the gamma samplers apply."""
+        return self.model.has_jumps
+
+    @property
+    def final_only(self) -> bool:
+        """Whether it jumps to sigma_min alone, so that gamma is 1."""
+        return bool(self.record.get("final_only", False))
+
+    @property
+    def default_gamma(self) -> float:
+        """0, or 1 where nothing else is possible."""
+        return 1.0 if self.final_only else 0.0
+
+    def class_index(self, label: str) -> int:
+        """The number of a class given by name or number.
+
+        Raises
+        ------
+        UserError
+            If the model is unconditional or has no such class.
+        """
+        if not self.classes:
+            raise UserError("--class needs a class-conditional model; this one is unconditional")
+        names = [str(name) for name in self.record["class_names"]]
+        if label in names:
+            return names.index(label)
+        if label.isdecimal() and int(label) < self.classes:
+            return int(label)
+        raise UserError(f"there is no class {label!r}; classes are {', '.join(names)}")
+
+    def labels(self, seed: int, start: int, count: int, label: int | None = None) -> Tensor | None:
+        """Classes of samples ``start …``: uniform, or all ``label``; None if unconditional."""
+        if not self.classes:
+            return None
+        if label is not None:
+            return torch.full((count,), label)
+        return randomness.integers(seed, "labels", 0, start, count, self.classes)
+
+    def batches(
+        self,
+        count: int,
+        *,
+        sampler: str,
+        nfe: int,
+        gamma: float | None,
+        seed: int,
+        batch_size: int = 256,
+        rounding: str = "truncate",
+        label: int | None = None,
+        labels: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield uint8 images (at most ``batch_size``, C, H, W) until ``count`` are made.
+
+        Parameters
+        ----------
+        sampler, nfe, gamma
+            As :func:`ctm_core.diffusion.sampling.sample` takes them.
+        label
+            One class for all samples.
+        labels
+            Explicit classes, int64 (count,), instead of drawn ones.
+
+        Raises
+        ------
+        UserError
+            If the combination cannot be sampled, the labels do not fit the model or the count, or
+            the model gives NaN or infinity.
+        """
+        self._check_labels(count, label, labels)
+        diffusion = self.record["diffusion"]
+        device = next(self.model.parameters()).device
+        for start in range(0, count, batch_size):
+            if labels is None:
+                y = self.labels(seed, start, batch_size, label)
+            else:
+                y = labels[start : start + batch_size]
+                y = torch.cat([y, y.new_zeros(batch_size - len(y))])
+
+            def noise(k: int, start: int = start) -> Tensor:
+                return randomness.normal(seed, "inject", k, start, batch_size, self.shape)
+
+            images = sampling.sample(
+                self.model,
+                sampler=sampler,
+                nfe=nfe,
+                gamma=gamma,
+                latents=randomness.normal(seed, "latents", 0, start, batch_size, self.shape).to(
+                    device
+                ),
+                noise=noise,
+                labels=None if y is None else y.to(device),
+                sigma_min=diffusion["sigma_min"],
+                sigma_max=diffusion["sigma_max"],
+                rho=diffusion["rho"],
+                clamp=False,
+                only_gamma_one=self.final_only,
+            )
+            if not bool(torch.isfinite(images).all()):
+                raise UserError(
+                    f"the model {self.record['model']} (step {self.record['step']}) gives NaN or "
+                    f"infinity by {sampler} at nfe {nfe}; its weights are unusable, train it again"
+                )
+            yield sampling.to_uint8(images[: count - start].clamp(-1, 1).cpu(), rounding)
+
+    def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
+        if count < 1:
+            raise UserError(f"at least one sample has to be drawn, not {count}")
+        given = [label] if label is not None else []
+        if labels is not None:
+            if labels.shape != (count,) or labels.dtype != torch.int64:
+                raise UserError(
+                    f"labels must be int64 of shape ({count},), one a sample, not {labels.dtype} "
+                    f"of shape {tuple(labels.shape)}"
+                )
+            given += [int(labels.min()), int(labels.max())]
+        if given and not self.classes:
+            raise UserError("labels were given to an unconditional model, which takes none")
+        for number in given:
+            if not 0 <= number < self.classes:
+                raise UserError(f"there is no class {number}; they are 0 to {self.classes - 1}")
+
+    def images(self, count: int, *, progress: bool = False, **options: Any) -> Tensor:
+        """All ``count`` images at once; options as :meth:`batches`."""
+        from ctm_core.runtime.progress import Progress
+
+        batch_size = int(options.get("batch_size", 256))
+        bar = Progress("sampling", -(-count // batch_size)) if progress else None
+        made = []
+        for batch in self.batches(count, **options):
+            made.append(batch)
+            if bar is not None:
+                bar.advance(len(batch))
+        if bar is not None:
+            bar.close()
+        return torch.cat(made)
+
+    def describe_samples(self) -> dict[str, Any]:
+        """What a record beside an array of samples says of their model."""
+        kept = ("experiment", "model", "objective", "step", "dataset", "train_hash")
+        return {
+            "kind": "samples",
+            **{key: self.record[key] for key in kept},
+            "train_seed": self.record["seed"],
+            "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
+            "rounding": "truncate",
+        }
+
+    def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
+        """The noise levels a sampler visits, for people: ``80 → 2.52 (→ 1.1) → 0.002``."""
+        levels = self.record["diffusion"]
+        low, high, rho = levels["sigma_min"], levels["sigma_max"], levels["rho"]
+        if not sampler.startswith("gamma"):
+            points = (nfe + 1) // 2 if sampler == "heun" else nfe
+            times = [float(t) for t in schedule.karras_grid(points, low, high, rho)] + [0.0]
+            return " → ".join(f"{t:.4g}" for t in times)
+        plan = sampling.gamma_jumps if sampler == "gamma" else sampling.gamma_paper_jumps
+        jumps = plan(sampling.sigmas(nfe, low, high, rho), 1.0 if gamma is None else gamma)
+        parts = []
+        for t, s, noise in zip(
+            jumps.t.tolist(), jumps.s.tolist(), jumps.noise.tolist(), strict=True
+        ):
+            parts.append(f"{t:.4g} → {s:.4g}" + (f" + noise {noise:.4g}" if noise else ""))
+        return ", ".join(parts)

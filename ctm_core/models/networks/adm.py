@@ -1,0 +1,186 @@
+r"""ADM (Dhariwal and Nichol 2021) in EDM's form, with the names of Karras et al. (2022).
+
+Levels are laid out as in :mod:`ctm_core.models.networks.ddpmpp`. ADM differs from DDPM++ in that
+
+- blocks scale and shift after their second norm, and do not divide by :math:`\sqrt 2`;
+- every block of an attending level attends, in encoder and decoder, with heads of about 64
+  channels;
+- up and down blocks that keep their channels have no convolution in the skip;
+- the class enters after the embedding's layers:
+  :math:`e = \mathrm{silu}(\mathrm{layer}_1(\mathrm{silu}(\mathrm{layer}_0(n(t) + A a))) + L y)`
+  for augmentation labels a and a one-hot class y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.models.networks.embeddings import TimestepEmbedding
+from ctm_core.models.networks.initial import draw_default, zero
+from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
+from ctm_core.models.networks.raw import RawNetwork
+
+__all__ = ["ADM"]
+
+#: Channels of a head; a level of C channels has the whole part of C / 64 heads.
+CHANNELS_PER_HEAD = 64
+
+EPS = 1e-5
+
+
+class ADM(RawNetwork):
+    """Raw network F(x, c_noise(t), y); it has no target time s, so it can only be a teacher.
+
+    Parameters
+    ----------
+    resolution, channels, label_dim
+        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
+    augment_dim
+        Width of an augmentation vector that the network may be told; 0 for none.
+    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
+        Width, factors of it per level, blocks per level, sides at which the level's blocks and the
+        bottleneck attend, dropout probability. A level of fewer than 64 channels has no head and
+        so does not attend, whatever ``attn_resolutions`` says; so do the published networks.
+    channel_mult_emb
+        Width of the embedding in units of ``model_channels``.
+    generator
+        Source of the starting weights; default torch's global one.
+
+    Raises
+    ------
+    UserError
+        If the levels cannot halve the resolution, or a width cannot be split into norm groups or
+        heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (32, 16, 8),
+        dropout: float = 0.0,
+        channel_mult_emb: int = 4,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            resolution=resolution,
+            channels=channels,
+            label_dim=label_dim,
+            time_s=False,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+        )
+        self.augment_dim = augment_dim
+        emb_channels = channel_mult_emb * model_channels
+
+        self.map_noise = TimestepEmbedding(model_channels)
+        self.map_augment = (
+            nn.Linear(augment_dim, model_channels, bias=False) if augment_dim else None
+        )
+        self.map_layer0 = nn.Linear(model_channels, emb_channels)
+        self.map_layer1 = nn.Linear(emb_channels, emb_channels)
+        self.map_label = nn.Linear(label_dim, emb_channels, bias=False) if label_dim else None
+
+        def block(
+            width_in: int,
+            width_out: int,
+            *,
+            attention: bool = False,
+            up: bool = False,
+            down: bool = False,
+        ) -> UNetBlock:
+            return UNetBlock(
+                width_in,
+                width_out,
+                emb_channels,
+                up=up,
+                down=down,
+                attention=attention,
+                heads=width_out // CHANNELS_PER_HEAD,
+                dropout=dropout,
+                skip_scale=1.0,
+                eps=EPS,
+                adaptive_scale=True,
+                resample_proj=False,
+            )
+
+        self.enc = nn.ModuleDict()
+        skips = []  # channels of the encoder's outputs, in order
+        width = model_channels * channel_mult[0]
+        for level, mult in enumerate(channel_mult):
+            side = resolution >> level
+            if level == 0:
+                self.enc[f"{side}x{side}_conv"] = Conv2d(channels, width, 3)
+            else:
+                self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
+            skips.append(width)
+            for index in range(num_blocks):
+                self.enc[f"{side}x{side}_block{index}"] = block(
+                    width, model_channels * mult, attention=side in attn_resolutions
+                )
+                width = model_channels * mult
+                skips.append(width)
+
+        self.dec = nn.ModuleDict()
+        for level in reversed(range(len(channel_mult))):
+            side = resolution >> level
+            if level == len(channel_mult) - 1:
+                self.dec[f"{side}x{side}_in0"] = block(width, width, attention=True)
+                self.dec[f"{side}x{side}_in1"] = block(width, width)
+            else:
+                self.dec[f"{side}x{side}_up"] = block(width, width, up=True)
+            for index in range(num_blocks + 1):
+                self.dec[f"{side}x{side}_block{index}"] = block(
+                    width + skips.pop(),
+                    model_channels * channel_mult[level],
+                    attention=side in attn_resolutions,
+                )
+                width = model_channels * channel_mult[level]
+        self.out_norm = group_norm(width, EPS)
+        self.out_conv = Conv2d(width, channels, 3)
+        draw_default(self, generator)
+        zero(self, ("conv1", "proj", "out_conv"))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Weight of the last convolution, (channels, width, 3, 3)."""
+        return self.out_conv.weight
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        c_noise_s: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate F; see :class:`~ctm_core.models.networks.raw.RawNetwork`."""
+        self._check_target_time(c_noise_s)
+        emb = self.map_noise(c_noise).to(x.dtype)
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels.to(x.dtype))
+        emb = self.map_layer1(functional.silu(self.map_layer0(emb)))
+        if self.map_label is not None and labels is not None:
+            emb = emb + self.map_label(labels.to(x.dtype))
+        emb = functional.silu(emb)
+
+        skips = []
+        for module in self.enc.values():
+            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
+            skips.append(x)
+        for name, module in self.dec.items():
+            if "_block" in name:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = module(x, emb)
+        out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
+        return out

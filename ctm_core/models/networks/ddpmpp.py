@@ -1,0 +1,227 @@
+r"""DDPM++: the U-Net of the VP models of Song et al. (2021) in EDM's form, with an optional second
+time s as CTM needs it.
+
+Levels :math:`l = 0, …, L-1` have resolution :math:`R / 2^l` and
+:math:`c_l = \text{model\_channels}\cdot\text{channel\_mult}_l` channels. Encoder: a convolution,
+then per level a down block (not at the first) and ``num_blocks`` blocks. Decoder: per level two
+blocks (``in0`` with attention, ``in1``) at the lowest or an up block at the others, then
+``num_blocks + 1`` blocks, each of which takes the encoder's output of the same size as further
+input channels; norm, silu and a convolution end it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.models.networks.embeddings import FourierEmbedding, PositionalEmbedding
+from ctm_core.models.networks.initial import draw_xavier
+from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
+from ctm_core.models.networks.raw import RawNetwork
+
+__all__ = ["DDPMpp"]
+
+
+class DDPMpp(RawNetwork):
+    """Raw network F(x, c_noise(t), c_noise(s), y) (EDM's SongUNet, CTM section 5.1).
+
+    Parameters
+    ----------
+    resolution
+        Side of the square images; halved at every level but the first.
+    channels
+        Image channels.
+    label_dim
+        Classes; 0 for an unconditional network.
+    augment_dim
+        Width of an augmentation vector that the network may be told; 0 for none.
+    time_s
+        Whether the network knows the target time s: parameters ``map_layer0_s``, ``map_layer1_s``
+        and an ``affine_s`` in each block.
+    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
+        Width, factors of it per level, blocks per level, sides at which the level's blocks attend
+        (in the decoder the last block of the level only), dropout probability.
+    channel_mult_emb
+        Width of the embedding in units of ``model_channels``.
+    resample_filter
+        Taps of the filter of up and down blocks.
+    generator
+        Source of the starting weights; default torch's global one.
+
+    Raises
+    ------
+    UserError
+        If the levels cannot halve the resolution or a width cannot be split into norm groups.
+    """
+
+    #: Whether each lower level also gets the shrunken input: NCSN++ has it.
+    residual_encoder = False
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        time_s: bool = False,
+        model_channels: int = 128,
+        channel_mult: Sequence[int] = (2, 2, 2),
+        num_blocks: int = 4,
+        attn_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.0,
+        channel_mult_emb: int = 4,
+        resample_filter: Sequence[float] = (1, 1),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            resolution=resolution,
+            channels=channels,
+            label_dim=label_dim,
+            time_s=time_s,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+        )
+        self.augment_dim = augment_dim
+        emb_channels = channel_mult_emb * model_channels
+
+        self.map_noise = self._embedding(model_channels, generator)
+        noise_channels = self.map_noise.channels
+        self.map_label = nn.Linear(label_dim, noise_channels) if label_dim else None
+        self.map_augment = (
+            nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        )
+        self.map_layer0 = nn.Linear(noise_channels, emb_channels)
+        self.map_layer1 = nn.Linear(emb_channels, emb_channels)
+        if time_s:
+            self.map_layer0_s = nn.Linear(noise_channels, emb_channels)
+            self.map_layer1_s = nn.Linear(emb_channels, emb_channels)
+
+        def block(
+            width_in: int,
+            width_out: int,
+            *,
+            attention: bool = False,
+            up: bool = False,
+            down: bool = False,
+        ) -> UNetBlock:
+            return UNetBlock(
+                width_in,
+                width_out,
+                emb_channels,
+                up=up,
+                down=down,
+                attention=attention,
+                dropout=dropout,
+                resample_filter=resample_filter,
+                time_s=time_s,
+            )
+
+        self.enc = nn.ModuleDict()
+        skips = []  # channels of the encoder's outputs, in order
+        width, carried = model_channels, channels
+        for level, mult in enumerate(channel_mult):
+            side = resolution >> level
+            if level == 0:
+                self.enc[f"{side}x{side}_conv"] = Conv2d(channels, width, 3)
+            else:
+                self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
+                if self.residual_encoder:
+                    self.enc[f"{side}x{side}_aux_residual"] = Conv2d(
+                        carried,
+                        width,
+                        3,
+                        down=True,
+                        resample_filter=resample_filter,
+                        conv_first=True,
+                    )
+                    carried = width
+            skips.append(width)
+            for index in range(num_blocks):
+                self.enc[f"{side}x{side}_block{index}"] = block(
+                    width, model_channels * mult, attention=side in attn_resolutions
+                )
+                width = model_channels * mult
+                skips.append(width)
+
+        self.dec = nn.ModuleDict()
+        for level in reversed(range(len(channel_mult))):
+            side = resolution >> level
+            if level == len(channel_mult) - 1:
+                self.dec[f"{side}x{side}_in0"] = block(width, width, attention=True)
+                self.dec[f"{side}x{side}_in1"] = block(width, width)
+            else:
+                self.dec[f"{side}x{side}_up"] = block(width, width, up=True)
+            for index in range(num_blocks + 1):
+                self.dec[f"{side}x{side}_block{index}"] = block(
+                    width + skips.pop(),
+                    model_channels * channel_mult[level],
+                    attention=index == num_blocks and side in attn_resolutions,
+                )
+                width = model_channels * channel_mult[level]
+        self._last_norm = f"{resolution}x{resolution}_aux_norm"
+        self._last_conv = f"{resolution}x{resolution}_aux_conv"
+        self.dec[self._last_norm] = group_norm(width)
+        self.dec[self._last_conv] = Conv2d(width, channels, 3)
+        draw_xavier(self, ("conv1", "proj", "aux_conv"), generator)
+
+    def _embedding(
+        self, model_channels: int, generator: torch.Generator | None
+    ) -> PositionalEmbedding | FourierEmbedding:
+        return PositionalEmbedding(model_channels)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Weight of the last convolution, (channels, width, 3, 3)."""
+        weight: Tensor = self.dec[self._last_conv].weight  # type: ignore[assignment]
+        return weight
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        c_noise_s: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate F; see :class:`~ctm_core.models.networks.raw.RawNetwork`."""
+        self._check_target_time(c_noise_s)
+        added = None  # what both embeddings get before their layers
+        if self.map_label is not None:
+            if labels is None:
+                labels = x.new_zeros(1, self.label_dim)
+            added = self.map_label(labels.to(x.dtype) * math.sqrt(self.label_dim))
+        if self.map_augment is not None and augment_labels is not None:
+            augment = self.map_augment(augment_labels.to(x.dtype))
+            added = augment if added is None else added + augment
+
+        def hidden(condition: Tensor, layer0: nn.Module, layer1: nn.Module) -> Tensor:
+            emb = self.map_noise(condition.to(x.dtype))
+            emb = emb if added is None else emb + added
+            return functional.silu(layer1(functional.silu(layer0(emb))))
+
+        emb = hidden(c_noise, self.map_layer0, self.map_layer1)
+        emb_s = None
+        if c_noise_s is not None:
+            emb_s = hidden(c_noise_s, self.map_layer0_s, self.map_layer1_s)
+
+        skips: list[Tensor] = []
+        shrunken = x  # the input as the residual encoder carries it down
+        for name, module in self.enc.items():
+            if name.endswith("_aux_residual"):
+                x = shrunken = (skips.pop() + module(shrunken)) * math.sqrt(0.5)
+            else:
+                x = module(x, emb, emb_s) if isinstance(module, UNetBlock) else module(x)
+            skips.append(x)
+        for name, module in self.dec.items():
+            if not isinstance(module, UNetBlock):
+                continue
+            if "_block" in name:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = module(x, emb, emb_s)
+        out: Tensor = self.dec[self._last_conv](functional.silu(self.dec[self._last_norm](x)))
+        return out

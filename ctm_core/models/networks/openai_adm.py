@@ -1,0 +1,336 @@
+r"""ADM (Dhariwal and Nichol 2021) in OpenAI's form, with an optional second time s.
+
+It is the network of OpenAI's EDM for ImageNet-64 and, with s, of CTM's student there. The noise
+level enters as :math:`r = 250 \ln t`, which is 1000 times the ``c_noise`` that
+:class:`~.trajectory.Trajectory` passes. With n its sinusoids, :math:`y` a one-hot class
+and L the table of labels,
+
+.. math:: e_t = \mathrm{mlp}(n(r_t)) + L^\top y, \qquad e_s = \mathrm{mlp}_s(n(r_s)),
+
+so the class is told to the branch of t alone. Lists ``input_blocks`` (first a convolution, then
+per level ``num_blocks`` residual blocks and, but for the lowest, a down block), ``middle_block``
+and ``output_blocks`` (``num_blocks + 1`` per level, the last of which ends with an up block) name
+the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.models.networks.embeddings import TimestepEmbedding
+from ctm_core.models.networks.initial import draw_default, zero
+from ctm_core.models.networks.layers import Recomputing, attend
+from ctm_core.models.networks.raw import RawNetwork
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["AttentionBlock", "OpenAIADM", "ResBlock"]
+
+#: r = 250 ln t in units of c_noise = ln(t) / 4.
+TIMESTEPS = 1000.0
+
+GROUPS = 32
+
+
+class OpenAIADM(RawNetwork):
+    """Raw network F(x, c_noise(t), c_noise(s), y).
+
+    Parameters
+    ----------
+    resolution, channels, label_dim
+        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
+    time_s
+        Whether the network knows the target time s: parameters ``time_embed_s`` and an
+        ``emb_layers_s`` in each residual block.
+    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
+        Width, factors of it per level, residual blocks per level, sides at which each residual
+        block is followed by attention (the middle always has it), dropout probability. The
+        published argument ``attention_resolutions`` lists ``resolution / side`` instead.
+    num_head_channels, num_heads
+        Channels of a head, or the number of heads at every level; one of them. Default: 64
+        channels.
+    generator
+        Source of the starting weights; default torch's global one.
+
+    Raises
+    ------
+    UserError
+        If the levels cannot halve the resolution, or a width cannot be split into 32 norm groups
+        or into heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        label_dim: int = 0,
+        time_s: bool = False,
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (32, 16, 8),
+        dropout: float = 0.0,
+        num_head_channels: int | None = None,
+        num_heads: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            resolution=resolution,
+            channels=channels,
+            label_dim=label_dim,
+            time_s=time_s,
+            model_channels=model_channels,
+            channel_mult=channel_mult,
+        )
+        if num_heads is not None and num_head_channels is not None:
+            raise UserError("network: give num_heads or num_head_channels, not both")
+        if num_heads is None and num_head_channels is None:
+            num_head_channels = 64
+        emb_channels = 4 * model_channels
+
+        def mlp() -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(model_channels, emb_channels),
+                nn.SiLU(),
+                nn.Linear(emb_channels, emb_channels),
+            )
+
+        def block(
+            width_in: int, width_out: int, *, up: bool = False, down: bool = False
+        ) -> ResBlock:
+            return ResBlock(
+                width_in, width_out, emb_channels, up=up, down=down, dropout=dropout, time_s=time_s
+            )
+
+        def attention(width: int) -> AttentionBlock:
+            return AttentionBlock(width, num_heads or _heads(width, num_head_channels))
+
+        self.timestep = TimestepEmbedding(model_channels)
+        self.time_embed = mlp()
+        self.time_embed_s = mlp() if time_s else None
+        self.label_emb = nn.Embedding(label_dim, emb_channels) if label_dim else None
+
+        last = len(channel_mult) - 1
+        width = model_channels * channel_mult[0]
+        skips = [width]  # channels of the encoder's outputs, in order
+        first = nn.Conv2d(channels, width, 3, padding=1)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        for level, mult in enumerate(channel_mult):
+            attends = resolution >> level in attn_resolutions
+            for _ in range(num_blocks):
+                layers: list[nn.Module] = [block(width, model_channels * mult)]
+                width = model_channels * mult
+                layers += [attention(width)] if attends else []
+                self.input_blocks.append(nn.ModuleList(layers))
+                skips.append(width)
+            if level < last:
+                self.input_blocks.append(nn.ModuleList([block(width, width, down=True)]))
+                skips.append(width)
+
+        self.middle_block = nn.ModuleList(
+            [block(width, width), attention(width), block(width, width)]
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(channel_mult))):
+            attends = resolution >> level in attn_resolutions
+            for index in range(num_blocks + 1):
+                layers = [block(width + skips.pop(), model_channels * channel_mult[level])]
+                width = model_channels * channel_mult[level]
+                layers += [attention(width)] if attends else []
+                if level and index == num_blocks:
+                    layers.append(block(width, width, up=True))
+                self.output_blocks.append(nn.ModuleList(layers))
+
+        end = nn.Conv2d(width, channels, 3, padding=1)
+        self.out = nn.Sequential(_norm(width), nn.SiLU(), end)
+        draw_default(self, generator)
+        zero(self, ("out_layers.3", "proj_out", "out.2"))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Weight of the second convolution of the last residual block, (width, width, 3, 3)."""
+        block = self.output_blocks[-1][0]  # type: ignore[index]
+        weight: Tensor = block.out_layers[3].weight
+        return weight
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        c_noise_s: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate F; see :class:`~ctm_core.models.networks.raw.RawNetwork`.
+
+        It knows no augmentation: ``augment_labels`` are refused by UserError.
+        """
+        self._check_target_time(c_noise_s)
+        if augment_labels is not None:
+            raise UserError("network: openai_adm takes no augmentation labels")
+        emb = self.time_embed(self.timestep(TIMESTEPS * c_noise).to(x.dtype))
+        if self.label_emb is not None and labels is not None:
+            emb = emb + labels.to(x.dtype) @ self.label_emb.weight
+        emb_s = None
+        if self.time_embed_s is not None:
+            assert c_noise_s is not None
+            emb_s = self.time_embed_s(self.timestep(TIMESTEPS * c_noise_s).to(x.dtype))
+
+        def run(layers: nn.Module, x: Tensor) -> Tensor:
+            assert isinstance(layers, nn.ModuleList)
+            for layer in layers:
+                x = layer(x, emb, emb_s) if isinstance(layer, ResBlock) else layer(x)
+            return x
+
+        skips = []
+        for layers in self.input_blocks:
+            x = run(layers, x)
+            skips.append(x)
+        x = run(self.middle_block, x)
+        for layers in self.output_blocks:
+            x = run(layers, torch.cat([x, skips.pop()], dim=1))
+        out: Tensor = self.out(x)
+        return out
+
+
+class ResBlock(Recomputing):
+    r"""Residual block whose second norm is scaled and shifted by the times.
+
+    .. math::
+       h &= \mathrm{conv}(r(\mathrm{silu}(\mathrm{norm}(x)))), \qquad
+       (a, b) = W\,\mathrm{silu}(e_t) + W_s\,\mathrm{silu}(e_s) \\
+       y &= \mathrm{skip}(r(x))
+          + \mathrm{conv}(\mathrm{dropout}(\mathrm{silu}(\mathrm{norm}(h)\,(1 + a) + b)))
+
+    where r doubles by copying, halves by averaging 2x2, or does nothing, and ``skip`` is a 1x1
+    convolution where channels change.
+
+    Parameters
+    ----------
+    in_channels, out_channels, emb_channels
+        Widths of input, output and embeddings.
+    up, down
+        What r does.
+    dropout
+        Probability, active in train mode.
+    time_s
+        Whether :math:`W_s` exists.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        up: bool = False,
+        down: bool = False,
+        dropout: float = 0.0,
+        time_s: bool = False,
+    ) -> None:
+        super().__init__()
+        self.up = up
+        self.down = down
+
+        def told() -> nn.Sequential:
+            return nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+
+        self.in_layers = nn.Sequential(
+            _norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = told()
+        self.emb_layers_s = told() if time_s else None
+        self.out_layers = nn.Sequential(
+            _norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip_connection = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
+        h = self._run(self._first, x)
+        told = self.emb_layers(emb)
+        if self.emb_layers_s is not None:
+            told = told + self.emb_layers_s(emb_s)
+        h = self._run(self._second, h, told[:, :, None, None].to(h.dtype))
+        y: Tensor = self.skip_connection(self._resampled(x)) + h
+        return y
+
+    def _first(self, x: Tensor) -> Tensor:
+        norm, silu, conv = self.in_layers
+        h: Tensor = conv(self._resampled(silu(norm(x))))
+        return h
+
+    def _second(self, h: Tensor, told: Tensor) -> Tensor:
+        norm, silu, dropout, conv = self.out_layers
+        scale, shift = told.chunk(2, dim=1)
+        y: Tensor = conv(dropout(silu(norm(h) * (1 + scale) + shift)))
+        return y
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.up:
+            return functional.interpolate(x, scale_factor=2, mode="nearest")
+        return functional.avg_pool2d(x, 2) if self.down else x
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over places; the output of ``qkv`` is ordered ({q, k, v}, head, d).
+
+    Raises
+    ------
+    UserError
+        If the channels cannot be split into ``heads`` equal heads.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        if channels % heads:
+            raise UserError(
+                f"network: attention over {channels} channels cannot be split into {heads} equal "
+                "heads; change num_heads or model_channels"
+            )
+        self.heads = heads
+        self.attention_kernel = "math"
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).contiguous()
+        qkv = qkv.view(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = (part.flatten(0, 1) for part in qkv.unbind(1))
+        mixed = attend(q, k, v, self.attention_kernel)
+        out: Tensor = x + self.proj_out(mixed.reshape(batch, channels, height, width))
+        return out
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    if channels % GROUPS:
+        raise UserError(
+            f"network: a layer of {channels} channels cannot be split into {GROUPS} equal norm "
+            "groups; make model_channels * channel_mult a multiple of 32 at every level"
+        )
+    return nn.GroupNorm(GROUPS, channels, eps=1e-5)
+
+
+def _heads(channels: int, per_head: int | None) -> int:
+    assert per_head is not None
+    if channels % per_head:
+        raise UserError(
+            f"network: attention over {channels} channels cannot be split into heads of "
+            f"{per_head}; change num_head_channels or model_channels"
+        )
+    return channels // per_head

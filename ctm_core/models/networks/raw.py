@@ -1,0 +1,82 @@
+"""What every raw network F is to the rest of the library: sizes, one call, one marked weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["RawNetwork"]
+
+
+class RawNetwork(nn.Module):
+    """Base of the U-Nets; a subclass makes the layers.
+
+    It is called as ``F(x, c_noise, c_noise_s, labels, augment_labels)``:
+
+    x
+        (B, channels, resolution, resolution), already scaled by c_in.
+    c_noise, c_noise_s
+        (B,) noise conditions ln(t)/4 of t and, in a network with ``time_s``, of s.
+    labels
+        (B, label_dim) one-hot floats; None means all zero.
+    augment_labels
+        (B, augment_dim) where the network has such a width; None means all zero.
+
+    and returns a tensor shaped like ``x``. A target time where there is none, or none where there
+    must be one, is a :class:`~ctm_core.runtime.errors.UserError`.
+
+    Parameters
+    ----------
+    resolution, channels
+        Side and channels of the square images; the side is halved at every level but the first.
+    label_dim
+        Classes; 0 for an unconditional network.
+    time_s
+        Whether the network knows the target time s (CTM, section 5.1).
+    model_channels, channel_mult
+        Width, and its factor at each level.
+
+    Raises
+    ------
+    UserError
+        If the side cannot be halved so often, or the embedding's width is odd.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        label_dim: int,
+        time_s: bool,
+        model_channels: int,
+        channel_mult: Sequence[int],
+    ) -> None:
+        super().__init__()
+        factor = 2 ** (len(channel_mult) - 1)
+        if resolution % factor:
+            raise UserError(
+                f"network: images of {resolution}x{resolution} cannot be halved for "
+                f"{len(channel_mult)} levels (channel_mult); the side must be a multiple "
+                f"of {factor}"
+            )
+        if model_channels % 2:
+            raise UserError(f"network: model_channels must be even, not {model_channels}")
+        self.resolution = resolution
+        self.channels = channels
+        self.label_dim = label_dim
+        self.time_s = time_s
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The parameter near the output on which CTM's adaptive loss weights are measured."""
+        raise NotImplementedError
+
+    def _check_target_time(self, c_noise_s: Tensor | None) -> None:
+        if self.time_s and c_noise_s is None:
+            raise UserError("network: this network needs the target time s")
+        if not self.time_s and c_noise_s is not None:
+            raise UserError("network: this network was built without a target time s")

@@ -1,0 +1,208 @@
+"""What one image costs in each network: operations, weights, and what waits for the backward pass.
+
+Networks are built on torch's meta device, where nothing is stored or computed, and run once under
+torch's own counter (:class:`torch.utils.flop_counter.FlopCounterMode`): a multiplication and an
+addition are two operations, and only those of matrix products, convolutions and attention count.
+The gradient of a product to one of its factors is a product of the same size, so a pass costs
+twice as much with the gradient to its input, and three times with that to its weights too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ctm_core.config import Diffusion, Discriminator, Network
+from ctm_core.models import torchvision_shim, weight_file
+from ctm_core.models.features import classifier, efficientnet_lite0, inception
+from ctm_core.plan.passes import Mode
+
+if TYPE_CHECKING:
+    from ctm_core.config.protocols import Protocol
+
+__all__ = ["Cost", "denoiser", "features", "judge", "measured", "perceptual"]
+
+#: Dimensions of the features that each network gives.
+DIMENSIONS = {
+    "classifier": classifier.DIM,
+    "dinov2_vitl14": 1024,
+    "efficientnet_lite0": efficientnet_lite0.DIM,
+    "inception": inception.DIM,
+}
+#: Networks of the same layers in timm, by the names of protocols. Their weights are not read.
+SIMILAR = {
+    "dinov2_vitl14": "vit_large_patch14_dinov2",
+    "efficientnet_lite0": "tf_efficientnet_lite0",
+    "inception": "inception_v3",
+}
+INCEPTION_SIDE = 299
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A network's cost.
+
+    Attributes
+    ----------
+    operations
+        Of one image, by what follows its forward pass.
+    parameters, trained
+        How many weights it has, and how many of them learn.
+    kept
+        Bytes of activations, in float32, that one image keeps until its backward pass.
+    """
+
+    operations: Mapping[Mode, float]
+    parameters: int
+    trained: int
+    kept: float
+
+
+def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor) -> Cost:
+    """Count a network on the meta device.
+
+    Parameters
+    ----------
+    network
+        What has the weights; those that require gradient are the ones that learn.
+    run
+        Its call.
+    image
+        A batch on the meta device, of two images or more where norms need several.
+    """
+    parameters = list(network.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        FlopCounterMode(display=False) as counter,
+    ):
+        out = run(image)
+        forward = float(counter.get_total_flops())
+        train = 3 * forward if trained else forward
+        if 0 < len(trained) < len(parameters):
+            # Where a part learns, only what leads back to it is gone through.
+            out.sum().backward()  # type: ignore[no-untyped-call]
+            train = float(counter.get_total_flops())
+    for parameter in trained:
+        parameter.grad = None
+    weights = {p.untyped_storage()._cdata for p in parameters}
+    size = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in weights)
+    n = len(image)
+    operations: dict[Mode, float] = {
+        "forward": forward / n,
+        "through": 2 * forward / n,
+        "twice": 3 * forward / n,
+        "train": train / n,
+    }
+    return Cost(
+        operations, sum(p.numel() for p in parameters), sum(p.numel() for p in trained), size / n
+    )
+
+
+def denoiser(
+    network: Network,
+    diffusion: Diffusion,
+    shape: tuple[int, int, int],
+    classes: int,
+    time_s: bool,
+) -> Cost:
+    """The U-Net of an experiment: the teacher's, or with ``time_s`` a student's."""
+    return _denoiser(
+        network.model_dump_json(), diffusion.model_dump_json(), shape, classes, time_s
+    )
+
+
+@cache
+def _denoiser(
+    network: str, diffusion: str, shape: tuple[int, int, int], classes: int, time_s: bool
+) -> Cost:
+    channels, side, _ = shape
+    with torch.device("meta"):
+        model = weight_file.build_model(
+            network=Network.model_validate_json(network),
+            diffusion=Diffusion.model_validate_json(diffusion),
+            resolution=side,
+            channels=channels,
+            label_dim=classes,
+            time_s=time_s,
+        ).train()
+        labels = torch.zeros(1, classes) if classes else None
+        level = torch.ones(1)
+        target = torch.ones(1) if time_s else None
+        image = torch.zeros(1, *shape)
+        return measured(model, lambda x: model.raw(x, level, target, labels), image)
+
+
+@cache
+def perceptual(distance: str, side: int, shape: tuple[int, int, int]) -> Cost | None:
+    """The network of a perceptual distance; None for a distance that has none."""
+    from ctm_core.training.perceptual import LpipsVgg, ShiftTolerantVgg
+
+    kinds: dict[str, Any] = {"lpips_vgg": LpipsVgg, "stlpips_vgg": ShiftTolerantVgg}
+    if distance not in kinds:
+        return None
+    with torch.device("meta"):
+        network = kinds[distance](side).requires_grad_(False)
+        image = torch.zeros(1, *shape)
+        return measured(network, lambda x: torch.cat(_flat(network.features(x)), 1), image)
+
+
+def _flat(maps: list[Tensor]) -> list[Tensor]:
+    return [x.flatten(1) for x in maps]
+
+
+def judge(section: Discriminator, shape: tuple[int, int, int]) -> Cost:
+    """A discriminator: all its feature networks, projections, and the heads that learn."""
+    return _judge(section.model_dump_json(), shape)
+
+
+@cache
+def _judge(section: str, shape: tuple[int, int, int]) -> Cost:
+    from ctm_core.training.discriminator import build_discriminator
+
+    with torch.device("meta"):
+        made = build_discriminator(
+            Discriminator.model_validate_json(section), seed=0, pretrained=False
+        )
+        made.requires_grad_(False)
+        for head in made.trained():
+            head.requires_grad_(True)
+        return measured(made, made, torch.zeros(2, *shape))
+
+
+def features(protocol: Protocol, shape: tuple[int, int, int]) -> tuple[Cost, int] | None:
+    """The feature network of a protocol and its dimensions; None for one that is not known."""
+    side = INCEPTION_SIDE if protocol.features == "inception" else protocol.input_size
+    return _features(protocol.features, side, shape[0])
+
+
+@cache
+def _features(name: str, side: int, channels: int) -> tuple[Cost, int] | None:
+    if name.startswith("classifier_"):
+        with torch.device("meta"):
+            small = classifier.Classifier(side, channels, 10).requires_grad_(False)
+            image = torch.zeros(1, channels, side, side)
+            return measured(small, small.features, image), DIMENSIONS["classifier"]
+    if name not in SIMILAR:
+        return None
+    torchvision_shim.apply()
+    import timm
+
+    size: dict[str, Any] = {"img_size": side} if name.startswith("dinov2") else {}
+    with torch.device("meta"):
+        network = timm.create_model(SIMILAR[name], pretrained=False, **size)
+        network.eval().requires_grad_(False)
+        image = torch.zeros(1, 3, side, side)
+        return measured(network, network, image), DIMENSIONS[name]

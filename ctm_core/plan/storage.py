@@ -1,0 +1,202 @@
+"""Disk and memory: how large data sets, checkpoints, weights and states are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ctm_core.config import Experiment, layout
+from ctm_core.config.project import Project
+from ctm_core.config.protocols import Protocol
+from ctm_core.data.dataset import reader
+from ctm_core.evaluation.cells import BLOCKS
+from ctm_core.evaluation.metrics.extrapolation import is_long_enough
+from ctm_core.evaluation.previews import SHOWN
+from ctm_core.plan.dag import Job
+from ctm_core.plan.network_costs import Cost, features
+from ctm_core.plan.samples import sampled
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
+
+__all__ = [
+    "Shape",
+    "averages",
+    "checkpoint",
+    "data_shape",
+    "evaluation_memory",
+    "on_disk",
+    "state_bytes",
+    "training_memory",
+]
+
+#: Bytes of a float32 and of a float64.
+SINGLE, DOUBLE = 4, 8
+
+
+class Shape(NamedTuple):
+    """A data set before it is prepared."""
+
+    image: tuple[int, int, int]  #: C, H, W
+    classes: int
+    counts: Mapping[str, int]  #: images by split
+
+
+def data_shape(dataset: str, root: Path = Path()) -> Shape | None:
+    """What a reader says of its data set, or a prepared one's manifest; None if neither does."""
+    try:
+        known = reader(dataset)
+    except UserError:
+        return None
+    if known.shape is not None and known.classes is not None:
+        return Shape(known.shape, known.classes, known.counts)
+    path = root / layout.prepared(dataset, "train")["manifest"]
+    try:
+        told = read_json(path)
+        count, channels, height, width = told["shape"]
+        return Shape((channels, height, width), told["classes"], {"train": count})
+    except (UserError, ValueError, KeyError, TypeError):
+        return None
+
+
+def averages(experiment: Experiment, model: str) -> int:
+    """Averages of the weights that a training keeps; those of equal decay are one."""
+    training = experiment.training(model)
+    target = () if model == "teacher" else (experiment.student(model).target_ema,)
+    return len({*target, *training.ema})
+
+
+def checkpoint(experiment: Experiment, model: str, network: Cost, judge: Cost | None) -> int:
+    """Bytes of one checkpoint: student, averages, two moments of the optimiser, and the same of
+    the discriminator's heads."""
+    copies = 1 + averages(experiment, model) + 2
+    heads = 0 if judge is None else 3 * judge.trained
+    return SINGLE * (copies * network.parameters + heads)
+
+
+def on_disk(
+    project: Project,
+    jobs: Iterable[Job],
+    networks: Mapping[tuple[str, str], tuple[Cost, Cost | None]],
+    shapes: Mapping[str, Shape | None],
+) -> dict[str, float]:
+    """Bytes by what they hold.
+
+    Parameters
+    ----------
+    networks
+        By experiment and model: the model's network and its discriminator.
+    shapes
+        By data set; what is unknown counts nothing.
+    """
+    found = dict.fromkeys(("data", "weights", "runs", "scores"), 0.0)
+    for job in jobs:
+        if job.kind == "data" and job.name is not None:
+            dataset, split = job.name.split()
+            if (shape := shapes.get(dataset)) is not None:
+                channels, height, width = shape.image
+                # Levels of a byte, and a label of eight.
+                found["data"] += shape.counts.get(split, 0) * (channels * height * width + 8)
+        elif job.kind == "train" and job.experiment is not None:
+            network, judge = networks[job.experiment.experiment, job.model]
+            training = job.experiment.training(job.model)
+            exported = len(job.experiment.exported_steps(job.model))
+            exported += len(job.experiment.fork_steps(job.model))
+            bytes_ = SINGLE * network.parameters * exported
+            found["weights"] += bytes_
+            # One more than is kept stands while it is written; exports stand here once more.
+            kept = min(training.keep + 1, -(-training.steps // training.checkpoint_every))
+            found["runs"] += bytes_ + kept * checkpoint(job.experiment, job.model, network, judge)
+        elif job.kind == "convert":
+            for (name, model), (network, _) in networks.items():
+                if project.experiments[name].imported(model) == job.name:
+                    found["weights"] += SINGLE * network.parameters
+                    break
+        elif job.kind == "evaluate" and job.experiment is not None:
+            found["scores"] += _scores(project, job, shapes)
+    return found
+
+
+def _scores(project: Project, job: Job, shapes: Mapping[str, Shape | None]) -> float:
+    """Bytes of an evaluation's cell states and previews."""
+    experiment = job.experiment
+    assert experiment is not None
+    shape = shapes.get(experiment.dataset.name)
+    if shape is None:
+        return 0.0
+    channels, height, width = shape.image
+    section = experiment.evaluation
+    found = float(len(experiment.cells(job.model, job.step)) * SHOWN * channels * height * width)
+    for name, cells in experiment.protocols(job.model, job.step).items():
+        protocol = project.protocols[name]
+        if (known := features(protocol, shape.image)) is not None:
+            state = state_bytes(protocol, known[1], len(section.sample_seeds))
+            found += state * len(cells) * len(section.sample_seeds)
+    return found
+
+
+def state_bytes(protocol: Protocol, dimensions: int, seeds: int) -> int:
+    """Bytes of the state of one cell: moments in float64, and features where they are kept."""
+    together = protocol.samples * (seeds if protocol.seeds == "pooled" else 1)
+    blocks = 4 if is_long_enough(together, dimensions) else 1
+    if seeds == 1 and protocol.seeds == "separate":
+        blocks = BLOCKS
+    rows = min(protocol.neighbours.rows, protocol.samples) if protocol.keeps_features else 0
+    return blocks * DOUBLE * (dimensions**2 + dimensions) + rows * SINGLE * dimensions
+
+
+def training_memory(
+    experiment: Experiment,
+    model: str,
+    network: Cost,
+    teacher: Cost | None,
+    judge: Cost | None,
+    frozen: Cost | None,
+) -> float:
+    """Peak bytes of one process of a training, beside the program itself.
+
+    Weights, gradients, two moments and the averages stand throughout. To them come the graphs of
+    the student and of the outer map, or, while a checkpoint is written, copies of the moments.
+    """
+    training = experiment.training(model)
+    half = training.precision == "bf16"
+    _, micro = training.shared(experiment.resources.training.processes)
+    standing = SINGLE * network.parameters * (4 + averages(experiment, model))
+    for other in (teacher, frozen):
+        if other is not None:
+            standing += (2 if half else SINGLE) * other.parameters
+    graphs = network.kept * micro * (1 if model == "teacher" else 2)
+    if judge is not None:
+        standing += SINGLE * (judge.parameters + 3 * judge.trained)
+        graphs += judge.kept * micro
+    if half:
+        graphs /= 2
+    if training.recompute:
+        graphs /= 3
+    # The state is copied into one array, which is written from another.
+    return standing + max(graphs, 4.0 * SINGLE * network.parameters)
+
+
+def evaluation_memory(
+    project: Project, job: Job, network: Cost, shape: Shape, teacher: Cost | None
+) -> float:
+    """Peak bytes of an evaluation, beside the program itself; rough.
+
+    Without gradients a U-Net keeps what its skip connections carry: a seventh of what a backward
+    pass would need at the paper's sizes, a quarter at that of the digits.
+    """
+    experiment = job.experiment
+    assert experiment is not None
+    found = float(SINGLE * network.parameters)
+    if teacher is not None:
+        found += SINGLE * teacher.parameters
+    found += network.kept * experiment.evaluation.batch_size / 6
+    for name in experiment.protocols(job.model, job.step):
+        if (known := features(project.protocols[name], shape.image)) is not None:
+            cost, dimensions = known
+            seeds = len(experiment.evaluation.sample_seeds)
+            found += SINGLE * cost.parameters
+            found += 2 * state_bytes(project.protocols[name], dimensions, seeds)
+    if sampled(experiment, project.protocols, job.model, job.step).likelihood:
+        found += network.kept * 64
+    return found

@@ -1,0 +1,1 @@
+"""Rows into tables, figures, verdicts on the paper's claims, and one page."""

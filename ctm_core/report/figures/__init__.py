@@ -1,0 +1,152 @@
+"""Figures from evaluations and trainings, each as PDF and PNG.
+
+==================================  ============================================================
+``<experiment>-hero``               the result at a glance: samples and distances
+``<experiment>-fd-nfe``             FD against NFE, a line for each gamma (the paper's 7(a))
+``<experiment>-fd-gamma``           FD against gamma, a line for each NFE (7(b))
+``<experiment>-fig10-matching``     FD against training steps: local, soft, global matching (10)
+``<experiment>-fig11-dsm``          the same with and without the denoising loss (11)
+``<experiment>-fig12-losses``       the same with each loss added (12)
+``<experiment>-jumps``              error of a single jump against the noise level it starts from
+``<experiment>-path-<m>``           the way of one noise through gamma-sampling by model m
+``<experiment>-training``           loss terms against steps
+``<experiment>-samples-<m>``        the same noises through every cell of model m
+==================================  ============================================================
+
+Curves against training steps need snapshots (``training.snapshots``) of two or more of the models
+that they compare. Distances are those of the protocol that scores most cells; any other protocol
+has its own ``fd-nfe`` and ``fd-gamma``, with ``-<protocol>`` at the end, so that no axis carries
+two protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ctm_core.report.figures import curves, grids, jumps, over_training, paths
+from ctm_core.report.figures.catalogue import COLUMNS, Picture, catalogue, finest, hero_cells
+from ctm_core.report.figures.figure_inputs import Previews, Training, read_trainings
+from ctm_core.report.figures.style import save, style
+from ctm_core.report.headline import cell_name, headline_metric
+from ctm_core.report.scores import (
+    Evaluation,
+    Row,
+    aggregate,
+    cell_order,
+    last_steps,
+    read_evaluations,
+)
+
+__all__ = ["Picture", "catalogue", "write_figures"]
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """All that figures are drawn from."""
+
+    rows: Sequence[Row]
+    evaluations: Sequence[Evaluation]
+    previews: Previews
+    trainings: Mapping[str, Mapping[tuple[str, int], Training]]
+
+
+def write_figures(
+    evaluations: Sequence[Path], trainings: Sequence[Path], output: Path
+) -> list[Path]:
+    """Draw every picture of :func:`catalogue` whose data are given.
+
+    Parameters
+    ----------
+    evaluations
+        ``evaluation.json`` files; ``previews.safetensors`` stands beside each.
+    trainings
+        ``training.jsonl`` files; ``training.json`` stands beside each. An experiment without any
+        gets no training curves.
+
+    Returns
+    -------
+    The files written.
+
+    Raises
+    ------
+    UserError
+        As :func:`ctm_core.report.scores.read_evaluations`, or if a file beside one is missing or
+        damaged.
+    """
+    records = read_evaluations(evaluations)
+    sources = _Sources(
+        aggregate(records), records, Previews(evaluations), read_trainings(trainings)
+    )
+    written: list[Path] = []
+    with style():
+        for picture in catalogue(sources.rows):
+            figure = _draw(picture, sources)
+            if figure is not None:
+                written += save(figure, output, picture.name, picture.title)
+    return written
+
+
+def _draw(picture: Picture, sources: _Sources) -> Figure | None:
+    every = [row for row in sources.rows if row.experiment == picture.experiment]
+    last = last_steps(every)
+    scored = [row for row in last if row.protocol == picture.protocol]
+    metric = headline_metric(scored)
+    trained = sources.trainings.get(picture.experiment, {})
+    if picture.kind == "training":
+        losses = {key: training.curve for key, training in trained.items()}
+        return curves.training(losses, picture.title) if losses else None
+    if picture.kind == "jumps":
+        own = [e for e in sources.evaluations if e.experiment == picture.experiment]
+        return jumps.errors(own, picture.title)
+    if picture.kind == "path":
+        row = next(row for row in last if row.model == picture.model)
+        return paths.paths(sources.previews.paths(row), picture.title)
+    if picture.kind in ("hero", "samples"):
+        return _tiled(picture, last, metric, sources.previews)
+    if metric is None:
+        return None
+    if picture.kind == "progress":
+        rows = [row for row in every if row.protocol == picture.protocol]
+        starts = {model: trained[model, seed].starts_at for model, seed in trained}
+        return over_training.fd_against_step(rows, metric, picture.models, picture.title, starts)
+    draw = curves.fd_against_nfe if picture.kind == "fd-nfe" else curves.fd_against_gamma
+    return draw(scored, metric, picture.title)
+
+
+def _tiled(
+    picture: Picture, rows: Sequence[Row], metric: str | None, previews: Previews
+) -> Figure:
+    by_cell = {(row.model, row.cell): row for row in rows}
+    scores = {(r.model, r.cell): r.metrics for r in rows if r.protocol == picture.protocol}
+    if picture.kind == "hero":
+        cells = hero_cells(rows)
+    else:
+        shown = previews.cells(next(row for row in rows if row.model == picture.model))
+        own = {r.cell for r in rows if r.model == picture.model and r.cell.label in shown}
+        cells = [(picture.model, cell) for cell in sorted(own, key=cell_order)]
+        solve = finest(rows)
+        if solve is not None and picture.model != "teacher":
+            cells = [("teacher", solve), *cells]
+    strips: list[grids.Strip] = []
+    columns: list[int] = []
+    for model, cell in cells:
+        images, labels = previews.of(by_cell[model, cell])
+        chosen = grids.by_class(labels, min(COLUMNS, len(images)))
+        columns = [labels[i] for i in chosen] if labels else []
+        score = scores.get((model, cell), {}).get(metric or "")
+        strips.append(grids.Strip(model, cell_name(cell), images[chosen], score))
+    draw = grids.hero if picture.kind == "hero" else grids.sample_grid
+    title = picture.title if picture.kind == "samples" else _hero_title(picture.experiment, rows)
+    return draw(strips, columns, title, metric or "")
+
+
+def _hero_title(experiment: str, rows: Sequence[Row]) -> str:
+    students = [row.model for row in rows if row.model != "teacher"]
+    name = "ctm" if "ctm" in students else (students or ["teacher"])[0]
+    if name == "teacher":
+        return f"{experiment}: samples of the teacher"
+    return f"{experiment}: the same noises through the teacher's solver and through {name}"

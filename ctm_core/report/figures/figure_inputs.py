@@ -1,0 +1,118 @@
+"""What figures are drawn from beside the table: preview images, and logs of trainings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctm_core.evaluation.previews import PATH_PREFIX
+from ctm_core.report.figures import curves, grids
+from ctm_core.report.scores import Row, model_order
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, read_json
+
+__all__ = ["Previews", "Training", "Way", "read_trainings"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """The states of a few noises through one cell's sampler.
+
+    ``states`` is uint8 (2n, M, C, H, W), in turn before and after each jump; ``levels`` names the
+    noise level of each.
+    """
+
+    gamma: float
+    states: grids.Images
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its loss terms, and the step of another run that it starts from."""
+
+    curve: curves.Curve
+    starts_at: int
+
+
+class Previews:
+    """Preview images of the evaluated weights, read when asked for."""
+
+    def __init__(self, evaluations: Iterable[Path]) -> None:
+        self._files: dict[tuple[str, str, int], Path] = {}
+        self._read: dict[Path, tuple[dict[str, grids.Images], dict[str, str]]] = {}
+        found = [(read_json(path), path) for path in evaluations]
+        for record, path in sorted(found, key=lambda pair: -int(pair[0]["train_seed"])):
+            # The lowest training seed comes last and stays: one network is shown, not a mixture.
+            key = (record["experiment"], record["model"], int(record["step"]))
+            self._files[key] = path.with_name("previews.safetensors")
+
+    def of(self, row: Row) -> tuple[grids.Images, list[int]]:
+        """Images (N, C, H, W) and classes of a row's cell."""
+        path, images, metadata = self._open(row)
+        if row.cell.label not in images:
+            raise UserError(f"{path} has no samples of {row.cell.label}; evaluate again")
+        return images[row.cell.label], json.loads(metadata.get("labels", "[]"))
+
+    def cells(self, row: Row) -> set[str]:
+        """Labels of the cells of which a row's model has pictures."""
+        return set(self._open(row)[1])
+
+    def paths(self, row: Row) -> list[Way]:
+        """What is kept of the ways of a few noises by a row's model, by rising gamma."""
+        _, images, metadata = self._open(row)
+        ways = [
+            Way(float(label.rsplit("-", 1)[1]), images[PATH_PREFIX + label], tuple(levels))
+            for label, levels in json.loads(metadata.get("paths", "{}")).items()
+        ]
+        return sorted(ways, key=lambda way: way.gamma)
+
+    def _open(self, row: Row) -> tuple[Path, dict[str, grids.Images], dict[str, str]]:
+        path = self._files[row.experiment, row.model, row.step]
+        if path not in self._read:
+            tensors, metadata = load_tensors(path)
+            images = {name: np.asarray(tensor.numpy()) for name, tensor in tensors.items()}
+            self._read[path] = images, metadata
+        return path, *self._read[path]
+
+
+def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Training]]:
+    """Trainings by experiment and (model, training seed), the teacher first.
+
+    Raises
+    ------
+    UserError
+        If a log or the record beside it is missing or damaged.
+    """
+    found: dict[str, dict[tuple[str, int], Training]] = {}
+    for path in paths:
+        summary = read_json(path.with_name("training.json"))
+        key = (summary["model"], int(summary["seed"]))
+        fork = summary.get("init_from") or {"step": 0}
+        training = Training(_curve(path), int(fork["step"]))
+        found.setdefault(summary["experiment"], {})[key] = training
+    return {
+        experiment: dict(sorted(own.items(), key=lambda item: (model_order(item[0][0]), item[0])))
+        for experiment, own in found.items()
+    }
+
+
+def _curve(path: Path) -> curves.Curve:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        terms = {name for line in lines for name in line if name not in curves.NOT_DRAWN}
+        ordered = sorted(terms, key=lambda name: ([*curves.TERMS, name].index(name), name))
+        curve = {}
+        for name in ordered:
+            pairs = [(line["step"], float(line[name])) for line in lines if name in line]
+            steps, values = zip(*pairs, strict=True)
+            curve[name] = np.asarray(steps, np.int64), np.asarray(values, np.float64)
+        return curve
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; train the model first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no training log ({error}); train again") from None

@@ -1,0 +1,82 @@
+"""What γ, NFE and the choice of student do, pair by pair, and names that readers see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ctm_core.config import Cell
+from ctm_core.config.sampling_grid import ADAPTIVE
+from ctm_core.evaluation.metrics.names import is_distance
+from ctm_core.report.scores import Row, last_steps, main_protocol, metrics_of
+from ctm_core.report.statistics import Outcome, Summary, paired
+
+__all__ = ["Effect", "cell_name", "effects", "headline_metric"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Two cells that differ in one thing. ``outcome`` says how the first compares."""
+
+    group: str
+    first: str
+    second: str
+    first_value: Summary
+    second_value: Summary
+    outcome: Outcome
+
+
+def headline_metric(rows: Iterable[Row]) -> str | None:
+    """The Fréchet distance of most samples among the metrics of ``rows``; None without one."""
+    return next((metric for metric in metrics_of(rows) if is_distance(metric)), None)
+
+
+def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[Effect]:
+    """What γ, NFE and the choice of student do: pairs of cells that differ in that alone."""
+    cells, metric = _cells(rows, experiment)
+    if metric is None:
+        return []
+    own = sorted(
+        (cell for model, cell in cells if model == student and cell.sampler == "gamma"),
+        key=lambda cell: (cell.nfe, cell.gamma or 0.0),
+    )
+    pairs: list[tuple[str, tuple[str, Cell], tuple[str, Cell]]] = []
+    for nfe in dict.fromkeys(cell.nfe for cell in own if cell.gamma is not None):
+        same = [cell for cell in own if cell.nfe == nfe]
+        if len(same) > 1:
+            pairs.append(("γ", (student, same[0]), (student, same[-1])))
+    for gamma in dict.fromkeys(cell.gamma for cell in own if cell.gamma is not None):
+        line = [cell for cell in own if cell.gamma in (None, gamma)]
+        pairs += [("NFE", (student, more), (student, less)) for less, more in pairwise(line)]
+    for other in dict.fromkeys(model for model, _ in cells if model not in ("teacher", student)):
+        shared = [cell for cell in own if (other, cell) in cells]
+        pairs += [("student", (student, cell), (other, cell)) for cell in shared]
+    found = []
+    for group, one, two in pairs:
+        first, second = cells[one].metrics[metric], cells[two].metrics[metric]
+        names = [f"{model}, {cell_name(cell)}" for model, cell in (one, two)]
+        difference = paired(first, second)
+        found.append(Effect(group, names[0], names[1], first, second, difference.outcome))
+    return found
+
+
+def _cells(rows: Sequence[Row], experiment: str) -> tuple[dict[tuple[str, Cell], Row], str | None]:
+    """Rows of the main protocol and last steps by (model, cell), and the metric to read."""
+    own = [row for row in rows if row.experiment == experiment]
+    if not own:
+        return {}, None
+    protocol = main_protocol(own, experiment)
+    chosen = last_steps(row for row in own if row.protocol == protocol)
+    metric = headline_metric(chosen)
+    return {(row.model, row.cell): row for row in chosen if metric in row.metrics}, metric
+
+
+def cell_name(cell: Cell) -> str:
+    """A cell as text reads it: ``NFE 4, γ = 0.5``; unusual samplers are named."""
+    if cell.sampler == ADAPTIVE:
+        return "likelihood"
+    text = f"NFE {cell.nfe}"
+    if cell.gamma is not None:
+        text += f", γ = {cell.gamma:g}"
+    return text + {"gamma_paper": " (as printed)", "euler": " (Euler)"}.get(cell.sampler, "")

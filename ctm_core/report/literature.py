@@ -1,0 +1,184 @@
+"""Published values beside ours: only where protocol and metric are the same.
+
+``config/published.yaml`` lists what others published, each with its source. An entry that names a
+row of ours by an explicit key (experiment, model, step, sampler, γ, NFE) is set beside it if its
+protocol is that row's and the metric has the same name and number of samples. :func:`joined` lists
+the others that name a row too, each with the reason why it is not compared. Everything else is
+reading matter: two protocols never share a difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ctm_core.config import read_yaml, validated
+from ctm_core.config.published import Literature, Published
+from ctm_core.evaluation.metrics import names
+from ctm_core.report.scores import Row, RowKey, last_steps
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["Beside", "Joined", "beside", "family", "joined", "load_literature", "printed"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published value that stands beside one of ours.
+
+    Attributes
+    ----------
+    delta
+        (ours - published) in half-widths of our interval; None without an interval, and where the
+        published value was read off a figure.
+    """
+
+    value: float
+    entry: Published
+    delta: float | None
+
+    @property
+    def source(self) -> str:
+        plotted = ", read off the plot" if self.entry.confidence == "plot" else ""
+        return self.entry.source + plotted
+
+
+class Joined(NamedTuple):
+    """A published value, and the row of ours that its entry names.
+
+    ``metric`` is ours of the same kind, empty if there is none. Where the two do not measure one
+    quantity, ``beside`` is None and ``why`` says why.
+    """
+
+    entry: Published
+    kind: str
+    value: float
+    row: Row
+    metric: str
+    beside: Beside | None
+    why: str
+
+
+def load_literature(path: str | os.PathLike[str]) -> Literature:
+    """Read and validate the list of published values.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or a key in it is wrong.
+    """
+    return validated(Literature, read_yaml(Path(path)), path)
+
+
+def printed(value: float) -> str:
+    """A published value with two decimals, or with more where it has more."""
+    return max(f"{value:.2f}", f"{value:.10g}", key=len)
+
+
+def family(metric: str) -> str:
+    """The family of a metric's name; empty if nobody knows it."""
+    try:
+        return names.parse(metric).family
+    except ValueError:
+        return ""
+
+
+def beside(
+    rows: Sequence[Row], literature: Literature, path: str | os.PathLike[str]
+) -> dict[tuple[RowKey, str], Beside]:
+    """Published values by our row and metric.
+
+    Raises
+    ------
+    UserError
+        If an entry names a cell that an evaluated model does not have.
+    """
+    # An entry that names a step comes later, and so goes before one of the last step.
+    entries = sorted(literature.entries(), key=lambda e: e.ours is not None and bool(e.ours.step))
+    found: dict[tuple[RowKey, str], Beside] = {}
+    for entry in entries:
+        for row in (r for r in _named(entry, rows, path) if r.protocol == entry.protocol):
+            for metric in row.metrics:
+                value = _published(entry, metric)
+                if value is not None:
+                    found[row.key, metric] = _compare(row, metric, entry, value)
+    return found
+
+
+def joined(
+    rows: Sequence[Row], literature: Literature, path: str | os.PathLike[str]
+) -> list[Joined]:
+    """Every published value whose entry names a row of ours, in the order of the list.
+
+    Raises
+    ------
+    UserError
+        As :func:`beside`.
+    """
+    return [
+        _join(entry, kind, value, cells)
+        for entry in literature.entries()
+        if (cells := _named(entry, rows, path))
+        for kind, value in entry.row.values.items()
+    ]
+
+
+def _named(entry: Published, rows: Sequence[Row], path: str | os.PathLike[str]) -> list[Row]:
+    """The rows that an entry names: one cell, under whatever protocols."""
+    ours = entry.ours
+    if ours is None:
+        return []
+    given = [
+        row
+        for row in (rows if ours.step else last_steps(rows))
+        if (row.experiment, row.model, row.step)
+        == (ours.experiment, ours.model, ours.step or row.step)
+    ]
+    cells = [row for row in given if row.cell == ours.cell]
+    if given and not cells:
+        raise UserError(
+            f"{path}: {entry.key} stands beside {ours}, which the table does not have; "
+            "correct its `ours`, or remove it"
+        )
+    return cells
+
+
+def _join(entry: Published, kind: str, value: float, cells: Sequence[Row]) -> Joined:
+    near = ("fid", "fd") if kind in ("fid", "fd") else (kind,)
+    found = [
+        (row.protocol != entry.protocol, _published(entry, metric) != value, row, metric)
+        for row in cells
+        for metric in names.in_order(row.metrics)
+        if family(metric) in near
+    ]
+    if not found:
+        return Joined(entry, kind, value, cells[0], "", None, "not measured here")
+    other, unlike, row, metric = min(found, key=lambda one: one[:2])
+    if other:
+        return Joined(entry, kind, value, row, metric, None, f"another protocol: {row.protocol}")
+    if unlike:
+        count = names.parse(metric).n
+        samples = "another number of samples" if count is None else f"ours of {count:,} samples"
+        return Joined(entry, kind, value, row, metric, None, samples)
+    return Joined(entry, kind, value, row, metric, _compare(row, metric, entry, value), "")
+
+
+def _published(entry: Published, metric: str) -> float | None:
+    """The entry's value of a metric, if the number of samples is the same, too."""
+    kind = family(metric)
+    for known, value in entry.row.values.items():
+        if known == kind == "fid" or (
+            known == kind and entry.samples is not None and metric.endswith(f"_{entry.samples}")
+        ):
+            return value
+    return None
+
+
+def _compare(row: Row, metric: str, entry: Published, value: float) -> Beside:
+    summary = row.metrics[metric]
+    delta = None
+    if summary.half and entry.confidence != "plot":
+        delta = (summary.mean - value) / summary.half
+    return Beside(value, entry, delta)

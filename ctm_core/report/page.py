@@ -1,0 +1,345 @@
+"""The report: one HTML file that answers, shows and accounts for a table, and needs no network.
+
+Everything in it is computed from the evaluations behind ``runs.csv``; nothing is written by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from ctm_core.config.project import locate
+from ctm_core.evaluation.metrics.names import FAMILIES, detail, display
+from ctm_core.report.figures import Picture, catalogue
+from ctm_core.report.figures.style import PIXELS_PER_INCH
+from ctm_core.report.headline import cell_name, effects
+from ctm_core.report.literature import Joined, joined, load_literature, printed
+from ctm_core.report.scores import (
+    Evaluation,
+    Row,
+    aggregate,
+    best,
+    last_steps,
+    main_protocol,
+    metrics_of,
+    read_evaluations,
+    read_runs,
+)
+from ctm_core.report.statistics import Summary
+from ctm_core.report.tables import number, runs_csv
+from ctm_core.report.verdicts import Finding, claims_page, read_findings
+from ctm_core.report.verdicts.sentences import told
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json, write_text
+
+__all__ = ["write_report"]
+
+TITLE = "Consistency Trajectory Models"
+CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
+
+#: CSS pixels for an inch of a figure: its text then has the size of the page's notes.
+SCREEN_INCH = 110
+
+
+def write_report(
+    results: Path, output: Path, *, published: Path | None = None, title: str = TITLE
+) -> None:
+    """Write the report of ``results`` to ``output``.
+
+    Parameters
+    ----------
+    results
+        Holds ``runs.csv``, the evaluations that it lists, ``claims.json``, ``figures/``, and the
+        trainings' records where there are any.
+    published
+        The list of published values; None takes ``config/published.yaml`` of the working directory
+        or, if there is none, of the project.
+
+    Raises
+    ------
+    UserError
+        If the table is missing or does not fit the evaluations, or the list is wrong.
+    """
+    records = read_evaluations(read_runs(results))
+    if runs_csv(records) != (results / "runs.csv").read_text(encoding="utf-8"):
+        raise UserError(
+            f"{results / 'runs.csv'} does not fit the evaluations it lists; make it again with "
+            "`ctm table`"
+        )
+    rows = aggregate(records)
+    experiments = dict.fromkeys(row.experiment for row in rows)
+    pictures = catalogue(rows)
+    claims = read_findings(results / "claims.json")
+    published = published or Path(locate("config/published.yaml"))
+    known = joined(rows, load_literature(published), published)
+    context = {
+        "title": title,
+        "experiments": [
+            _experiment(name, rows, records, pictures, claims, known, results)
+            for name in experiments
+        ],
+        "untested": [
+            claims_page.finding(claim) for claim in claims if claim.verdict == "not testable"
+        ],
+        "protocols": _protocols(records),
+        "versions": sorted({record.code_version for record in records}),
+    }
+    environment = Environment(
+        loader=PackageLoader("ctm_core.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": "{:,}".format, "duration": duration}
+    write_text(output, environment.get_template("report.html.j2").render(context))
+
+
+def duration(seconds: float) -> str:
+    """``8.2 s``, ``1 min 21 s`` or ``3 h 04 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# -- one experiment -----------------------------------------------------------------------------
+
+
+def _experiment(
+    name: str,
+    rows: Sequence[Row],
+    records: Sequence[Evaluation],
+    pictures: Iterable[Picture],
+    claims: Iterable[Finding],
+    known: Iterable[Joined],
+    results: Path,
+) -> dict[str, Any]:
+    own = [row for row in rows if row.experiment == name]
+    evaluated = [record for record in records if record.experiment == name]
+    found = [finding for finding in claims if finding.experiment == name]
+    shown = [
+        _picture(picture, results)
+        for picture in pictures
+        if picture.experiment == name and _file(picture, results).is_file()
+    ]
+    main = main_protocol(own, name)
+    protocols = [main, *sorted({row.protocol for row in own} - {main})]
+    return {
+        "name": name,
+        "dataset": own[0].dataset,
+        "fingerprint": next(
+            (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
+        ),
+        "ran": _what_ran(own, evaluated, protocols),
+        "answer": claims_page.answer(found),
+        "sentence": told(found),
+        "findings": [claims_page.finding(one) for one in found if one.verdict != "not testable"],
+        "effects": effects(own, name),
+        "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
+        "published": [_published(one) for one in known if one.row.experiment == name],
+        "hero": [picture for picture in shown if picture["kind"] == "hero"],
+        "charts": [p for p in shown if p["kind"] in CHARTS],
+        "galleries": [picture for picture in shown if picture["kind"] in ("path", "samples")],
+        "weights": evaluated,
+        "costs": _costs(name, evaluated, results),
+    }
+
+
+def _what_ran(rows: Sequence[Row], records: Sequence[Evaluation], protocols: list[str]) -> str:
+    students = [m for m in dict.fromkeys(row.model for row in rows) if m != "teacher"]
+    parts = []
+    if any(row.model == "teacher" for row in rows):
+        parts.append("teacher")
+    if students:
+        parts.append(f"student{'s' if len(students) > 1 else ''} {', '.join(students)}")
+    late = last_steps(rows)
+    cells = len({(row.model, row.cell) for row in late})
+    seeds = {seed for row in rows for seed in row.sample_seeds if isinstance(seed, int)}
+    trained = {record.train_seed for record in records if record.model != "teacher"}
+    sizes = sorted({f"{record.params_m:.2g}" for record in records})
+    text = f"{' and '.join(parts)} of {' and '.join(sizes)} million parameters, {cells} cells"
+    if trained:
+        text += f", {_counted(len(trained), 'training seed')}"
+    if seeds:
+        samples = {row.n_samples for row in rows if isinstance(row.sample_seeds[0], int)}
+        many = " or ".join(f"{n:,}" for n in sorted(samples))
+        text += f", {_counted(len(seeds), 'sampling seed')} of {many} samples a cell"
+    return f"{text}, scored by {' and '.join(protocols)}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+    metrics = metrics_of(rows)
+    winners = {metric: best(rows, metric) for metric in metrics}
+    scales = {metric: _Scale(row.metrics.get(metric) for row in rows) for metric in metrics}
+    return {
+        "protocol": protocol,
+        "metrics": [(display(metric), detail(metric)) for metric in metrics],
+        "steps": len(last_steps(rows)) != len(rows),
+        "rank_deficient": any(row.rank_deficient for row in rows),
+        "rows": [
+            {
+                "row": row,
+                "gamma": number(row.cell.gamma),
+                "scores": [
+                    _score(row, metric, scales[metric], winners[metric] is row)
+                    for metric in metrics
+                ],
+                "methods": sorted({summary.method for summary in row.metrics.values()} - {""}),
+                "seeds": _seeds(row),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _score(row: Row, metric: str, scale: _Scale, winner: bool) -> dict[str, Any] | None:
+    summary = row.metrics.get(metric)
+    if summary is None:
+        return None
+    minimum = summary.minimum_of_three
+    ends = summary.interval or (summary.mean, summary.mean)
+    return {
+        "mean": summary.text(summary.mean),
+        "value": repr(summary.mean),
+        "interval": str(summary).partition(" ")[2],
+        "minimum": "" if minimum is None else summary.text(minimum),
+        "at": scale.place(summary.mean),
+        "low": scale.place(ends[0]),
+        "width": round(scale.place(ends[1]) - scale.place(ends[0]), 2),
+        "winner": winner,
+        "deficient": metric in row.rank_deficient,
+    }
+
+
+def _seeds(row: Row) -> list[str]:
+    """Training seeds; with each one's mean of the first metric where there are several."""
+    if len(row.train_seeds) == 1:
+        return [str(row.train_seeds[0])]
+    summary = row.metrics[metrics_of([row])[0]]
+    return [f"{seed}: {mean:.4g}" for seed, mean in summary.by_train_seed.items()]
+
+
+def _published(found: Joined) -> dict[str, Any]:
+    cell = found.row.cell
+    summary = found.row.metrics.get(found.metric)
+    delta = None if found.beside is None else found.beside.delta
+    source = found.entry.source if found.beside is None else found.beside.source
+    return {
+        "row": found.row,
+        "cell": cell_name(cell) + (" (Heun)" if cell.sampler == "heun" else ""),
+        "kind": FAMILIES[found.kind].display,
+        "ours": "" if summary is None else str(summary),
+        "metric": display(found.metric) if found.metric else "",
+        "published": printed(found.value),
+        "delta": "" if delta is None else f"{delta:+.1f}",
+        "protocol": found.entry.protocol or "not known",
+        "why": found.why,
+        "method": found.entry.row.method,
+        "source": source,
+        "note": found.entry.row.note or "",
+    }
+
+
+class _Scale:
+    """Places values on a line of 0 to 100 percent, logarithmic where all are positive."""
+
+    def __init__(self, summaries: Iterable[Summary | None]) -> None:
+        known = [s for s in summaries if s is not None]
+        ends = [end for s in known for end in (s.interval or (s.mean, s.mean))]
+        self._log = min(ends) > 0
+        self._low = self._to(min(ends))
+        self._span = (self._to(max(ends)) - self._low) or 1.0
+
+    def place(self, value: float) -> float:
+        """Percent from the left, with room for the dot at either end."""
+        return round(4 + 92 * (self._to(value) - self._low) / self._span, 2)
+
+    def _to(self, value: float) -> float:
+        return math.log(value) if self._log else value
+
+
+# -- pictures, provenance, cost -----------------------------------------------------------------
+
+
+def _file(picture: Picture, results: Path) -> Path:
+    return results / "figures" / f"{picture.name}.png"
+
+
+def _picture(picture: Picture, results: Path) -> dict[str, Any]:
+    path = _file(picture, results)
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except OSError as error:
+        raise UserError(f"{path} is no picture ({error}); draw it with `ctm figures`") from None
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {
+        "kind": picture.kind,
+        "title": picture.title,
+        "caption": picture.caption,
+        "alternative": f"{picture.title}. {picture.caption} {picture.numbers}".strip(),
+        "width": round(width * SCREEN_INCH / PIXELS_PER_INCH),
+        "height": round(height * SCREEN_INCH / PIXELS_PER_INCH),
+        "source": f"data:image/png;base64,{data}",
+    }
+
+
+def _protocols(records: Iterable[Evaluation]) -> list[dict[str, Any]]:
+    """Each protocol's facts, nested ones as ``reference split`` and so on."""
+    facts: dict[str, dict[str, Any]] = {}
+    for record in records:
+        for name, described in record.protocols.items():
+            flat: dict[str, Any] = {}
+            for key, value in described.items():
+                nested = value if isinstance(value, dict) else {"": value}
+                for inner, what in nested.items():
+                    flat[f"{key} {inner}".strip().replace("_", " ")] = what
+            facts[name] = flat
+    return [{"name": name, "facts": facts[name]} for name in sorted(facts)]
+
+
+def _costs(
+    experiment: str, records: Iterable[Evaluation], results: Path
+) -> dict[str, list[dict[str, Any]] | float | list[str]]:
+    """Seconds and network calls of each training and its evaluations."""
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    hardware: dict[str, None] = {}
+    for record in records:
+        key = (record.model, record.train_seed)
+        if key not in lines:
+            folder = results / experiment / record.model / f"seed-{record.train_seed}"
+            path = folder / "training.json"
+            training = read_json(path) if path.is_file() else {}
+            lines[key] = {
+                "model": record.model,
+                "seed": record.train_seed,
+                "steps": training.get("steps"),
+                "parameters": training.get("parameters"),
+                "seconds": training.get("seconds"),
+                "passes": training.get("forward_passes", {}),
+                "exact": training.get("exact"),
+                "precision": training.get("precision"),
+                "evaluation": 0.0,
+            }
+            if training.get("hardware"):
+                facts = training["hardware"].items()
+                hardware[", ".join(f"{key} {value}" for key, value in facts)] = None
+        lines[key]["evaluation"] += record.seconds
+    total = sum((line["seconds"] or 0.0) + line["evaluation"] for line in lines.values())
+    return {"lines": list(lines.values()), "total": total, "hardware": list(hardware)}

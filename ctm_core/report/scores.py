@@ -1,0 +1,415 @@
+"""Evaluation files and what they say together: one row for each cell, over all seeds."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from ctm_core.config import Cell, validated
+from ctm_core.config.sampling_grid import ADAPTIVE
+from ctm_core.evaluation.metrics import names
+from ctm_core.report.statistics import SampleSeed, StandardError, Summary, summarise
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
+
+__all__ = [
+    "Evaluation",
+    "JumpError",
+    "Row",
+    "RowKey",
+    "Score",
+    "aggregate",
+    "best",
+    "cell_order",
+    "last_steps",
+    "last_steps_of",
+    "main_protocol",
+    "metrics_of",
+    "model_order",
+    "ranked",
+    "read_evaluations",
+    "read_runs",
+]
+
+
+class RowKey(NamedTuple):
+    """What tells a row of the table from all others."""
+
+    experiment: str
+    protocol: str
+    model: str
+    step: int
+    cell: Cell
+
+    def order(self) -> tuple[Any, ...]:
+        return (
+            self.experiment,
+            self.protocol,
+            model_order(self.model),
+            self.step,
+            cell_order(self.cell),
+        )
+
+
+class Score(BaseModel):
+    """One value: a cell sampled with one seed (or several pooled), scored by one metric.
+
+    ``standard_error`` has ``freedom`` degrees of freedom: from leaving out blocks of the samples,
+    or the metric's own.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sample_seed: int | str
+    sampler: str
+    gamma: float | None
+    nfe: int
+    protocol: str
+    metric: str
+    n: int
+    value: FiniteFloat
+    rank_deficient: bool = False
+    standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    freedom: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _error_with_its_freedom(self) -> Score:
+        if (self.standard_error is None) != (self.freedom is None):
+            raise ValueError("standard_error and freedom go together")
+        return self
+
+    @property
+    def error(self) -> StandardError | None:
+        """The standard error of this one value, where it is known."""
+        if self.standard_error is None or self.freedom is None:
+            return None
+        return StandardError(self.standard_error, self.freedom)
+
+    @property
+    def cell(self) -> Cell:
+        """The cell; gamma is left out where it has no meaning (heun, euler, and NFE 1)."""
+        meaningful = self.sampler.startswith("gamma") and self.nfe > 1
+        return Cell(self.sampler, self.nfe, self.gamma if meaningful else None)
+
+
+class JumpError(BaseModel):
+    """How far a model's jump from t to s misses the teacher's solution, root mean square."""
+
+    model_config = ConfigDict(frozen=True)
+
+    t: float
+    s: float
+    error: FiniteFloat
+
+
+class Evaluation(BaseModel):
+    """An ``evaluation.json``: all scores of one (model, training seed, step)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    experiment: str
+    dataset: str
+    dataset_fingerprint: str | None  # None: converted weights, whose data is not recorded
+    model: str
+    objective: str
+    step: int
+    train_seed: int
+    params_m: float
+    checkpoint_sha256: str
+    train_hash: str
+    code_version: str
+    seconds: float
+    protocols: dict[str, dict[str, Any]]
+    rows: tuple[Score, ...]
+    trajectory: tuple[JumpError, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a cell of a model under a protocol, over all seeds.
+
+    ``checkpoint_sha256``, ``train_hash`` and ``code_version`` list what the training seeds have,
+    sorted and joined by ``;``. ``n_samples`` is the number of samples behind a single value.
+    """
+
+    experiment: str
+    dataset: str
+    model: str
+    objective: str
+    step: int
+    cell: Cell
+    protocol: str
+    train_seeds: tuple[int, ...]
+    sample_seeds: tuple[SampleSeed, ...]
+    n_samples: int
+    params_m: float
+    checkpoint_sha256: str
+    train_hash: str
+    code_version: str
+    metrics: Mapping[str, Summary]
+    rank_deficient: frozenset[str]
+
+    @property
+    def key(self) -> RowKey:
+        """What tells this row from all others."""
+        return RowKey(self.experiment, self.protocol, self.model, self.step, self.cell)
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
+    """Read evaluation files and check that they may stand in one table.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or malformed, a model, step and training seed or a cell occurs twice,
+        two files of an experiment stem from different data, or one protocol's name stands for two
+        protocols.
+    """
+    found: dict[tuple[str, str, int, int], tuple[Path, Evaluation]] = {}
+    fingerprints: dict[str, tuple[Path, str]] = {}
+    protocols: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(paths):
+        evaluation = validated(Evaluation, read_json(path), path)
+        key = (evaluation.experiment, evaluation.model, evaluation.step, evaluation.train_seed)
+        if key in found:
+            raise UserError(
+                f"{path} and {found[key][0]} both evaluate {evaluation.experiment} "
+                f"{evaluation.model} step {evaluation.step} training seed "
+                f"{evaluation.train_seed}; name only one of them"
+            )
+        found[key] = (path, evaluation)
+        print_of = evaluation.dataset_fingerprint
+        if print_of is not None:
+            other, expected = fingerprints.setdefault(evaluation.experiment, (path, print_of))
+        if print_of is not None and print_of != expected:
+            raise UserError(
+                f"{path} and {other} belong to the experiment {evaluation.experiment} but to "
+                "different data (their dataset_fingerprint differ); evaluate one of them again"
+            )
+        for name, facts in evaluation.protocols.items():
+            other, known = protocols.setdefault(name, (path, facts))
+            if facts != known:
+                names = facts.keys() | known.keys()
+                keys = sorted(key for key in names if facts.get(key) != known.get(key))
+                raise UserError(
+                    f"{path} and {other} mean different things by the protocol {name} "
+                    f"({', '.join(keys)}); evaluate one of them again"
+                )
+        _check_scores(path, evaluation)
+    if not found:
+        raise UserError("no evaluation files are given; name at least one evaluation.json")
+    order = sorted(found, key=lambda key: (key[0], model_order(key[1]), *key[2:]))
+    return [found[key][1] for key in order]
+
+
+def read_runs(results: Path) -> list[Path]:
+    """The evaluation files behind ``results/runs.csv``, so that left-overs of older runs stay out.
+
+    Raises
+    ------
+    UserError
+        If the table is missing, or a file of it is.
+    """
+    table = results / "runs.csv"
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            keys = {
+                (row["experiment"], row["model"], int(row["train_seed"]), int(row["step"]))
+                for row in csv.DictReader(file)
+            }
+    except FileNotFoundError:
+        raise UserError(f"{table} is missing; make it with `ctm table`") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{table} is no table of runs; make it again with `ctm table`") from None
+    paths = []
+    for experiment, model, seed, step in sorted(keys):
+        folder = results / experiment / model / f"seed-{seed}"
+        files = [f for f in folder.glob("step-*/evaluation.json") if _step_of(f) == step]
+        if len(files) != 1:
+            raise UserError(
+                f"{table} names {experiment} {model} seed {seed} step {step}, but {folder} holds "
+                f"{len(files)} evaluations of that step; make the table again with `ctm table`"
+            )
+        paths.append(files[0])
+    return paths
+
+
+def _step_of(path: Path) -> int | None:
+    digits = path.parent.name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else None
+
+
+def _check_scores(path: Path, evaluation: Evaluation) -> None:
+    seen = set()
+    for score in evaluation.rows:
+        if score.protocol not in evaluation.protocols:
+            raise UserError(
+                f"{path} has values of the protocol {score.protocol}, which it does not describe; "
+                "evaluate again"
+            )
+        key = (score.cell, score.protocol, score.metric, score.sample_seed)
+        if key in seen:
+            raise UserError(
+                f"{path} has two values of {score.metric} for {score.cell.label}, protocol "
+                f"{score.protocol}, sampling seed {score.sample_seed}; delete it and evaluate "
+                "again"
+            )
+        seen.add(key)
+
+
+# -- summarising --------------------------------------------------------------------------------
+
+
+def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
+    """One row for each (experiment, model, step, cell, protocol), sorted.
+
+    Raises
+    ------
+    UserError
+        If the training seeds of a cell were not all sampled with the same seeds.
+    """
+    groups: dict[RowKey, list[tuple[Evaluation, Score]]] = defaultdict(list)
+    for evaluation in evaluations:
+        for score in evaluation.rows:
+            key = RowKey(
+                evaluation.experiment,
+                score.protocol,
+                evaluation.model,
+                evaluation.step,
+                # How often an adaptive solver evaluates the network is a result: it differs from
+                # training to training, and must not part them.
+                score.cell if score.sampler != ADAPTIVE else Cell(ADAPTIVE, 0, None),
+            )
+            groups[key].append((evaluation, score))
+    return [_row(key, groups[key]) for key in sorted(groups, key=RowKey.order)]
+
+
+def _measured(cell: Cell, scored: list[tuple[Evaluation, Score]]) -> Cell:
+    """The cell, with the mean number of evaluations where the solver chose it."""
+    if cell.sampler != ADAPTIVE:
+        return cell
+    return Cell(ADAPTIVE, round(sum(score.nfe for _, score in scored) / len(scored)), None)
+
+
+def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
+    experiment, protocol, model, step, cell = key
+    values: dict[str, dict[tuple[int, SampleSeed], float]] = defaultdict(dict)
+    errors: dict[str, dict[tuple[int, SampleSeed], StandardError]] = defaultdict(dict)
+    for evaluation, score in scored:
+        key_of = evaluation.train_seed, score.sample_seed
+        values[score.metric][key_of] = score.value
+        if score.error is not None:
+            errors[score.metric][key_of] = score.error
+    try:
+        metrics = {m: summarise(values[m], errors[m]) for m in sorted(values)}
+    except ValueError as error:
+        raise UserError(
+            f"{experiment} {model} step {step} {cell.label} under {protocol}: {error}; "
+            "evaluate every training seed with the same sampling seeds"
+        ) from None
+    evaluations = {evaluation.train_seed: evaluation for evaluation, _ in scored}
+    first = scored[0][0]
+
+    def joined(what: Callable[[Evaluation], str]) -> str:
+        return ";".join(sorted({what(evaluation) for evaluation in evaluations.values()}))
+
+    seeds = {score.sample_seed for _, score in scored}
+    return Row(
+        experiment=experiment,
+        dataset=first.dataset,
+        model=model,
+        objective=joined(lambda e: e.objective),
+        step=step,
+        cell=_measured(cell, scored),
+        protocol=protocol,
+        train_seeds=tuple(sorted(evaluations)),
+        sample_seeds=tuple(sorted(seeds, key=lambda s: (isinstance(s, str), s))),
+        n_samples=max(score.n for _, score in scored),
+        params_m=first.params_m,
+        # Two training seeds may give equal weights only by mistake, so the list keeps duplicates.
+        checkpoint_sha256=";".join(sorted(e.checkpoint_sha256 for e in evaluations.values())),
+        train_hash=joined(lambda e: e.train_hash),
+        code_version=joined(lambda e: e.code_version),
+        metrics=metrics,
+        rank_deficient=frozenset(score.metric for _, score in scored if score.rank_deficient),
+    )
+
+
+def model_order(model: str) -> tuple[bool, str]:
+    """Sort key that puts the teacher before its students."""
+    return model != "teacher", model
+
+
+def cell_order(cell: Cell) -> tuple[str, int, float]:
+    """Sort key by sampler, NFE, then gamma."""
+    return cell.sampler, cell.nfe, -1.0 if cell.gamma is None else cell.gamma
+
+
+def metrics_of(rows: Iterable[Row]) -> list[str]:
+    """Every metric that occurs in ``rows``, in the order of the table's columns."""
+    return names.in_order(metric for row in rows for metric in row.metrics)
+
+
+def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
+    """The rows that have a metric, the best mean first; none if no value of it is better.
+
+    Raises
+    ------
+    UserError
+        If the rows are of several protocols, whose values nothing can rank.
+    """
+    scored = [row for row in rows if metric in row.metrics]
+    protocols = sorted({row.protocol for row in scored})
+    if len(protocols) > 1:
+        raise UserError(
+            f"values of {metric} under the protocols {' and '.join(protocols)} may not share a "
+            "column; make a table of each"
+        )
+    direction = names.direction(metric)
+    if not direction:
+        return []
+    sign = 1.0 if direction == "lower" else -1.0
+    return sorted(scored, key=lambda row: sign * row.metrics[metric].mean)
+
+
+def best(rows: Iterable[Row], metric: str) -> Row | None:
+    """The row of best mean; None without one. Raises as :func:`ranked`."""
+    return next(iter(ranked(rows, metric)), None)
+
+
+def main_protocol(rows: Iterable[Row], experiment: str) -> str:
+    """The protocol that scores most of an experiment's cells; the first by name among equals."""
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row.experiment == experiment:
+            counts[row.protocol] += 1
+    return min(counts, key=lambda name: (-counts[name], name))
+
+
+def last_steps(rows: Iterable[Row]) -> list[Row]:
+    """Only the rows of each model's last evaluated step."""
+    rows = list(rows)
+    last: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        key = (row.experiment, row.model)
+        last[key] = max(last[key], row.step)
+    return [row for row in rows if row.step == last[row.experiment, row.model]]
+
+
+def last_steps_of(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Only the evaluations of each model's last step."""
+    evaluations = list(evaluations)
+    last: dict[tuple[str, str], int] = defaultdict(int)
+    for evaluation in evaluations:
+        key = (evaluation.experiment, evaluation.model)
+        last[key] = max(last[key], evaluation.step)
+    return [e for e in evaluations if e.step == last[e.experiment, e.model]]

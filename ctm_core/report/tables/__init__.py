@@ -1,0 +1,76 @@
+"""The table as files, for programs, for readers and for papers.
+
+====================================  ============================================================
+``runs.csv``                          every single value
+``table.csv``                         every cell, with intervals and published values
+``table.md``, ``table.tex``           the same for reading, and for pasting into a paper
+``metrics.json``                      the means
+``claims.json``, ``claims.md``        the paper's claims, each with its verdict
+``paper/table<1-3>.{csv,md,tex}``     the paper's tables, for whatever experiments there are
+====================================  ============================================================
+
+Equal inputs give equal bytes, in whatever order the files are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctm_core.config.project import locate
+from ctm_core.report.literature import beside, load_literature
+from ctm_core.report.scores import aggregate, read_evaluations
+from ctm_core.report.tables import paper_text
+from ctm_core.report.tables.columns import means, number, runs_csv, table_csv
+from ctm_core.report.tables.latex import latex
+from ctm_core.report.tables.markdown import markdown
+from ctm_core.report.tables.paper import LAYOUTS, paper_table
+from ctm_core.report.verdicts import findings, load_claims, record
+from ctm_core.report.verdicts.sentences import markdown as claims_markdown
+from ctm_core.runtime.files import write_json, write_text
+
+__all__ = ["number", "runs_csv", "write_tables"]
+
+
+def write_tables(
+    evaluations: Sequence[Path],
+    output: Path,
+    *,
+    claims: Path | None = None,
+    published: Path | None = None,
+) -> None:
+    """Write all tables into ``output``.
+
+    Parameters
+    ----------
+    claims, published
+        The lists of claims and of published values; None takes ``config/claims.yaml`` and
+        ``config/published.yaml`` of the working directory or, if there are none, of the project.
+
+    Raises
+    ------
+    UserError
+        As :func:`ctm_core.report.scores.read_evaluations`,
+        :func:`ctm_core.report.scores.aggregate`,
+        :func:`ctm_core.report.literature.beside` and :func:`ctm_core.report.verdicts.load_claims`.
+    """
+    published = published or Path(locate("config/published.yaml"))
+    literature = load_literature(published)
+    asked = load_claims(claims or Path(locate("config/claims.yaml")), literature)
+    records = read_evaluations(evaluations)
+    rows = aggregate(records)
+    compared = beside(rows, literature, published)
+    found = findings(rows, asked, literature)
+    write_text(output / "runs.csv", runs_csv(records))
+    write_text(output / "table.csv", table_csv(rows, compared))
+    write_text(output / "table.md", markdown(rows, records, compared))
+    write_text(output / "table.tex", latex(rows, records, compared))
+    write_json(output / "metrics.json", means(rows))
+    write_json(output / "claims.json", record(found))
+    write_text(output / "claims.md", claims_markdown(found))
+    for layout in LAYOUTS:
+        made = paper_table(layout, rows, compared, literature)
+        file = output / "paper" / layout.name
+        write_text(file.with_suffix(".csv"), paper_text.csv(made))
+        write_text(file.with_suffix(".md"), paper_text.markdown(made))
+        write_text(file.with_suffix(".tex"), paper_text.latex(made))

@@ -1,0 +1,140 @@
+"""The paper's claims against a table: reproduced, contradicted, undecided, or not testable here.
+
+Every claim is data (``config/claims.yaml``). A claim of several comparisons is reproduced if all
+of them are, contradicted if one is, else undecided; not testable if the table lacks a cell of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ctm_core.config import read_yaml, validated
+from ctm_core.config.claims import Claim, Claims, PublishedValue, Test
+from ctm_core.config.published import Literature
+from ctm_core.report.scores import Row, last_steps, main_protocol
+from ctm_core.report.verdicts.comparison import Compared, Verdict, compare
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
+
+__all__ = ["Compared", "Finding", "Verdict", "findings", "load_claims", "read_findings", "record"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and its verdict in one experiment; ``experiment`` is empty where none is asked."""
+
+    id: str
+    claim: str
+    paper: str
+    kind: Literal["result", "choice"]
+    experiment: str
+    verdict: Verdict
+    why: str = ""
+    note: str = ""
+    compared: tuple[Compared, ...] = field(default_factory=tuple)
+
+
+def load_claims(path: Path, literature: Literature) -> Claims:
+    """Read and validate the claims.
+
+    Raises
+    ------
+    UserError
+        If a key is wrong, or a claim refers to a published value that there is not.
+    """
+    claims = validated(Claims, read_yaml(path), path)
+    for claim in claims.claims:
+        for test in claim.tests:
+            for comparison in test.comparisons:
+                second = comparison.second
+                if isinstance(second, PublishedValue) and literature.get(second.published) is None:
+                    raise UserError(
+                        f"{path}: {claim.id} compares with the published value "
+                        f"{second.published}, which the list of published values does not have"
+                    )
+    return claims
+
+
+def findings(rows: Sequence[Row], claims: Claims, literature: Literature) -> list[Finding]:
+    """Every claim's verdict in every experiment of the table that it asks, in the file's order.
+
+    A claim that asks none of them is told once, as not testable. Only the last step of each model
+    is read.
+    """
+    experiments = list(dict.fromkeys(row.experiment for row in rows))
+    late = last_steps(rows)
+    found: list[Finding] = []
+    for claim in claims.claims:
+        asked = [(t, e) for e in experiments for t in claim.tests if e in t.experiments]
+        found += [_asked(claim, test, name, late, literature) for test, name in asked]
+        if not asked:
+            found.append(_finding(claim, "", "not testable", why=_why_not(claim)))
+    return found
+
+
+def _why_not(claim: Claim) -> str:
+    if claim.not_testable is not None:
+        return claim.not_testable
+    asked = sorted({name for test in claim.tests for name in test.experiments})
+    text = f"it is asked of {', '.join(asked)}, of which this table has none"
+    return f"{text}; that needs {claim.needs}" if claim.needs else text
+
+
+def _asked(
+    claim: Claim, test: Test, experiment: str, rows: Sequence[Row], literature: Literature
+) -> Finding:
+    own = [row for row in rows if row.experiment == experiment]
+    protocol = test.protocol or main_protocol(own, experiment)
+    scored = [row for row in own if row.protocol == protocol]
+    compared = tuple(compare(one, scored, protocol, literature) for one in test.comparisons)
+    verdicts = {one.verdict for one in compared}
+    missing = list(dict.fromkeys(one.why for one in compared if one.verdict == "not testable"))
+    verdict: Verdict = "undecided"
+    if missing:
+        verdict = "not testable"
+    elif "contradicted" in verdicts:
+        verdict = "contradicted"
+    elif verdicts == {"reproduced"}:
+        verdict = "reproduced"
+    return _finding(claim, experiment, verdict, "; ".join(missing), test.note or "", compared)
+
+
+def _finding(
+    claim: Claim,
+    experiment: str,
+    verdict: Verdict,
+    why: str = "",
+    note: str = "",
+    compared: tuple[Compared, ...] = (),
+) -> Finding:
+    return Finding(
+        claim.id, claim.claim, claim.paper, claim.kind, experiment, verdict, why, note, compared
+    )
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+class _Record(BaseModel):
+    claims: tuple[Finding, ...]
+
+
+def record(found: Iterable[Finding]) -> dict[str, Any]:
+    """What ``claims.json`` holds."""
+    return {"claims": [asdict(finding) for finding in found]}
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """Read ``claims.json``.
+
+    Raises
+    ------
+    UserError
+        If it is missing or is no such file.
+    """
+    return list(validated(_Record, read_json(path), path).claims)

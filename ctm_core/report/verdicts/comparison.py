@@ -1,0 +1,168 @@
+"""One comparison of a claim, decided by the 95% interval of a paired difference.
+
+With d = first - c * second and margin m:
+
+=========  =======================  =========================
+direction  reproduced               contradicted
+=========  =======================  =========================
+lower      the interval below -m    the interval above -m
+higher     the interval above m     the interval below m
+within     the interval in (-m, m)  the interval outside of it
+=========  =======================  =========================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ctm_core.config.claims import ClaimedCell, Comparison, PublishedValue
+from ctm_core.config.published import Literature
+from ctm_core.config.sampling_grid import Cell
+from ctm_core.evaluation.metrics import names
+from ctm_core.report.headline import cell_name
+from ctm_core.report.literature import family
+from ctm_core.report.scores import Row
+from ctm_core.report.statistics import Difference, Summary, paired
+
+__all__ = ["Compared", "Verdict", "compare"]
+
+Verdict = Literal["reproduced", "contradicted", "undecided", "not testable"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparison of a claim and what the table says of it.
+
+    ``first_value`` and ``second_value`` are means with their intervals as text; ``difference`` is
+    that of ``first - factor * second``. All are empty where the table lacks a cell, and ``why``
+    says so.
+    """
+
+    text: str
+    verdict: Verdict
+    metric: str = ""
+    protocol: str = ""
+    first_value: str = ""
+    second_value: str = ""
+    difference: str = ""
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+    pairs: int = 0
+    why: str = ""
+
+
+def compare(
+    comparison: Comparison, rows: Sequence[Row], protocol: str, literature: Literature
+) -> Compared:
+    """What the rows of one experiment under ``protocol`` say of a comparison."""
+    text = sentence(comparison, literature)
+    metric = _metric(comparison, rows)
+    if metric is None:
+        kind = {"fd": "Fréchet distance"}.get(comparison.metric, comparison.metric)
+        kind = kind.replace("_", " ")
+        return Compared(text, "not testable", why=f"the table has no {kind} under {protocol}")
+    first = _value(comparison.first, rows, metric)
+    second: Summary | None
+    if isinstance(comparison.second, PublishedValue):
+        entry = literature.get(comparison.second.published)
+        number = None if entry is None else entry.row.values.get(family(metric))  # type: ignore[call-overload]
+        if entry is None or number is None or entry.protocol != protocol:
+            why = f"the published value is none of {names.display(metric)} under {protocol}"
+            return Compared(text, "not testable", metric, protocol, why=why)
+        second = Summary(number)
+        difference = _from_constant(first, comparison.factor * number)
+    else:
+        second = _value(comparison.second, rows, metric)
+        difference = None
+        if first is not None and second is not None:
+            difference = paired(first, second, comparison.factor)
+    if first is None or second is None or difference is None:
+        lacking = comparison.first if first is None else comparison.second
+        assert isinstance(lacking, ClaimedCell)
+        why = f"the table has no {names.display(metric)} of {_cell_text(lacking)}"
+        return Compared(text, "not testable", metric, protocol, why=why)
+    return Compared(
+        text,
+        _verdict(difference, comparison),
+        metric,
+        protocol,
+        str(first),
+        str(second),
+        str(difference),
+        difference.mean,
+        difference.low,
+        difference.high,
+        difference.method,
+        difference.pairs,
+        difference.why,
+    )
+
+
+def _from_constant(first: Summary | None, number: float) -> Difference | None:
+    """The difference from a number that has no seeds: the interval of the cell, shifted."""
+    if first is None:
+        return None
+    mean = first.mean - number
+    if first.half is None:
+        return Difference(mean, why="there is a single value without a standard error")
+    return Difference(mean, mean - first.half, mean + first.half, first.method, 1)
+
+
+def _verdict(difference: Difference, comparison: Comparison) -> Verdict:
+    low, high, margin = difference.low, difference.high, comparison.margin
+    if low is None or high is None:
+        return "undecided"
+    if comparison.direction == "within":
+        holds, fails = -margin < low and high < margin, low > margin or high < -margin
+    elif comparison.direction == "lower":
+        holds, fails = high < -margin, low > -margin
+    else:
+        holds, fails = low > margin, high < margin
+    return "reproduced" if holds else "contradicted" if fails else "undecided"
+
+
+def _metric(comparison: Comparison, rows: Iterable[Row]) -> str | None:
+    """The metric of the claimed family with most samples; ``fd`` prefers ``fid``."""
+    wanted = ("fid", "fd") if comparison.metric == "fd" else (comparison.metric,)
+    known = names.in_order(metric for row in rows for metric in row.metrics)
+    return next((metric for metric in known if family(metric) in wanted), None)
+
+
+def _value(claimed: ClaimedCell, rows: Iterable[Row], metric: str) -> Summary | None:
+    fitting = [
+        row.metrics[metric]
+        for row in rows
+        if row.model == claimed.model and claimed.fits(row.cell) and metric in row.metrics
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def sentence(comparison: Comparison, literature: Literature) -> str:
+    """``ctm at NFE 1 lower than 0.5 × teacher at NFE 3``."""
+    second = comparison.second
+    if isinstance(second, ClaimedCell):
+        other = _cell_text(second)
+    else:
+        entry = literature.get(second.published)
+        other = f"the published value of {second.published if entry is None else entry.source}"
+    if comparison.factor != 1:
+        other = f"{comparison.factor:g} × {other}"
+    first = _cell_text(comparison.first)
+    if comparison.metric != "fd":
+        first = f"{comparison.metric.replace('_', ' ')} of {first}"
+    if comparison.direction == "within":
+        return f"{first} within {comparison.margin:g} of {other}"
+    by = f" by {comparison.margin:g}" if comparison.margin else ""
+    return f"{first} {comparison.direction} than {other}{by}"
+
+
+def _cell_text(claimed: ClaimedCell) -> str:
+    if claimed.nfe is None:
+        return claimed.model
+    text = f"{claimed.model} at {cell_name(Cell(claimed.sampler, claimed.nfe, claimed.gamma))}"
+    heun = claimed.sampler == "heun" and claimed.model != "teacher"
+    return text + (" (Heun)" if heun else "")

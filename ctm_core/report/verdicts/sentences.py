@@ -1,0 +1,85 @@
+"""Claims and their verdicts in words: ``claims.md``, and one sentence for a page's top."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+from ctm_core.report.verdicts import Finding, Verdict
+
+__all__ = ["markdown", "tally", "told"]
+
+
+def tally(found: Iterable[Finding]) -> dict[Verdict, int]:
+    """How many findings there are of each verdict."""
+    counts = Counter(finding.verdict for finding in found)
+    return {verdict: counts[verdict] for verdict in get_args(Verdict)}
+
+
+def told(found: Sequence[Finding]) -> str:
+    """The verdicts of some findings in one sentence."""
+    count = tally(found)
+    decided = len(found) - count["not testable"]
+    if not decided:
+        return "None of the paper's claims can be tested with this table."
+    held, failed = count["reproduced"], count["contradicted"]
+    claims = "claim" if decided == 1 else "claims"
+    return (
+        f"Of {decided} {claims} tested here {held} {_is(held)} reproduced, {failed} "
+        f"{_is(failed)} contradicted and {count['undecided']} {_is(count['undecided'])} undecided."
+    )
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def markdown(found: Sequence[Finding]) -> str:
+    """``claims.md``: a section for each experiment, and what no table of these can test."""
+    parts = [
+        "# Does it reproduce?",
+        "Each claim of the paper (`config/claims.yaml`) is decided by the 95% interval of a "
+        "paired difference: reproduced if it lies on the claimed side, contradicted if it lies on "
+        "the other, else undecided. The difference is of the first value and the second times its "
+        "factor.",
+    ]
+    for experiment in dict.fromkeys(finding.experiment for finding in found if finding.experiment):
+        own = [finding for finding in found if finding.experiment == experiment]
+        tested = [finding for finding in own if finding.verdict != "not testable"]
+        parts += [f"## {experiment}", told(own)]
+        if tested:
+            parts.append(_claim_table(tested))
+        if len(tested) < len(own):
+            parts += ["Not testable in this experiment:", _listed(own)]
+    rest = [finding for finding in found if not finding.experiment]
+    if rest:
+        parts += ["## Not testable with this table", _listed(rest)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(found: Iterable[Finding]) -> str:
+    return "\n".join(
+        f"* {finding.claim} *{finding.paper}* Why not: {finding.why}."
+        for finding in found
+        if finding.verdict == "not testable"
+    )
+
+
+def _claim_table(found: Iterable[Finding]) -> str:
+    lines = ["| claim | verdict | compared | values | difference [95% interval] |"]
+    lines.append("|---|---|---|---|---|")
+    for finding in found:
+        about = f"{finding.claim} *{finding.paper}*"
+        if finding.kind == "choice":
+            about += " (a choice, not compared in the paper)"
+        if finding.note:
+            about += f"<br>Note: {finding.note}."
+        verdict = f"**{finding.verdict}**"
+        for one in finding.compared:
+            values = f"{one.first_value} against {one.second_value}" if one.first_value else ""
+            difference = one.difference + (f" ({one.why})" if one.why and one.difference else "")
+            mark = "" if one.verdict == finding.verdict else f" ({one.verdict})"
+            lines.append(f"| {about} | {verdict} | {one.text}{mark} | {values} | {difference} |")
+            about = verdict = ""
+    return "\n".join(lines)

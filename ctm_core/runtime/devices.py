@@ -1,0 +1,91 @@
+"""A GPU of its own for each job of one machine without a batch system.
+
+Slurm and its like give a job its devices. Snakemake alone only counts them (``--resources
+gpu=4``), so there every job takes free ones by locking a file for each. The locks end with the
+process, however it ends. The workflow names their folder by :data:`LOCKS`; without it, nothing is
+taken, and two commands started by hand may share a GPU as before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from ctm_core.runtime import launch, slurm
+
+__all__ = ["LOCKS", "claim"]
+
+log = logging.getLogger(__name__)
+
+#: Environment variable with the folder of the locks, on this machine's own disk.
+LOCKS = "CTM_DEVICE_LOCKS"
+#: What a job may see, and what it takes of that.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: Seconds between attempts.
+POLL = 0.5
+#: Locks of this process, held until it ends.
+_held: list[IO[str]] = []
+
+
+def claim(count: int) -> None:
+    """Take free GPUs for this process and its copies, and wait for them if there are none.
+
+    To be called before CUDA is first used. Nothing is done in a job of Slurm, in a copy, where
+    :data:`LOCKS` is not set, or where the machine has no GPUs.
+
+    Parameters
+    ----------
+    count
+        How many; all of them if there are fewer.
+    """
+    folder = os.environ.get(LOCKS)
+    if not folder or count < 1 or slurm.current_job() or launch.MARK in os.environ:
+        return
+    devices = _devices()
+    wanted = min(count, len(devices))
+    if not wanted:
+        return
+    # Each user has a folder: a file of another's could not be locked.
+    place = Path(folder)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told = False
+    while True:
+        taken = _take(place, devices, wanted)
+        if taken:
+            os.environ[VISIBLE] = ",".join(taken)
+            return
+        if not told:
+            log.info("waiting for %d free of %d GPUs", wanted, len(devices))
+            told = True
+        time.sleep(POLL)
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA takes."""
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def _take(place: Path, devices: list[str], wanted: int) -> list[str]:
+    """All that is wanted, locked; or nothing."""
+    files: dict[str, IO[str]] = {}
+    for name in devices:
+        file: IO[str] = open(place / f"{name.replace('/', '_')}.lock", "a")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        files[name] = file
+        if len(files) == wanted:
+            _held.extend(files.values())
+            return list(files)
+    for file in files.values():
+        file.close()
+    return []

@@ -1,0 +1,206 @@
+"""Files that are either whole or absent.
+
+Every file of the project is written beside its final name, synced to disk and renamed, so a reader
+never meets half a file, whatever kills the writer. Tensors are stored as safetensors, everything
+else as JSON; nothing is pickled.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctm_core.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "atomic_write",
+    "load_tensors",
+    "read_json",
+    "read_metadata",
+    "remove_tree",
+    "save_tensors",
+    "sha256_bytes",
+    "sha256_file",
+    "sha256_json",
+    "sync_folder",
+    "write_json",
+    "write_text",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal SHA-256 of the canonical (sorted, compact) JSON form of ``value``."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def sha256_file(path: PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    UserError
+        If the file is missing.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it first or correct the path") from None
+
+
+def sync_folder(path: PathLike) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_write(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success sync it and rename it into place.
+
+    On an exception the temporary file is removed and ``path`` keeps what it held before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers that were killed; those of living ones stay."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass  # not ours to judge
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is not JSON; the sentence names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it first or correct the path") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is not a readable JSON file ({error}); delete it and make it again"
+        ) from None
+
+
+def save_tensors(
+    path: PathLike,
+    tensors: "Mapping[str, torch.Tensor]",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write named tensors and string metadata as safetensors, atomically.
+
+    Equal tensors and metadata give equal bytes, so a file's hash says what it holds.
+    """
+    from safetensors.torch import save
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
+    data = save(plain, metadata=dict(metadata or {}))
+    header, start = _sorted_header(data)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+        file.write(memoryview(data)[start:])  # a gigabyte is not copied once more
+
+
+def _sorted_header(data: bytes) -> tuple[bytes, int]:
+    """The header in sorted order, and where the tensors start in ``data``."""
+    # safetensors writes its metadata in the order of a hash map that differs between processes.
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    ordered = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))} | header
+    text = json.dumps(ordered, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, 8 + length
+
+
+@contextmanager
+def _opened(path: PathLike) -> "Iterator[Any]":
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; make it first or correct the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}); delete it and make it again"
+        ) from None
+
+
+def load_tensors(path: PathLike) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
+    """Read every tensor and the metadata of a safetensors file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, truncated or not safetensors.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, dict(file.metadata() or {})
+
+
+def read_metadata(path: PathLike) -> dict[str, str]:
+    """Read only the string metadata of a safetensors file; raises as :func:`load_tensors`."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def remove_tree(path: PathLike) -> None:
+    """Remove a folder and what it holds; a missing one is no error."""
+    shutil.rmtree(path, ignore_errors=True)

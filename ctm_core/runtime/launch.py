@@ -1,0 +1,193 @@
+"""Several processes of one command on one machine.
+
+``ctm train --processes N`` starts N copies of itself with the environment that torchrun gives, and
+ends as they end: with process 0's exit code, and with process 0's sentence, since only that one
+speaks. Signals are handed on, so a batch system's warning reaches every process. If a process dies
+of something else (kill -9, memory), the others are stopped and the command says which one died;
+if this one dies, the copies notice and stop with a checkpoint.
+
+torch's own launcher is not used here: it ends its workers at the first signal, which leaves them
+little time for a checkpoint, and reports every failure as 1. The command works under it as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from ctm_core.runtime.errors import CtmError, Diverged, Interrupted, UserError
+
+__all__ = ["STORE", "follow_parent", "launched"]
+
+#: Set in the copies, to the number of the process that started them; they start none.
+MARK = "CTM_LAUNCHED"
+#: File descriptor, in process 0, of the socket at which it listens for the others.
+STORE = "CTM_STORE"
+#: Handed on to every process.
+HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+#: Seconds between looks at the processes.
+POLL = 0.05
+#: Seconds that the others have, after one has failed, to end by themselves, then after SIGTERM.
+GRACE, LAST_GRACE = 10.0, 5.0
+AGAIN = "the last checkpoint stands, run the same command again to continue"
+
+
+class Worker(Protocol):
+    """What is needed of ``subprocess.Popen``."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class _Ended(CtmError):
+    """The processes have ended; with an empty sentence if they have said why."""
+
+    def __init__(self, exit_code: int, sentence: str = "") -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def launched(processes: int) -> bool:
+    """Run this very command in ``processes`` copies, unless it is one of them.
+
+    Returns
+    -------
+    True once they have all succeeded; False in a copy, under torchrun, or for one process: the
+    caller then does the work itself.
+
+    Raises
+    ------
+    CtmError
+        With the exit code of the copies, if they did not succeed.
+    """
+    if processes <= 1 or MARK in os.environ or "WORLD_SIZE" in os.environ:
+        return False
+    workers: list[Worker] = []
+    with _signals(workers) as received:
+        try:
+            # Listening from here on: a port that is merely known to be free may be taken.
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                for rank in range(processes):
+                    environment = _environment(rank, processes, server)
+                    workers.append(start(environment, server.fileno()))
+            for number in received:  # while they were being started
+                _send(workers, number)
+            _wait(workers)
+            codes = [worker.poll() for worker in workers]
+        finally:
+            _end(workers)
+    if any(code != 0 for code in codes):
+        raise _verdict(codes, received)
+    return True
+
+
+def _environment(rank: int, processes: int, server: socket.socket) -> dict[str, str]:
+    address, port = server.getsockname()
+    given = {
+        MARK: str(os.getpid()),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    return given | ({STORE: str(server.fileno())} if rank == 0 else {})
+
+
+def start(environment: Mapping[str, str], descriptor: int) -> Worker:
+    """Start a copy with some environment variables and, if it is process 0, the socket."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ctm_core.cli", *sys.argv[1:]],
+        env={**os.environ, **environment},
+        pass_fds=(descriptor,) if STORE in environment else (),
+    )
+
+
+def _verdict(codes: list[int | None], received: list[int]) -> CtmError:
+    """How the command ends if not all processes ended well (None: it had to be ended)."""
+    # What process 0 chose to end with, then what another chose; 75 may be but a consequence.
+    for i, code in enumerate(codes):
+        if code is None or code <= 0 or code == Interrupted.exit_code:
+            continue
+        if code in (UserError.exit_code, Diverged.exit_code):
+            return _Ended(code)
+        if not received:
+            what = f"process {i} of {len(codes)} failed with exit code {code}, as it says above"
+            return _Ended(code, f"{what}; the last checkpoint stands")
+    if received:
+        if codes[0] == Interrupted.exit_code:
+            return _Ended(Interrupted.exit_code)
+        return Interrupted(f"stopped by {signal.Signals(received[0]).name}; {AGAIN}")
+    for i, code in enumerate(codes):
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return Interrupted(f"process {i} of {len(codes)} was killed by {name}; {AGAIN}")
+    if codes[0] == Interrupted.exit_code:
+        return _Ended(Interrupted.exit_code)
+    return Interrupted(f"one of {len(codes)} processes stopped; {AGAIN}")
+
+
+def _wait(workers: list[Worker], grace: float | None = None) -> None:
+    """Until all have ended, or one has failed and the others had time to end by themselves."""
+    deadline = None if grace is None else time.monotonic() + grace
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(POLL)
+        if deadline is None and any(worker.poll() for worker in workers):
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            return
+
+
+def _end(workers: list[Worker]) -> None:
+    """End those that are still there; nothing is lost, since files are whole or absent."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _send(workers, number)
+        _wait(workers, LAST_GRACE)
+
+
+def _send(workers: list[Worker], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+
+
+@contextlib.contextmanager
+def _signals(workers: list[Worker]) -> Iterator[list[int]]:
+    """Hand signals on; yields the list of those received."""
+    received: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        received.append(number)
+        # A terminal's SIGINT has reached them already; a second one changes nothing.
+        _send(workers, number)
+
+    old = {number: signal.signal(number, hand_on) for number in HANDED_ON}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def follow_parent() -> None:
+    """In a copy, or under torchrun: receive SIGTERM when what started it dies (Linux)."""
+    parent = os.environ.get(MARK)
+    if parent is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    if not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+    if parent is not None and os.getppid() != int(parent):  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)

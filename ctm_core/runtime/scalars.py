@@ -1,0 +1,88 @@
+"""The curve of a training: one JSON line a logged step, and the same for TensorBoard.
+
+``training.jsonl`` is the record; TensorBoard's event files are a view of it for people. Both are
+written at once, in this process: a full disk ends the training with a sentence rather than a
+background thread without one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from ctm_core.runtime.files import write_text
+
+__all__ = ["Scalars", "rewind"]
+
+FILE = "training.jsonl"
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Drop the lines of ``training.jsonl`` after ``step``: they will be written again."""
+    file = folder / FILE
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            break  # the line that a kill cut short
+    write_text(file, "".join(kept))
+
+
+class Scalars:
+    """Appends to the curve in a run folder; a context manager.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    step
+        Steps done so far; TensorBoard hides what an earlier process logged after it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self._file = open(folder / FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed on exit
+        board = folder / "tensorboard"
+        board.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(board / "events"), filename_suffix=f".{step:08d}")
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values of one step."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        shown: Iterable[Summary.Value] = (
+            Summary.Value(tag=name, simple_value=value) for name, value in values.items()
+        )
+        self._event(step, summary=Summary(value=shown))
+
+    def _event(self, step: int, **content: object) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
+
+    def __enter__(self) -> Scalars:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._board.close()

@@ -1,0 +1,1 @@
+"""The training loop and what it trains with: objectives, distances, discriminators, averages."""

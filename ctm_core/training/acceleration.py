@@ -1,0 +1,60 @@
+"""What makes the same mathematics faster: memory layout, kernels, rounded weights.
+
+Each lever is a key of the training section, so the record and the hash of a training have it, and
+changes rounding alone. Their effects: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ctm_core.config import Training
+from ctm_core.models.networks.layers import Recomputing, UNetBlock
+from ctm_core.models.networks.openai_adm import AttentionBlock
+
+__all__ = ["apply", "round_frozen"]
+
+#: Layers that autocast runs in bf16, whatever the dtype of their weights.
+ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def apply(
+    section: Training, learning: Iterable[nn.Module], frozen: Iterable[nn.Module] = ()
+) -> None:
+    """Prepare the networks of a training in place.
+
+    Parameters
+    ----------
+    section
+        Its keys ``precision``, ``channels_last``, ``attention`` and ``recompute`` are read.
+    learning
+        The student and its averages: their weights stay float32.
+    frozen
+        Networks whose weights never change and that no file is written of.
+    """
+    learning, frozen = list(learning), list(frozen)
+    if section.precision == "bf16":
+        for network in frozen:
+            round_frozen(network)
+    for network in (*learning, *frozen):
+        if section.channels_last:
+            network.to(memory_format=torch.channels_last)
+        for module in network.modules():
+            if isinstance(module, (UNetBlock, AttentionBlock)):
+                module.attention_kernel = section.attention
+            if isinstance(module, Recomputing):
+                module.recompute = section.recompute
+
+
+def round_frozen(network: nn.Module) -> None:
+    """Round the weights of convolutions and linear maps to bf16, once and not at every call.
+
+    Autocast rounds them in the same way, so under it nothing changes, to the bit; without it the
+    network no longer runs on float32 images.
+    """
+    for module in network.modules():
+        if isinstance(module, ROUNDED):
+            module.to(torch.bfloat16)

@@ -1,0 +1,227 @@
+r"""The adversarial term (CTM section 3.3): losses, and the player that any objective can be given.
+
+With the discriminator's logits :math:`d(x)`, of which there are many for an image, real images
+:math:`x_0` and generated ones :math:`\hat x = G_{ema}(G_\theta(x_t, t, s), s, \sigma_\text{min})`,
+the released code has the hinge (Lim & Ye, 2017),
+
+.. math::
+    L_D &= \overline{\max(0, 1 - d(x_0))} + \overline{\max(0, 1 + d(\hat x))} \\
+    L_G &= -\overline{d(\hat x)}
+
+and the paper prints logarithms, with the probability :math:`p = 1/(1 + e^{-d})`,
+
+.. math::
+    L_D = -\overline{\log p(x_0)} - \overline{\log(1 - p(\hat x))},\qquad
+    L_G = \overline{\log(1 - p(\hat x))}
+
+The bar is the mean over each tensor of logits and then over the tensors, whatever their sizes. At
+d = 0 the hinge gives 2 and 0.
+
+Even steps move the generator, with :math:`\lambda_\text{gan} L_G` beside its other losses; odd
+steps move the discriminator's heads alone. The averages of the student move on even steps only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.training.balance import Rule
+from ctm_core.training.discriminator import Discriminator, build_discriminator
+from ctm_core.training.discriminator.projected_layers import SpectralConv2d
+
+if TYPE_CHECKING:
+    from ctm_core import config
+    from ctm_core.training.batches import Batch
+
+__all__ = [
+    "Adversary",
+    "build",
+    "hinge_discriminator",
+    "hinge_generator",
+    "log_discriminator",
+    "log_generator",
+]
+
+Logits = Tensor | Sequence[Tensor]
+
+#: Clip of lambda_gan in the released code.
+LOW, HIGH = 0.01, 10.0
+
+
+def hinge_discriminator(real: Logits, fake: Logits) -> Tensor:
+    """L_D of logits on real and on generated images.
+
+    Parameters
+    ----------
+    real, fake
+        A tensor of logits or several, of any shapes.
+
+    Returns
+    -------
+    Tensor, shape (), float32 or float64
+    """
+    return _mean(real, lambda x: functional.relu(1 - x)) + _mean(
+        fake, lambda x: functional.relu(1 + x)
+    )
+
+
+def hinge_generator(fake: Logits) -> Tensor:
+    """L_G of logits on generated images; see :func:`hinge_discriminator`."""
+    return -_mean(fake, lambda x: x)
+
+
+def log_discriminator(real: Logits, fake: Logits) -> Tensor:
+    """The printed L_D; arguments as :func:`hinge_discriminator`."""
+    return _mean(real, lambda x: functional.softplus(-x)) + _mean(fake, functional.softplus)
+
+
+def log_generator(fake: Logits) -> Tensor:
+    """The printed L_G, log(1 - p), unbounded below."""
+    return -_mean(fake, functional.softplus)
+
+
+def _mean(logits: Logits, of: Callable[[Tensor], Tensor]) -> Tensor:
+    several = [logits] if isinstance(logits, Tensor) else list(logits)
+    wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in several)
+    return torch.stack([of(x).mean() for x in wide]).mean()
+
+
+LOSSES = {
+    "hinge": (hinge_generator, hinge_discriminator),
+    "log": (log_generator, log_discriminator),
+}
+
+
+class Adversary:
+    """A discriminator that learns beside the student.
+
+    Parameters
+    ----------
+    discriminator
+        Logits of images; frozen feature networks and projections, heads that learn.
+    section
+        Its part of the configuration.
+    loss
+        ``hinge`` or ``log``.
+    """
+
+    def __init__(
+        self, discriminator: Discriminator, section: config.Adversarial, loss: str = "hinge"
+    ) -> None:
+        self.discriminator = discriminator.train()
+        self.section = section
+        self.period = section.period
+        #: How the generator's loss is weighted (section 2.5 of the released behaviour).
+        self.rule = Rule(section.discriminator_weight, low=LOW, high=HIGH)
+        self._generator_loss, self._discriminator_loss = LOSSES[loss]
+        self._spectral = [m for m in discriminator.modules() if isinstance(m, SpectralConv2d)]
+        self.advance()
+        self.optimizer = torch.optim.RAdam(
+            discriminator.trained(), lr=section.learning_rate, betas=section.betas, foreach=True
+        )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What learns: the heads."""
+        return self.discriminator.trained()
+
+    def feature_networks(self) -> list[nn.Module]:
+        """The pretrained networks, which are frozen."""
+        trunks = (branch.backbone.trunk for branch in self.discriminator.branches())
+        return [trunk for trunk in trunks if trunk is not None]
+
+    def generator_loss(self, fake: Tensor, batch: Batch) -> Tensor:
+        """L_G of generated images (B, C, H, W) in [-1, 1]; gradient passes to them alone."""
+        with self._frozen():
+            return self._generator_loss(self._logits(fake, batch, "generator"))
+
+    def discriminator_loss(
+        self, real: Tensor, fake: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, float]]:
+        """L_D, and what is recorded of it: the loss and the mean logits of both kinds.
+
+        Real and generated images are augmented by different draws, as in the released commands,
+        unless ``share_augmentation`` is set.
+        """
+        on_real = self._logits(real, batch, "real")
+        shared = "real" if self.section.share_augmentation else "generated"
+        on_fake = self._logits(fake, batch, shared)
+        loss = self._discriminator_loss(on_real, on_fake)
+        terms = {
+            "d_loss": float(loss.detach()),
+            "d_real": float(_mean(on_real, lambda x: x).detach()),
+            "d_fake": float(_mean(on_fake, lambda x: x).detach()),
+        }
+        return loss, terms
+
+    def _logits(self, images: Tensor, batch: Batch, stream: str) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        draws = self.discriminator.draw(batch.uniform, size, f"diffaugment/{stream}")
+        logits: Tensor = self.discriminator(images, draws)
+        return logits
+
+    @contextlib.contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Without gradient to the heads, whose inputs then need not be kept."""
+        trained = self.parameters()
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def advance(self) -> None:
+        """One power iteration of the heads' spectral norms; after each of their steps.
+
+        Once a step and not once a forward pass, so that the number of micro-batches and of
+        processes does not enter.
+        """
+        for layer in self._spectral:
+            layer.train()
+            with torch.no_grad():
+                layer.normalised_weight()
+            layer.eval()
+
+    def hashes(self) -> dict[str, str | None]:
+        """SHA-256 of the weights of each feature network, as inputs of a run."""
+        found = self.discriminator.weights_sha256()
+        return {f"features {name}": digest for name, digest in found.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Heads, their norms' vectors and statistics, and the frozen projections."""
+        return self.discriminator.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.discriminator.load_state_dict(state)
+
+    def statistics(self) -> list[Tensor]:
+        """Copies of what a forward pass changes: the running statistics of the heads' norms."""
+        return [value.clone() for value in self.discriminator.buffers()]
+
+    @torch.no_grad()
+    def restore_statistics(self, values: Sequence[Tensor]) -> None:
+        """Put back what :meth:`statistics` gave."""
+        for value, before in zip(self.discriminator.buffers(), values, strict=True):
+            value.copy_(before)
+
+
+def build(section: config.Student, seed: int, device: torch.device) -> Adversary:
+    """The adversary of a student's configuration; projections and heads follow the seed.
+
+    Raises
+    ------
+    UserError
+        If a feature network's weights are missing or wrong.
+    """
+    adversarial = section.adversarial
+    assert adversarial is not None
+    discriminator = build_discriminator(adversarial.discriminator, seed).to(device)
+    return Adversary(discriminator, adversarial, section.adversarial_loss)

@@ -1,0 +1,132 @@
+r"""Layers whose starting values come from the run's seed, and spectral normalisation.
+
+Weights and biases start uniform on :math:`\pm 1/\sqrt{n}`, n the number of weights of one output
+(PyTorch's default law), drawn by name from counter-based streams: equal on every process, whatever
+was drawn before.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctm_core.diffusion import randomness
+
+__all__ = ["Conv2d", "ConvTranspose2d", "SpectralConv2d", "initialise"]
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that waits for :func:`initialise`."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing from torch's global random state."""
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that waits for :func:`initialise`."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing from torch's global random state."""
+
+
+class SpectralConv2d(Conv2d):
+    r"""Convolution whose weight is divided by its largest singular value (Miyato et al. 2018).
+
+    With W the weight as a matrix (out, rest), one power iteration a forward pass in train mode,
+    none in eval mode:
+
+    .. math::
+        v \leftarrow W^\top u / \|W^\top u\|, \quad u \leftarrow W v / \|W v\|, \qquad
+        \sigma = u^\top W v
+
+    u and v count as constants, so the gradient reaches W through the quotient and through σ. The
+    division is made in the weight's own precision, outside of autocast.
+
+    The parameter ``weight_orig`` (W) and the buffers ``weight_u`` (out,) and ``weight_v`` (rest,)
+    have the names that torch's ``spectral_norm`` gives them and hold the same numbers after the
+    same calls; but that function draws u and v from the global random state and would let autocast
+    round σ to bf16.
+    """
+
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
+        )
+        self.weight_orig = self.weight
+        del self._parameters["weight"]
+        rows = self.weight_orig.flatten(1)
+        self.register_buffer("weight_u", rows.new_empty(rows.shape[0]))
+        self.register_buffer("weight_v", rows.new_empty(rows.shape[1]))
+
+    def normalised_weight(self) -> Tensor:
+        """W/σ, shape (out, in, k, k), after a power iteration in train mode."""
+        with _full_precision(self.weight_orig.device.type):
+            rows = self.weight_orig.flatten(1)
+            if self.training:
+                with torch.no_grad():
+                    v = functional.normalize(rows.mT @ self.weight_u, dim=0, eps=1e-12)
+                    self.weight_v.copy_(v)
+                    u = functional.normalize(rows @ v, dim=0, eps=1e-12)
+                    self.weight_u.copy_(u)
+            # Copies, because the next forward pass changes the buffers before this one's backward.
+            sigma: Tensor = self.weight_u.clone() @ (rows @ self.weight_v.clone())
+            weight: Tensor = self.weight_orig / sigma
+            return weight
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve with W/σ."""
+        out: Tensor = self._conv_forward(input, self.normalised_weight(), self.bias)
+        return out
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, seed: int, stream: str) -> None:
+    """Draw the starting values of every layer of this file inside ``module``.
+
+    Parameters
+    ----------
+    seed, stream
+        The run's seed and a prefix; a tensor's own name in ``module`` completes the stream's.
+    """
+    for name, layer in module.named_modules():
+        if not isinstance(layer, Conv2d | ConvTranspose2d):
+            continue
+        spectral = isinstance(layer, SpectralConv2d)
+        weight = layer.weight_orig if isinstance(layer, SpectralConv2d) else layer.weight
+        bound = 1 / math.sqrt(weight[0].numel())
+        for leaf, value in (("weight", weight), ("bias", layer.bias)):
+            if value is not None and not value.is_meta:
+                drawn = _drawn("uniform", seed, f"{stream}/{name}.{leaf}", value)
+                value.copy_((2 * drawn - 1) * bound)
+        if spectral and not weight.is_meta:
+            for leaf in ("weight_u", "weight_v"):
+                buffer = getattr(layer, leaf)
+                drawn = _drawn("normal", seed, f"{stream}/{name}.{leaf}", buffer)
+                buffer.copy_(functional.normalize(drawn, dim=0, eps=1e-12))
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # the device "meta", which computes nothing
+
+
+def _drawn(law: str, seed: int, stream: str, like: Tensor) -> Tensor:
+    draw = randomness.uniform if law == "uniform" else randomness.normal
+    return draw(seed, stream, 0, 0, 1, tuple(like.shape))[0]

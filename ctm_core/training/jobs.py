@@ -1,0 +1,346 @@
+"""Whole training jobs: from a config, a data set and a teacher's file to exported weights."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctm_core.config import Experiment, Training
+from ctm_core.data.dataset import Dataset
+from ctm_core.models import weight_file
+from ctm_core.models.foreign.fit import copy_shared
+from ctm_core.runtime import distributed
+from ctm_core.runtime.files import atomic_write, sha256_file, write_json
+from ctm_core.runtime.provenance import code_version
+from ctm_core.runtime.runs import RunFolder, environment
+from ctm_core.training import acceleration, assembly, ema, objectives
+from ctm_core.training.adversary import build as build_adversary
+from ctm_core.training.denoising import DsmObjective
+from ctm_core.training.loop import Trainer
+from ctm_core.training.objective import Objective
+
+if TYPE_CHECKING:
+    from ctm_core.diffusion.trajectory import Trajectory
+
+__all__ = ["Place", "train_student", "train_teacher"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training lives and how it was started.
+
+    Attributes
+    ----------
+    output
+        Folder that receives the weights and the record.
+    runs, run
+        Parent of the run folders, or the very folder.
+    attempt
+        The workflow's attempt: from the second on, a recorded failure ends at once.
+    allow_world_size
+        Whether a run may go on with another number of processes; it is then no longer exact.
+    """
+
+    output: Path
+    runs: Path = Path("runs")
+    run: Path | None = None
+    attempt: int = 1
+    allow_world_size: bool = False
+
+
+def train_teacher(
+    experiment: Experiment, dataset: Dataset, *, seed: int | None = None, **place: Any
+) -> Path:
+    """Train an EDM denoiser from nothing and export its EMA.
+
+    Parameters
+    ----------
+    place
+        Keywords of :class:`Place`; ``output`` is needed.
+
+    Returns
+    -------
+    ``teacher.safetensors``; ``training.jsonl`` and ``training.json`` stand beside it.
+    """
+    training, section = experiment.training("teacher"), experiment.teacher
+    assert section is not None
+    seed = section.seed if seed is None else seed
+    with distributed.session() as device:
+        experiment = assembly.resolved(experiment, device)
+        assembly.check_dataset(experiment, dataset)
+        student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
+        job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
+        averages = {rate: ema.frozen_copy(student).train() for rate in training.ema}
+        inputs = {"dataset": dataset.fingerprint}
+        return job.run(averages, DsmObjective(section, student), inputs)
+
+
+def train_student(
+    experiment: Experiment,
+    model: str,
+    dataset: Dataset,
+    teacher: Path | None,
+    *,
+    seed: int,
+    init: Path | None = None,
+    init_average: Path | None = None,
+    **place: Any,
+) -> Path:
+    """Train a student by its objective and export its EMA.
+
+    Parameters
+    ----------
+    teacher
+        Weight file of the denoiser; None for an objective that uses none and starts at random.
+    init, init_average
+        For a model with ``init_from``: the live weights and the EMA that the other exported.
+    place
+        Keywords of :class:`Place`; ``output`` is needed.
+
+    Returns
+    -------
+    ``student.safetensors``, with snapshots and the record beside it.
+
+    Raises
+    ------
+    UserError
+        If the teacher was trained for another data set, network or process, or a file is missing
+        that the config needs.
+    """
+    from ctm_core.training import perceptual
+
+    with distributed.session() as device:
+        experiment = assembly.resolved(experiment, device)
+        section = experiment.student(model)
+        kind = objectives.find(section.objective)
+        assembly.check_dataset(experiment, dataset)
+        assembly.check_inputs(section, model, teacher, init, init_average)
+        denoiser = None
+        if teacher is not None:
+            denoiser, record = weight_file.load_weights(teacher)
+            assembly.check_teacher(experiment, dataset, record, teacher)
+            denoiser.to(device)
+        student = assembly.fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
+        if section.initial == "teacher" and denoiser is not None:
+            copy_shared(denoiser, student)
+        if init is not None:
+            assembly.load_into(student, init)
+        student.to(device)
+        rates = tuple(dict.fromkeys((section.target_ema, *section.training.ema)))
+        averages = {rate: ema.frozen_copy(student).train() for rate in rates}
+        if init_average is not None:
+            for average in averages.values():
+                assembly.load_into(average, init_average)
+        distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
+        adversary = None
+        if section.adversarial is not None:
+            adversary = build_adversary(section, seed, device)
+
+        objective = kind(
+            section=section,
+            diffusion=experiment.diffusion,
+            student=student,
+            target=averages[section.target_ema],
+            teacher=denoiser,
+            distance=distance,
+            adversary=adversary,
+        )
+        job = _Job(experiment, model, section.objective, dataset, seed, Place(**place), student)
+        inputs = {
+            "dataset": dataset.fingerprint,
+            "teacher": None if teacher is None else sha256_file(teacher),
+            "distance": distance.weights_sha256,
+        }
+        files = {"init": init, "init_average": init_average}
+        inputs |= {name: sha256_file(path) for name, path in files.items() if path is not None}
+        if adversary is not None:
+            inputs |= adversary.hashes()
+        return job.run(averages, objective, inputs)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training: what names its folder, and what its files say of it."""
+
+    experiment: Experiment
+    model: str
+    objective: str
+    dataset: Dataset
+    seed: int
+    place: Place
+    student: Trajectory
+
+    @property
+    def section(self) -> Training:
+        return self.experiment.training(self.model)
+
+    @property
+    def lambda_scope(self) -> str:
+        if self.model == "teacher":
+            return "microbatch"
+        return self.experiment.student(self.model).lambda_scope
+
+    @property
+    def train_hash(self) -> str:
+        return self.experiment.train_hash(self.model)
+
+    @property
+    def folder(self) -> Path:
+        if self.place.run is not None:
+            return self.place.run
+        name = f"{self.experiment.experiment}/{self.model}/seed-{self.seed}"
+        return self.place.runs / name / self.train_hash[:12]
+
+    def identity(self) -> dict[str, Any]:
+        """What a run folder belongs to."""
+        return {
+            "experiment": self.experiment.experiment,
+            "model": self.model,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "configuration": self.experiment.model_dump(mode="json"),
+        }
+
+    def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+        """What a weight file says of itself."""
+        experiment, dataset = self.experiment, self.dataset
+        return {
+            "experiment": experiment.experiment,
+            "model": self.model,
+            "objective": self.objective,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "ema": self.section.final_ema,
+            "dataset": experiment.dataset.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "inputs": dict(inputs),
+            "network": experiment.network.model_dump(mode="json"),
+            "diffusion": experiment.diffusion.model_dump(mode="json"),
+            "resolution": dataset.resolution,
+            "channels": dataset.channels,
+            "label_dim": assembly.label_dim(experiment, dataset),
+            "class_names": dataset.class_names,
+            "time_s": self.student.time_s,
+            "inner": self.student.parametrisation,
+            "final_only": self.model != "teacher" and objectives.find(self.objective).final_only,
+        }
+
+    def run(
+        self,
+        averages: dict[float, Trajectory],
+        objective: Objective,
+        inputs: Mapping[str, str | None],
+    ) -> Path:
+        """Train in the run folder, then deliver."""
+        section, place = self.section, self.place
+        acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
+        run = RunFolder(self.folder, config=self.identity(), inputs=inputs, attempt=place.attempt)
+        with _held(run):
+            processes = distributed.count()
+            threads = max(1, self.experiment.threads // processes)
+            distributed.on_main(
+                lambda: run.restore_environment(threads, processes, place.allow_world_size)
+            )
+            torch.set_num_threads(distributed.shared(torch.get_num_threads()))
+            trainer = Trainer(
+                title=f"{self.experiment.experiment} {self.model} seed {self.seed}",
+                section=section,
+                objective=objective,
+                student=self.student.train(),
+                averages=averages,
+                dataset=self.dataset,
+                labels=self.experiment.conditional,
+                seed=self.seed,
+                run=run,
+                device=next(self.student.parameters()).device,
+                lambda_scope=self.lambda_scope,
+                preview=assembly.preview(self.experiment, self.dataset, self.model),
+            )
+            exports = self.exports(run.path / "exports")
+            record = self.record(inputs)
+
+            def export(path: Path, trainer: Trainer) -> None:
+                live = path.name.startswith("live-")
+                network = trainer.student if live else trainer.averages[section.final_ema]
+                weight_file.export(path, network, record | {"step": trainer.step})
+
+            trainer.train(exports, export)
+            evaluations = trainer.evaluations()
+            distributed.on_main(lambda: self.deliver(run, trainer, exports, inputs, evaluations))
+        return place.output / self.final
+
+    @property
+    def final(self) -> str:
+        return "teacher.safetensors" if self.model == "teacher" else "student.safetensors"
+
+    def exports(self, folder: Path) -> dict[Path, int]:
+        """Files to write on the way, and the step of each."""
+        section = self.section
+        forks = self.experiment.fork_steps(self.model)
+        steps = {*section.snapshots, *forks} - {section.steps}
+        files = {folder / f"snapshot-{step:08d}.safetensors": step for step in sorted(steps)}
+        files |= {folder / f"live-{step:08d}.safetensors": step for step in forks}
+        return files | {folder / self.final: section.steps}
+
+    def deliver(
+        self,
+        run: RunFolder,
+        trainer: Trainer,
+        exports: Mapping[Path, int],
+        inputs: Mapping[str, str | None],
+        evaluations: Mapping[str, int],
+    ) -> None:
+        """Copy the run's results to where the workflow declared them, the weights last."""
+        last = next(path for path in exports if path.name == self.final)
+        student = self.experiment.students.get(self.model)
+        fork = None if student is None else student.init_from
+        summary = {
+            "experiment": self.experiment.experiment,
+            "model": self.model,
+            "objective": self.objective,
+            "seed": self.seed,
+            "train_hash": self.train_hash,
+            "steps": self.section.steps,
+            "init_from": None if fork is None else fork.model_dump(mode="json"),
+            "parameters": sum(p.numel() for p in self.student.parameters()),
+            "seconds": round(trainer.seconds, 3),
+            "exact": run.exact,
+            "forward_passes": dict(evaluations),
+            "processes": distributed.count(),
+            "hardware": environment(),
+            "precision": self.section.precision,
+            "weights_sha256": sha256_file(last),
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "teacher_sha256": inputs.get("teacher"),
+            "code_version": code_version(),
+        }
+        run.confirm()
+        folder = self.place.output
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / "training.json", summary)
+        write_json(folder / "training.json", summary)
+        others = sorted(path for path in exports if path != last)
+        for source in (run.path / "training.jsonl", *others, last):
+            with atomic_write(folder / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _held(run: RunFolder) -> Iterator[None]:
+    """Hold the run folder on process 0; every process ends as it does, with its exit code."""
+    distributed.on_main(run.__enter__)
+    try:
+        yield
+    except BaseException as error:
+        if distributed.main():
+            run.__exit__(type(error), error, error.__traceback__)
+        raise
+    else:
+        if distributed.main():
+            run.__exit__(None, None, None)

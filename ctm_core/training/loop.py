@@ -1,0 +1,403 @@
+"""The training loop: draw, step, average, record, save, and survive.
+
+One generator step, beside the paper's algorithm (docs/training.md has it line by line)::
+
+    for each micro-batch of this process:   x_0, labels              batch
+        objective.backward                  the losses' gradients    objectives/, balance
+    distributed.average(gradients)          mean over processes
+    optimizer.step, ema.update              θ, then every EMA of θ
+
+With an adversary, even steps update the generator so and odd ones the discriminator alone.
+
+Nothing here depends on when or how often the process was started: every random number is a
+function of (seed, stream, step, sample index), and the state after step n is exactly what the
+checkpoint of step n holds. With several processes each computes its part of the global batch and
+takes every decision on the same reduced numbers; process 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctm_core.config import Training
+from ctm_core.diffusion import randomness
+from ctm_core.runtime import checkpoint, distributed, interrupts, scalars
+from ctm_core.runtime.errors import Diverged, Interrupted
+from ctm_core.runtime.progress import Progress
+from ctm_core.runtime.runs import RunFolder
+from ctm_core.training import balance, ema, optimizers
+from ctm_core.training.batches import Batch, Batches
+from ctm_core.training.objective import Objective
+
+if TYPE_CHECKING:
+    from ctm_core.data.dataset import Dataset
+    from ctm_core.diffusion.trajectory import Trajectory
+
+__all__ = ["Trainer"]
+
+log = logging.getLogger(__name__)
+
+Tensor = torch.Tensor
+
+
+class _Abandoned(Exception):
+    """A signal arrived within a step; nothing of the step is kept."""
+
+
+class Trainer:
+    """One run: a student, its averages, its optimisers, and the step they have reached.
+
+    Parameters
+    ----------
+    section
+        Length, batch, rates.
+    objective
+        Turns a batch into gradients; brings the adversary, if there is one.
+    student
+        The network that learns.
+    averages
+        EMAs by decay; the objective's target network is one of them.
+    dataset
+        Training images.
+    labels
+        Whether labels are given to the network.
+    seed
+        The run's seed.
+    run
+        The folder that process 0 holds.
+    lambda_scope
+        What adaptive weights are measured on: each ``microbatch``, or the ``global`` batch.
+    preview
+        Called with the evaluated EMA every ``preview_every`` steps; returns uint8 images.
+    """
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        section: Training,
+        objective: Objective,
+        student: Trajectory,
+        averages: dict[float, Trajectory],
+        dataset: Dataset,
+        labels: bool,
+        seed: int,
+        run: RunFolder,
+        device: torch.device,
+        lambda_scope: str = "microbatch",
+        preview: Callable[[Trajectory], Tensor] | None = None,
+    ) -> None:
+        self.title = title
+        self.section = section
+        self.objective = objective
+        self.student = student
+        self.averages = averages
+        self.seed = seed
+        self.run = run
+        self.device = device
+        self.lambda_scope = lambda_scope
+        self.preview = preview
+        self.step = 0
+        self.seconds = 0.0
+        self.optimizer = optimizers.build(section, student.parameters())
+        self.adversary = objective.adversary
+        self.batches = Batches(
+            dataset, section, title=title, labels=labels, seed=seed, device=device
+        )
+        self._stop = 0
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def train(self, exports: Mapping[Path, int], export: Callable[[Path, Trainer], None]) -> None:
+        """Train to the last step, exporting weights on the way.
+
+        Parameters
+        ----------
+        exports
+            Files in the run folder and the steps at which they are written, the last step among
+            them. One that is missing although its step has passed is made again from an earlier
+            checkpoint.
+        export
+            Writes one of them.
+
+        Raises
+        ------
+        Diverged
+            At the first loss term or gradient that is not finite.
+        Interrupted
+            After a signal, with a checkpoint of the last whole step.
+        """
+        self._resume(exports)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(interrupts.caught(self._remember))
+            progress = curve = None
+            if distributed.main():
+                progress = Progress(self.title, self.section.steps, self.step)
+                stack.enter_context(contextlib.closing(progress))
+                curve = stack.enter_context(scalars.Scalars(self.run.path, self.step))
+            began = time.monotonic()
+            while self.step < self.section.steps:
+                try:
+                    terms = self._step()
+                except _Abandoned:
+                    self.seconds += time.monotonic() - began
+                    self._save()
+                    name = signal.Signals(distributed.any_of(self._stop)).name
+                    raise Interrupted(
+                        f"{self.title} stopped by {name} after step {self.step}; run the same "
+                        "command again to continue"
+                    ) from None
+                last = self.step == self.section.steps
+                if progress is not None and curve is not None:
+                    progress.advance(self.section.batch_size, terms)
+                    if last or self._due(self.section.log_every):
+                        speed = {"images_per_second": progress.images_per_second}
+                        curve.write(self.step, terms | speed)
+                    if self._due(self.section.preview_every):
+                        self._picture()
+                    for path in (path for path, step in exports.items() if step == self.step):
+                        export(path, self)
+                if last or self._due(self.section.checkpoint_every):
+                    now = time.monotonic()
+                    self.seconds, began = self.seconds + now - began, now
+                    self._save()
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    # -- one step ------------------------------------------------------------------------------
+
+    @property
+    def period(self) -> int:
+        """Steps from one generator update to the next: 2 with an adversary, else 1."""
+        return 1 if self.adversary is None else self.adversary.period
+
+    def _step(self) -> dict[str, float]:
+        before = dict(self.objective.evaluations)
+        statistics = None if self.adversary is None else self.adversary.statistics()
+        try:
+            if self.adversary is not None and self.step % self.period:
+                terms = self._discriminator_step()
+            else:
+                terms = self._generator_step()
+        except _Abandoned:
+            self.objective.evaluations.update(before)
+            if self.adversary is not None and statistics is not None:
+                self.adversary.restore_statistics(statistics)
+            raise
+        self.step += 1
+        return terms
+
+    def _generator_step(self) -> dict[str, float]:
+        """Gradients of every micro-batch, then student, then averages."""
+        section = self.section
+        self.optimizer.zero_grad(set_to_none=True)
+        weights = self._global_weights()
+        shared = self.lambda_scope == "global" and weights is None
+        terms = self._accumulate(
+            lambda batch, share: self.objective.backward(
+                batch, share, weights, distributed.average if shared else None
+            )
+        )
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        self._apply(self.optimizer, gradients, optimizers.learning_rate(section, self.step))
+        updates = self.step // self.period
+        for rate, average in self.averages.items():
+            foreach = section.kernel != "loop"
+            ema.update(average, self.student, rate, updates, section.ema_rampup, foreach=foreach)
+        return terms
+
+    def _discriminator_step(self) -> dict[str, float]:
+        """Real images against the student's; the student stays as it is."""
+        adversary = self.adversary
+        assert adversary is not None
+        adversary.optimizer.zero_grad(set_to_none=True)
+
+        def backward(batch: Batch, share: float) -> dict[str, float]:
+            fake = self.objective.generated(batch)
+            loss, terms = adversary.discriminator_loss(batch.images, fake, batch)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            return terms
+
+        terms = self._accumulate(backward)
+        gradients = [p.grad for p in adversary.parameters() if p.grad is not None]
+        self._apply(adversary.optimizer, gradients, adversary.section.learning_rate)
+        adversary.advance()
+        return terms
+
+    def _accumulate(
+        self, backward: Callable[[Batch, float], dict[str, float]]
+    ) -> dict[str, float]:
+        """Run every micro-batch; loss terms averaged over them and over processes."""
+        pieces = len(self.batches.starts)
+        # Released: means of micro-batches are summed; the mean does not depend on their number.
+        share = 1.0 if self.section.accumulation == "sum" else 1 / pieces
+        sums: dict[str, float] = {}
+        for batch in self._batches():
+            with self._autocast():
+                parts = backward(batch, share)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value / pieces
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        distributed.average([values])
+        terms = dict(zip(sums, values.tolist(), strict=True))
+        # The sum last, so that the message names the term that spoilt it.
+        for name in sorted(terms, key=lambda name: name == "loss"):
+            self._guard(name, terms[name])
+        return terms
+
+    def _global_weights(self) -> dict[str, Tensor | float] | None:
+        """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
+        pieces = len(self.batches.starts)
+        if self.lambda_scope != "global" or pieces == 1:
+            return None
+        rules = self.objective.rules()
+        if not any(rule.adaptive for rule in rules.values()):
+            return None
+        sums: dict[str, Tensor] = {}
+        for batch in self._batches():
+            with self._autocast():
+                found = self.objective.gradients_at_w(batch)
+            for name, gradient in found.items():
+                sums[name] = sums.get(name, 0.0) + gradient / pieces
+        distributed.average(list(sums.values()))
+        # The reference is the one loss without a rule.
+        reference = next((g for name, g in sums.items() if name not in rules), None)
+        return balance.weigh(rules, sums, reference)
+
+    def _apply(
+        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], rate: float
+    ) -> None:
+        distributed.average(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        self._guard("gradient norm", float(norm))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.section.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _guard(self, term: str, value: float, step: int | None = None) -> None:
+        """Raise Diverged if a value is not finite; ``step``: by default the one under way."""
+        if not math.isfinite(value):
+            step = self.step + 1 if step is None else step
+            kept = checkpoint.steps(self.run.checkpoints)
+            kept_text = (
+                f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
+            )
+            raise Diverged(
+                f"{self.title}: the {term} became {value} at step {step} ({kept_text}); "
+                "lower the learning rate or change the precision"
+            )
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Batch]:
+        """This process's micro-batches of the step; torch's generator is reseeded before each.
+
+        Raises
+        ------
+        _Abandoned
+            If any process was told to stop.
+        """
+        for start in self.batches.starts:
+            if distributed.any_of(self._stop):
+                raise _Abandoned
+            batch = self.batches.draw(self.step, start, self.batches.micro_batch)
+            torch.manual_seed(randomness.torch_seed(self.seed, "dropout", self.step, start))
+            yield batch
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def evaluations(self) -> dict[str, int]:
+        """Network evaluations so far by all processes; called by all of them."""
+        names = sorted(self.objective.evaluations)
+        counts = torch.tensor([self.objective.evaluations[name] for name in names])
+        distributed.total([counts])
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    def _save(self) -> None:
+        # A step with finite losses and gradients may still end in weights that are not.
+        weights = [p.detach() for p in self.student.parameters()]
+        if self.adversary is not None:
+            weights += [p.detach() for p in self.adversary.parameters()]
+        norm = torch.nn.utils.get_total_norm(weights, foreach=True)
+        self._guard("norm of the weights", float(norm), self.step)
+        evaluations = self.evaluations()
+        distributed.on_main(lambda: self._write(evaluations))
+
+    def _write(self, evaluations: Mapping[str, int]) -> None:
+        self.run.confirm()
+        sections: dict[str, Mapping[str, Tensor]] = {
+            "student": self.student.state_dict(),
+            "optimizer": optimizers.flatten(self.optimizer),
+            "discriminator": {},
+        }
+        if self.adversary is not None:
+            sections["discriminator"] = self.adversary.state_dict()
+            sections["discriminator_optimizer"] = optimizers.flatten(self.adversary.optimizer)
+        for rate, average in self.averages.items():
+            sections[f"ema_{rate}"] = average.state_dict()
+        state = {
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "evaluations": evaluations,
+            "train_hash": self.run.config["train_hash"],
+            "inputs": self.run.inputs,
+            "ranks": {"count": distributed.count()},
+        }
+        checkpoint.save(self.run.checkpoints, self.step, sections, state)
+        checkpoint.prune(self.run.checkpoints, self.section.keep)
+
+    def _resume(self, exports: Mapping[Path, int]) -> None:
+        """Go back to the newest checkpoint from which every missing export is still to come.
+
+        Whatever belongs to a later step goes, so that the folder always tells of one history.
+        """
+
+        def find() -> int:
+            missing = [step for path, step in exports.items() if not path.exists()]
+            found = checkpoint.newest(self.run.checkpoints, min(missing, default=None))
+            step = 0 if found is None else found.step
+            checkpoint.discard_after(self.run.checkpoints, step)
+            scalars.rewind(self.run.path, step)
+            return step
+
+        self.step = distributed.shared(distributed.on_main(find))
+        if self.step == 0:
+            return
+        found = checkpoint.read(self.run.checkpoints, self.step)
+        self.student.load_state_dict(found.sections["student"])
+        for rate, average in self.averages.items():
+            average.load_state_dict(found.sections[f"ema_{rate}"])
+        optimizers.restore(self.optimizer, found.sections["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(found.sections["discriminator"])
+            optimizers.restore(self.adversary.optimizer, found.sections["discriminator_optimizer"])
+        if distributed.main():
+            self.objective.evaluations.update(found.state["evaluations"])
+            log.info("%s continues after step %d", self.title, self.step)
+        self.seconds = float(found.state["seconds"])
+
+    def _picture(self) -> None:
+        if self.preview is not None:
+            from ctm_core.data.pictures import save_grid
+
+            images = self.preview(self.averages[self.section.final_ema])
+            save_grid(self.run.path / "previews" / f"step-{self.step:08d}.png", images)
+
+    def _remember(self, number: int) -> None:
+        """Note a signal; the step under way ends at its next micro-batch."""
+        self._stop = number

@@ -1,0 +1,138 @@
+"""The interface of training objectives: from a batch to weighted gradients of the student.
+
+An objective turns a batch into *calls* of the student, each with its losses
+(:mod:`ctm_core.training.balance`); the base class weights them and fills the gradient.
+
+Objectives do not know how a batch is split over micro-batches and processes: draws are taken by
+sample index from counter-based streams.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ctm_core.training import balance
+from ctm_core.training.batches import Batch
+
+if TYPE_CHECKING:
+    from ctm_core.diffusion.trajectory import Trajectory
+    from ctm_core.training.adversary import Adversary
+
+__all__ = ["Objective"]
+
+Tensor = torch.Tensor
+
+
+class Objective(ABC):
+    """What the training loop asks of an objective.
+
+    Attributes
+    ----------
+    evaluations
+        Evaluations of each network so far, counted in images: teacher, student, target, ….
+    """
+
+    #: Whether the student knows the target time s.
+    time_s: ClassVar[bool] = True
+    #: Whether a teacher is integrated.
+    uses_teacher: ClassVar[bool] = True
+    #: Whether the student jumps to sigma_min alone, so that it is sampled with gamma = 1.
+    final_only: ClassVar[bool] = False
+    #: The inner parametrisation of the student: see :mod:`ctm_core.diffusion.scalings`.
+    inner: ClassVar[str] = "edm"
+
+    student: Trajectory
+    adversary: Adversary | None = None
+
+    def __init__(self) -> None:
+        self.evaluations: dict[str, int] = {"student": 0}
+
+    @abstractmethod
+    def calls(self, batch: Batch) -> Iterator[balance.Call]:
+        """Run the student and yield its calls, the reference loss first.
+
+        A call's graph is needed until the next one is asked for, and no longer.
+        """
+
+    @abstractmethod
+    def generated(self, batch: Batch) -> Tensor:
+        """The images of :meth:`calls` that an adversary judges, without gradient."""
+
+    def facts(self, batch: Batch) -> dict[str, float]:
+        """Numbers worth recording beside the losses, such as k."""
+        return {}
+
+    def frozen(self) -> list[torch.nn.Module]:
+        """Networks that training reads and never changes."""
+        return []
+
+    def gradients_at_w(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of the reference and of every weighted loss at the student's output weight.
+
+        For weights that hold for a whole global batch: these are averaged over micro-batches and
+        processes, :func:`ctm_core.training.balance.weigh` then makes the weights, and
+        :meth:`backward` takes them with the same draws.
+        """
+        found: dict[str, Tensor] = {}
+        for call in self.calls(batch):
+            found |= self.at_w(call)
+        return found
+
+    def rules(self) -> dict[str, balance.Rule]:
+        """How losses are weighted, by name."""
+        return {}
+
+    def backward(
+        self,
+        batch: Batch,
+        share: float,
+        weights: Mapping[str, Tensor | float] | None = None,
+        average: Callable[[list[Tensor]], None] | None = None,
+    ) -> dict[str, float]:
+        """Add ``share`` times the gradient of the batch's loss to the student's ``.grad``.
+
+        Parameters
+        ----------
+        weights
+            Loss weights made beforehand; None: made here, from this batch.
+        average
+            Applied to the gradients at w before their norms are taken, if weights are made here:
+            the mean over processes.
+
+        Returns
+        -------
+        Loss terms and weights by name, as Python floats, for the record and the NaN guard.
+        """
+        terms: dict[str, float] = {}
+        used: dict[str, Tensor | float] = {}
+        reference: Tensor | None = None
+        loss: Tensor | float = 0.0
+        for call in self.calls(batch):
+            if weights is None:
+                gradients = self.at_w(call)
+                if average is not None:
+                    average(list(gradients.values()))
+                first = call.losses[0].name
+                reference = gradients.get(first) if reference is None else reference
+                rules = {x.name: x.rule for x in call.losses if x.rule is not None}
+                used |= balance.weigh(rules, gradients, reference)
+            else:
+                used |= {x.name: weights[x.name] for x in call.losses if x.name in weights}
+            balance.pull_back(call, used, share)
+            for part in call.losses:
+                terms[part.name] = float(part.value)
+                loss = loss + used.get(part.name, 1.0) * part.value
+        terms |= {f"lambda_{name}": float(weight) for name, weight in used.items()}
+        return {"loss": float(loss), **terms, **self.facts(batch)}
+
+    def at_w(self, call: balance.Call) -> dict[str, Tensor]:
+        """Gradients at w of those losses of a call whose norms are compared."""
+        if not any(rule.adaptive for rule in self.rules().values()):
+            return {}
+        w = self.student.output_weight
+        compared = [x for x in call.losses if x.rule is None or x.rule.adaptive]
+        return {x.name: balance.at_weight(call, x, w) for x in compared}

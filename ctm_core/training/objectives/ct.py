@@ -1,0 +1,30 @@
+r"""Consistency training (Song et al. 2023, algorithm 3): distillation without a teacher.
+
+The point at u is no solve but the same image with the same noise,
+:math:`x_t = x_0 + t\,\xi` and :math:`x_u = x_0 + u\,\xi`: an unbiased step of the score's ODE in
+the limit of a fine grid. Everything else is :mod:`ctm_core.training.objectives.cd`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ctm_core.training.batches import Batch
+from ctm_core.training.objectives.cd import ConsistencyDistillation
+from ctm_core.training.objectives.ctm import Draw
+
+__all__ = ["OBJECTIVE", "ConsistencyTraining"]
+
+
+class ConsistencyTraining(ConsistencyDistillation):
+    """See the module."""
+
+    uses_teacher = False
+
+    def earlier(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
+        """x_0 + u xi, with the xi of x_t."""
+        u = grid[drawn.i + drawn.k].view(-1, 1, 1, 1)
+        return batch.images + u * batch.normal("noise")
+
+
+OBJECTIVE = ConsistencyTraining

@@ -1,0 +1,284 @@
+r"""Consistency trajectory matching with denoising score matching (CTM sections 3.2 and 3.3).
+
+One step, as the paper's algorithm 1 without the adversarial term::
+
+    k ~ P(k) ∝ k on 1..M, once for the global batch; i, j on the grid;  t, u, s = t_i, t_{i+k}, t_j
+    x_t      = x_0 + t ξ
+    x_u      = Solver(x_t, t, u; teacher)                      k Heun steps
+    x_est    = G_ema(G_θ(x_t, t, s), s, σ_min)                 gradient passes through G_ema
+    x_target = G_ema(G_sg(x_u, u, s), s, σ_min)                no gradient
+    L        = d(x_est, x_target) + λ_dsm L_dsm
+
+``matching`` chooses u: *soft* as above; *local* fixes k = 1; *global* solves with the teacher all
+the way, u = s = t_j, and has no inner target map. With an adversary, λ_gan L_gan(x_est) is added
+(:mod:`ctm_core.training.adversary`). The weights λ: :mod:`ctm_core.training.balance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ctm_core import config
+from ctm_core.diffusion import schedule
+from ctm_core.diffusion.solvers import heun_step
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.balance import Call, Loss, Rule
+from ctm_core.training.batches import Batch
+from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.objective import Objective
+
+if TYPE_CHECKING:
+    from ctm_core.training.adversary import Adversary
+    from ctm_core.training.perceptual import Distance
+
+__all__ = ["OBJECTIVE", "CtmObjective", "Draw", "take"]
+
+Tensor = torch.Tensor
+
+
+class Draw(NamedTuple):
+    """What a step draws: k, and each sample's grid indices i of t and j of s, int64 (B,)."""
+
+    k: int
+    i: Tensor
+    j: Tensor
+
+
+class CtmObjective(Objective):
+    """CTM + DSM for a student that knows s.
+
+    Parameters
+    ----------
+    section, diffusion
+        The student's and the process's configuration.
+    student
+        The network that learns.
+    target
+        The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
+        passes through it to its input in the estimate.
+    teacher
+        The frozen denoiser that the solver integrates; None where :attr:`uses_teacher` is False.
+    distance
+        d of the consistency loss.
+    adversary
+        Adds the adversarial loss, if any.
+    """
+
+    def __init__(
+        self,
+        *,
+        section: config.Student,
+        diffusion: config.Diffusion,
+        student: Trajectory,
+        target: Trajectory,
+        teacher: Trajectory | None,
+        distance: Distance,
+        adversary: Adversary | None = None,
+    ) -> None:
+        super().__init__()
+        self.section = section
+        self.diffusion = diffusion
+        self.student = student
+        self.target = target
+        self.teacher = teacher
+        self.distance = distance
+        self.adversary = adversary
+        self.sigma_min = diffusion.sigma_min
+        self.grid = schedule.karras_grid(
+            section.grid_points,
+            diffusion.sigma_min,
+            diffusion.sigma_max,
+            diffusion.rho,
+        )
+        self.evaluations = dict.fromkeys(("teacher", "student", "target"), 0)
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def calls(self, batch: Batch) -> Iterator[Call]:
+        """See :class:`ctm_core.training.objective.Objective`."""
+        drawn, grid, x_t = self.noised(batch)
+        target = self.matching_target(batch, x_t, grid, drawn)
+        raw, estimate = self.estimate(batch, x_t, grid, drawn)
+        ctm = self.distance(estimate, target).mean()
+        judged = self.adversary is not None
+        losses = [Loss.of("ctm", ctm, raw, keep=judged)]
+        if self.adversary is not None:
+            gan = self.adversary.generator_loss(estimate, batch)
+            losses.append(Loss.of("gan", gan, raw, self.rules()["gan"]))
+        del estimate, ctm
+        yield Call(raw, tuple(losses))
+
+        if self.denoises:
+            del raw, losses
+            dsm, dsm_raw = self.denoising(batch)
+            yield Call(dsm_raw, (Loss.of("dsm", dsm, dsm_raw, self.rules()["dsm"]),))
+
+    @torch.no_grad()
+    def generated(self, batch: Batch) -> Tensor:
+        """x_est of the batch: what the adversary judges."""
+        drawn, grid, x_t = self.noised(batch)
+        return self.estimate(batch, x_t, grid, drawn)[1]
+
+    def rules(self) -> dict[str, Rule]:
+        """lambda_dsm clipped to [0, 1e4], lambda_gan to [0.01, 10] (released code)."""
+        rules = {}
+        if self.denoises:
+            rules["dsm"] = Rule(self.section.dsm.weight, self.section.dsm.adaptive)
+        if self.adversary is not None:
+            rules["gan"] = self.adversary.rule
+        return rules
+
+    def facts(self, batch: Batch) -> dict[str, float]:
+        """k of the step."""
+        return {"k": float(self.draw(batch)[0])}
+
+    def frozen(self) -> list[torch.nn.Module]:
+        """Teacher, distance and the adversary's feature networks."""
+        networks: list[torch.nn.Module] = [self.distance]
+        if self.teacher is not None:
+            networks.append(self.teacher)
+        if self.adversary is not None:
+            networks += self.adversary.feature_networks()
+        return networks
+
+    # -- draws -------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch) -> Draw:
+        """k for the global batch, i and j for each sample, by the laws of the released code."""
+        n = self.section.grid_points
+        k = 1
+        if self.section.matching != "local":
+            k = schedule.heun_steps_from_uniform(
+                batch.shared_uniform("k"), self.section.heun_steps
+            )
+        i, j = schedule.indices_from_uniforms(batch.uniform("t"), batch.uniform("s"), k, n)
+        return Draw(k, i, j)
+
+    def noised(self, batch: Batch) -> tuple[Draw, Tensor, Tensor]:
+        """The draw, the grid (N,) and x_t, on the batch's device."""
+        k, i, j = self.draw(batch)
+        device = batch.images.device
+        drawn = Draw(k, i.to(device), j.to(device))
+        grid = self.grid.to(batch.images)
+        x_t = batch.images + grid[drawn.i].view(-1, 1, 1, 1) * batch.normal("noise")
+        return drawn, grid, x_t
+
+    # -- estimate and target -------------------------------------------------------------------
+
+    def estimate(
+        self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw
+    ) -> tuple[Tensor, Tensor]:
+        """The student's raw output F at (x_t, t, s), and x_est."""
+        t, s = grid[drawn.i], grid[drawn.j]
+        raw = self.student.raw(x_t, t, s if self.student.time_s else None, batch.labels)
+        self.evaluations["student"] += len(batch)
+        return raw, self.to_data(self.student.jump(raw, x_t, t, s), s, batch.labels)
+
+    def to_data(self, x: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+        """G_ema(x, s, sigma_min), evaluated only where s > sigma_min: elsewhere it is x."""
+        rows = (s > self.sigma_min * (1 + 1e-6)).nonzero().flatten()
+        if len(rows) == 0:
+            return x
+        self.evaluations["target"] += len(rows)
+        end = torch.full_like(s[rows], self.sigma_min)
+        moved = self.target.G(x[rows], s[rows], end, take(labels, rows))
+        return x.index_copy(0, rows, moved.to(x.dtype))
+
+    @torch.no_grad()
+    def matching_target(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
+        """x_target: the solve, the inner map of the variant, and the outer EMA map."""
+        k, i, j = drawn
+        if self.section.matching == "global":
+            x_s = self.solve(x_t, grid, i, j - i, batch.labels)
+        else:
+            x_u = self.earlier(batch, x_t, grid, drawn)
+            x_s = self.inner_map(x_u, grid, i + k, j, batch.labels)
+        return self.to_data(x_s, grid[j], batch.labels)
+
+    def earlier(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
+        """x_u: where the trajectory through x_t stands k grid points later."""
+        steps = torch.full_like(drawn.i, drawn.k)
+        return self.solve(x_t, grid, drawn.i, steps, batch.labels)
+
+    def inner_map(
+        self, x_u: Tensor, grid: Tensor, at: Tensor, j: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """G_sg(x_u, u, s) by live or EMA weights; the identity, not evaluated, where u = s."""
+        rows = (j > at).nonzero().flatten()
+        if len(rows) == 0:
+            return x_u
+        self.evaluations["student" if self.live_target else "target"] += len(rows)
+        network = self.student if self.live_target else self.target
+        moved = network.G(x_u[rows], grid[at[rows]], grid[j[rows]], take(labels, rows))
+        return x_u.index_copy(0, rows, moved.to(x_u.dtype))
+
+    @torch.no_grad()
+    def solve(
+        self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """Solver(x_t, t, u): Heun steps along the grid from t_i, ``steps`` of each sample."""
+        network, counted = self.denoiser()
+        x = x.clone()
+        for m in range(int(steps.max())):
+            rows = (steps > m).nonzero().flatten()
+            y = take(labels, rows)
+
+            def denoise(z: Tensor, time: Tensor, y: Tensor | None = y) -> Tensor:
+                return network.denoise(z, time, y)
+
+            t, t_next = grid[i[rows] + m], grid[i[rows] + m + 1]
+            x[rows] = heun_step(denoise, x[rows], t, t_next)
+            self.evaluations[counted] += 2 * len(rows)
+        return x
+
+    def denoiser(self) -> tuple[Trajectory, str]:
+        """The network whose ODE is solved, and the name it is counted under."""
+        assert self.teacher is not None
+        return self.teacher, "teacher"
+
+    @property
+    def live_target(self) -> bool:
+        """Whether the inner map of the target takes live weights, not the EMA's."""
+        return self.section.inner == "model"
+
+    # -- denoising -----------------------------------------------------------------------------
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the denoising loss is part of the objective."""
+        return self.section.dsm.enabled
+
+    def denoising(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean DSM loss, and the raw output it came through."""
+        sigma = self.noise_levels(batch).to(batch.images)
+        loss, raw = dsm_loss(
+            self.student, batch.images, sigma, batch.normal("dsm_noise"), batch.labels
+        )
+        self.evaluations["student"] += len(batch)
+        return loss.mean(), raw
+
+    def noise_levels(self, batch: Batch) -> Tensor:
+        """sigma of each sample by the two-part law of section 2.3: shape (B,), float64."""
+        dsm = self.section.dsm
+        return schedule.dsm_sigma(
+            batch.uniform("dsm_sigma"),
+            batch.indices,
+            group=dsm.group,
+            p_mean=dsm.p_mean,
+            p_std=dsm.p_std,
+            uniform_max=dsm.uniform_max,
+            sigma_min=self.diffusion.sigma_min,
+            sigma_max=self.diffusion.sigma_max,
+            rho=self.diffusion.rho,
+        )
+
+
+def take(labels: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Labels of some rows; None stays None."""
+    return None if labels is None else labels[rows]
+
+
+OBJECTIVE = CtmObjective

@@ -1,0 +1,156 @@
+"""The discriminator's shapes, counts, names and constants, on tensors without storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctm_core.training.discriminator import Branch, Discriminator, build_backbone
+from ctm_core.verification import case
+from ctm_core.verification.golden import SINGLE, Check, Golden, exact
+
+RESOLUTION = 224
+
+
+@case("discriminator", (SINGLE,))
+def discriminator(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+    """Every leaf of the file, for each size of images."""
+    source, version = golden["source"], golden["timm"]
+    inputs = sorted({key.split("/")[0] for key in golden.keys("input_.*")})
+    for entry in inputs:
+        side = int(entry.removeprefix("input_").split("x")[0])
+        names = golden[f"{entry}/order_of_backbones"]
+        with torch.device("meta"):
+            backbones = [build_backbone(name, RESOLUTION, pretrained=False) for name in names]
+            model = Discriminator(backbones, resolution=RESOLUTION, seed=0)
+        ours = facts(model, side)
+        expected = {
+            key.removeprefix(f"{entry}/"): golden[key] for key in golden.keys(f"{entry}/.*")
+        }
+        about = f"{entry} ({source}, timm {version})"
+        yield exact(f"{about}: leaves", sorted(ours), sorted(expected))
+        for key in expected:
+            yield exact(f"{entry}/{key}", ours.get(key), expected[key])
+
+
+def facts(model: Discriminator, side: int) -> dict[str, Any]:
+    """What the file records of a discriminator fed with two images of a side, by its keys."""
+    images = torch.empty(2, 3, side, side, device="meta")
+    logits = model(images)
+    frozen = [
+        p for b in model.branches() for p in (*b.backbone.parameters(), *b.projection.parameters())
+    ]
+    parts = logits.split(logits.shape[1] // len(model.names), dim=1)
+    rows = [row for part in parts for row in part]
+    found: dict[str, Any] = {
+        "order_of_backbones": model.names,
+        "get_xl_feature_returns/len": len(rows),
+        "get_xl_feature_returns/shapes": [list(row.shape) for row in rows],
+        "trainable_params_in_feature_network": sum(p.numel() for p in frozen if p.requires_grad),
+    }
+    for name, branch in zip(model.names, model.branches(), strict=True):
+        found |= {f"{name}/{key}": value for key, value in _branch(branch, images).items()}
+    return found
+
+
+def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
+    backbone, projection, heads = branch.backbone, branch.projection, branch.mini_discs
+    shapes: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: shapes.update({name: list(out.shape)})
+        )
+        for parent, prefix in ((projection, "hooks"), (heads, "logits_shape_per_mini_disc"))
+        for child, module in parent.named_children()
+        for name in [f"{prefix}/{child}"]
+    ]
+    logits = branch(images)
+    pyramid = branch.pyramid(images)
+    for hook in hooks:
+        hook.remove()
+    downs = [len(head.main) - 1 for head in heads.children()]  # type: ignore[arg-type]
+    trunk = backbone.trunk
+    assert trunk is not None
+    found: dict[str, Any] = {
+        "normalisation/mean": list(backbone.mean),
+        "normalisation/std": list(backbone.std),
+        "feature_keys_out": {str(n): list(x.shape) for n, x in enumerate(pyramid)},
+        "CHANNELS": list(projection.channels),
+        # A head with n blocks is declared for a map of 8 x 2^n pixels, whatever it gets.
+        "RESOLUTIONS_declared": [8 << count for count in downs],
+        "logits_concat_shape": list(logits.shape),
+        "projection_params": _shapes(dict(projection.named_parameters())),
+        "backbone_param_count": _count(backbone) + _count(trunk),
+        "discriminator_state": _shapes(heads.state_dict(prefix="mini_discs.")),
+        "discriminator_modules": {
+            f"mini_discs.{name}": described
+            for name, module in heads.named_modules()
+            if (described := _described(module))
+        },
+        "discriminator_param_count": _count(heads),
+    }
+    for level, channels in enumerate(backbone.channels):
+        found[f"ccm_in_channels/layer{level}_ccm"] = channels
+    if list(backbone.children()):
+        found["vit_reassemble_params"] = _shapes(dict(backbone.named_parameters()))
+        found["buffers_in_pretrained"] = [name for name, _ in trunk.named_buffers()]
+    else:
+        for level, group in enumerate(trunk.children()):
+            found[f"backbone_layers/layer{level}"] = [
+                kind for layer in group.children() for kind in _kinds(layer)
+            ]
+    return _flat(found) | shapes
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+        flat |= {key: value} if inner is None else inner
+    return flat
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _kinds(layer: nn.Module) -> list[str]:
+    """A layer's class; timm has since joined normalisation and activation in one."""
+    if isinstance(layer, nn.BatchNorm2d) and hasattr(layer, "act"):
+        return ["BatchNorm2d", type(layer.act).__name__]
+    return [type(layer).__name__]
+
+
+def _described(module: nn.Module) -> str:
+    """A layer's settings as the file prints them; empty for a container."""
+    settings: dict[str, Any]
+    if isinstance(module, nn.Conv2d):
+        sizes = f"{module.in_channels}, {module.out_channels}"
+        settings = {"kernel_size": module.kernel_size, "stride": module.stride}
+        settings |= {"padding": module.padding} if module.padding != (0, 0) else {}
+        settings |= {"bias": False} if module.bias is None else {}
+        return f"Conv2d({sizes}, {_printed(settings)})"
+    if isinstance(module, nn.BatchNorm2d):
+        settings = {
+            "eps": module.eps,
+            "momentum": module.momentum,
+            "affine": module.affine,
+            "bias": module.bias is not None,
+            "track_running_stats": module.track_running_stats,
+        }
+        return f"BatchNorm2d({module.num_features}, {_printed(settings)})"
+    if isinstance(module, nn.LeakyReLU):
+        settings = {"negative_slope": module.negative_slope, "inplace": module.inplace}
+        return f"LeakyReLU({_printed(settings)})"
+    return ""
+
+
+def _printed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())

@@ -1,0 +1,71 @@
+"""Heun solves on the training grid, and the maps of CTM's estimate and target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ctm_core.diffusion.schedule import karras_grid
+from ctm_core.diffusion.solvers import heun_solve
+from ctm_core.verification import case
+from ctm_core.verification.builders import student, teacher
+from ctm_core.verification.golden import Check, Golden, compare, exact
+
+__all__: list[str] = []
+
+
+@case("ctm_training")
+@torch.no_grad()
+def maps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+    """Times, the teacher's solves, and every inner and outer map that the file has."""
+    grid = karras_grid(golden.meta["N"])
+    i, j = golden["in/idx_t"].long(), golden["in/idx_s"].long()
+    h = int(golden["in/heun_steps"])
+    yield exact("heun_steps", h, golden.meta["heun_steps"])
+    y = golden.labels(precision)
+    times = {"t": grid[i], "u": grid[i + h], "s": grid[j]}
+    for name, time in times.items():
+        yield compare(name, time, golden.expected(name, precision), precision)
+    t, u, s = (time.to(precision) for time in times.values())
+    end = grid[-1].to(precision)
+
+    edm = teacher(golden, precision)
+    # As in a training step: live weights, and the average in the places marked sg.
+    live, average = (student(golden, precision, prefix) for prefix in ("student", "ema"))
+    weights = {"model": live, "model_sg": live, "target_model_sg": average}
+    x_t = golden.input("x0", precision) + t.view(-1, 1, 1, 1) * golden.input("noise", precision)
+
+    def solve(steps: int) -> Tensor:
+        return heun_solve(lambda z, r: edm.denoise(z, r, y), x_t, grid, i, steps)
+
+    x_u = solve(h)
+    inner_estimate = {name: model.G(x_t, t, s, y) for name, model in weights.items()}
+    inner_target = {name: model.G(x_u, u, s, y) for name, model in weights.items()}
+
+    once = {
+        "x_t": x_t,
+        "teacher_D_xt": edm.denoise(x_t, t, y),
+        "inner_estimate_G_model_xt_t_s": inner_estimate["model"],
+    }
+    several = {"x_u": x_u, "inner_target_G_model_xu_u_s": inner_target["model"]}
+    for key in golden.keys(r"out\d+/.*"):
+        name = key.split("/", 1)[1]
+        if found := re.fullmatch(r"estimate_inner_(\w+)_outer_(\w+)", name):
+            inner, outer = found.groups()
+            several[name] = weights[outer].G(inner_estimate[inner], s, end, y)
+        elif name == "target_inner_no":
+            several[name] = average.G(x_u, u, end, y)
+        elif found := re.fullmatch(r"target_inner_(\w+)", name):
+            several[name] = average.G(inner_target[found[1]], s, end, y)
+        elif found := re.fullmatch(r"heun_n(\d+)/x_u", name):
+            several[name] = solve(int(found[1]))
+        elif found := re.fullmatch(r"heun_n(\d+)/t_u", name):
+            once[name] = grid[i + int(found[1])]
+    for solved, maps_ in ((False, once), (True, several)):
+        for name, ours in maps_.items():
+            if golden.expects(name, precision):
+                expected = golden.expected(name, precision)
+                yield compare(name, ours, expected, precision, solve=solved)

@@ -1,0 +1,237 @@
+"""The CTM objective and eight optimiser steps, through the code that trains for real."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ctm_core import config
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training import ema
+from ctm_core.training.balance import Call
+from ctm_core.training.batches import Batch
+from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.objectives.ctm import CtmObjective, Draw
+from ctm_core.training.perceptual import Distance, build_distance
+from ctm_core.verification import case
+from ctm_core.verification.builders import student, teacher
+from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, exact
+
+__all__ = ["GoldenBatch", "GoldenObjective", "loss_checks", "objective"]
+
+#: Settings of the reference's eight steps.
+LEARNING_RATE = 4e-4
+TARGET_EMA = 0.999
+
+
+class GoldenBatch(Batch):
+    """The file's images and labels, with the file's noises in place of drawn ones."""
+
+    def __init__(self, golden: Golden, precision: torch.dtype) -> None:
+        images = golden.input("x0", precision)
+        super().__init__(images, golden.labels(precision), seed=0, step=0)
+        self.noises = {name: golden.input(name, precision) for name in ("noise", "dsm_noise")}
+
+    def normal(self, stream: str) -> Tensor:
+        """The stored noise."""
+        return self.noises[stream]
+
+
+class GoldenObjective(CtmObjective):
+    """The objective with the file's k, i, j and sigma; it notes what only tests look at."""
+
+    golden: Golden
+    #: Gradients at the last convolution, by loss.
+    last_layer: dict[str, Tensor]
+
+    def draw(self, batch: Batch) -> Draw:
+        """The stored k, i and j."""
+        return Draw(
+            int(self.golden["in/heun_steps"]),
+            self.golden["in/idx_t"].long(),
+            self.golden["in/idx_s"].long(),
+        )
+
+    @property
+    def distances(self) -> Tensor:
+        """d of each sample in the last step."""
+        assert isinstance(self.distance, _Noting)
+        return self.distance.values
+
+    def noise_levels(self, batch: Batch) -> Tensor:
+        """The stored sigma."""
+        sigma: Tensor = self.golden["in/dsm_sigma"]
+        return sigma
+
+    def at_w(self, call: Call) -> dict[str, Tensor]:
+        """Gradients at the last convolution, noted."""
+        found = super().at_w(call)
+        self.last_layer |= {name.replace("ctm", "consistency"): g for name, g in found.items()}
+        return found
+
+
+class _Noting(Distance):
+    """A distance that keeps its last values, one a sample."""
+
+    def __init__(self, distance: Distance) -> None:
+        super().__init__()
+        self.distance = distance
+        self.values = torch.empty(0)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """See :class:`Distance`."""
+        self.values = self.distance(a, b)
+        return self.values
+
+
+def objective(
+    golden: Golden,
+    precision: torch.dtype,
+    *,
+    adaptive: bool = True,
+    distance: Distance | None = None,
+) -> GoldenObjective:
+    """Student, EMA and teacher of the file around a distance, by default l2."""
+    section = config.Student.model_validate(
+        {
+            "grid_points": golden.meta["N"],
+            "dsm": {"adaptive": adaptive},
+            "training": {"steps": 1, "batch_size": len(golden["in/x0"])},
+        }
+    )
+    made = GoldenObjective(
+        section=section,
+        diffusion=config.Diffusion(),
+        student=student(golden, precision, "student"),
+        target=student(golden, precision, "ema").requires_grad_(False),
+        teacher=teacher(golden, precision).requires_grad_(False),
+        distance=_Noting(distance or build_distance("l2")),
+    )
+    made.golden = golden
+    made.last_layer = {}
+    return made
+
+
+@case("ctm_training")
+def l2_plain(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+    """Losses and gradient norm with the DSM loss as it is."""
+    made = objective(golden, precision, adaptive=False)
+    yield from loss_checks("l2_plain", golden, precision, made)
+
+
+@case("ctm_training")
+def l2_adaptive(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+    """Losses with the DSM loss weighted adaptively, and the whole gradient."""
+    made = objective(golden, precision)
+    yield from loss_checks("l2_adaptive", golden, precision, made)
+    expected = golden.weights("grad_l2_adaptive", torch.float32)
+    ours = {name: p.grad for name, p in made.student.named_parameters()}
+    yield exact("parameters with a gradient", sorted(ours), sorted(expected))
+    for name, gradient in ours.items():
+        yield compare(
+            f"gradient of {name}",
+            torch.empty(0) if gradient is None else gradient,
+            expected[name],
+            precision,
+            solve=True,
+            per_sample=False,
+        )
+
+
+def loss_checks(
+    group: str, golden: Golden, precision: torch.dtype, made: GoldenObjective
+) -> Iterator[Check]:
+    """Run one backward pass and check the group's tensors that concern CTM and DSM."""
+    batch = GoldenBatch(golden, precision)
+    terms = made.backward(batch, 1.0)
+    with torch.no_grad():
+        sigma = golden["in/dsm_sigma"]
+        noise = batch.normal("dsm_noise")
+        dsm, _ = dsm_loss(made.student, batch.images, sigma, noise, batch.labels)
+    assert isinstance(made.distance, _Noting)
+    gradients = [p.grad for p in made.student.parameters() if p.grad is not None]
+    ours: dict[str, Tensor | float] = {
+        "consistency_loss": made.distance.values,
+        "denoising_loss": terms["lambda_dsm"] * dsm,
+        "total": terms["loss"],
+        "lambda_dsm": terms["lambda_dsm"],
+        "grad_norm": torch.nn.utils.get_total_norm(gradients),
+    }
+    if made.section.dsm.adaptive:
+        for name, gradient in made.last_layer.items():
+            ours[f"grad_{name}_lastlayer"] = gradient
+            ours[f"gradnorm_{name}_lastlayer"] = gradient.norm()
+    for name, value in ours.items():
+        if golden.expects(f"{group}/{name}", precision):
+            expected = golden.expected(f"{group}/{name}", precision)
+            per_sample = not name.startswith("grad")
+            yield compare(
+                f"{group}/{name}", value, expected, precision, solve=True, per_sample=per_sample
+            )
+    assert made.teacher is not None
+    for name, frozen in {"target": made.target, "teacher": made.teacher}.items():
+        grads = [p for p in frozen.parameters() if p.grad is not None]
+        yield exact(f"{group}/gradients in the {name}", len(grads), 0)
+
+
+@case("ctm_training")
+def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+    """RAdam on one fixed batch: log, weights and averages after it."""
+    made = objective(golden, precision)
+    learner = made.student
+    groups = sorted({key.split("/")[1] for key in golden.keys(r"train8/[^/]+/.+")})
+    rates = {m[1]: float(m[1]) for g in groups if (m := re.fullmatch(r"ema(.+)_after_\d+", g))}
+    averages = {f"ema{name}": ema.frozen_copy(learner) for name in rates}
+    networks = {"student": learner, "param": learner, "target": made.target, **averages}
+    start = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    optimizer = torch.optim.RAdam(learner.parameters(), lr=LEARNING_RATE, foreach=True)
+    expected_log = golden.expected("train8/log", precision)
+    log = []
+    for step in range(len(expected_log)):
+        optimizer.zero_grad()
+        terms = made.backward(GoldenBatch(golden, precision), 1.0)
+        weighted = terms["lambda_dsm"] * terms["dsm"]
+        log.append([terms["ctm"], weighted, terms["lambda_dsm"], terms["loss"]])
+        optimizer.step()
+        ema.update(made.target, learner, TARGET_EMA, step)
+        for name, rate in rates.items():
+            ema.update(averages[f"ema{name}"], learner, rate, step)
+        for group in groups:
+            name, after = group.rsplit("_after_", 1)
+            if int(after) == step + 1:
+                yield from _weight_checks(golden, group, networks[name], precision)
+    # Each column by itself: the largest would hide the others.
+    ours = torch.tensor(log, dtype=DOUBLE)
+    for column, name in enumerate(("consistency", "weighted DSM", "lambda_dsm", "total")):
+        yield compare(
+            f"train8/log {name}",
+            ours[:, column],
+            expected_log[:, column],
+            precision,
+            solve=True,
+            per_sample=False,
+        )
+    after_all = dict(learner.named_parameters())
+    order = golden.meta["param_names_order"]
+    yield exact("param_names_order", sorted(order), sorted(after_all))
+    norms = torch.stack([after_all[name].detach().norm() for name in order])
+    key = "train8/student_after_8_norms"
+    yield compare(key, norms, golden[key], precision, solve=True)
+    if precision == DOUBLE:  # float32 does not resolve the differences
+        deltas = torch.stack([(after_all[n].detach() - start[n]).norm() for n in order])
+        key = "train8/student_delta_8_norms"
+        yield compare(key, deltas, golden[key], precision, solve=True)
+
+
+def _weight_checks(
+    golden: Golden, group: str, network: Trajectory, precision: torch.dtype
+) -> Iterator[Check]:
+    """Compare every parameter that the file holds for ``group``."""
+    state = network.state_dict()
+    for name, value in golden.weights(f"train8/{group}", DOUBLE).items():
+        yield compare(
+            f"train8/{group}/{name}", state[name], value, precision, solve=True, per_sample=False
+        )

@@ -1,0 +1,325 @@
+"""A mistake in a config file ends in one sentence; hashes cover what decides a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures import tiny
+
+from ctm_core import config
+from ctm_core.config import Cell, Experiment
+from ctm_core.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+CTM = "models.ctm"
+
+
+def sentence(tmp_path: Path, changes: tiny.Changes) -> str:
+    """What loading a changed file says, without the file's name."""
+    path = tiny.write_experiment(tmp_path / "tiny.yaml", changes)
+    with pytest.raises(UserError) as error:
+        config.load_experiment(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_the_tiny_experiment_is_valid(tmp_path: Path) -> None:
+    loaded = config.load_experiment(tiny.write_experiment(tmp_path / "tiny.yaml"))
+    assert loaded == tiny.experiment()
+    assert loaded.models["ctm"].training.final_ema == 0.9
+    assert loaded.models["ctm"].heun_steps == 3
+    assert loaded.models["ctm"].inner == "model"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "experiments").glob("*.yaml")))
+def test_committed_experiments_load(path: Path) -> None:
+    experiment = config.load_experiment(path)
+    assert experiment.experiment == path.stem
+    for protocol in experiment.evaluation.protocols:
+        assert (ROOT / "config" / "protocols" / f"{protocol}.yaml").is_file()
+
+
+def test_committed_schemas_are_those_of_the_models() -> None:
+    for name, model in (("config", config.Workflow), ("experiment", Experiment)):
+        text = (ROOT / "workflow" / "schemas" / f"{name}.schema.json").read_text()
+        assert text == config.json_schema(model), "run `python -m ctm_core.config`"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", 1, "unknown key 'seed'; allowed here: conditional, dataset, diffusion, eval"),
+        ("teacher.training.stepz", 9, "unknown key 'teacher.training.stepz'; allowed here: accu"),
+        (f"{CTM}.dsm", {"on": 1}, f"unknown key '{CTM}.dsm.on'; allowed here: adaptive, enabled"),
+        (
+            "evaluation.protocols.tiny",
+            [{"model": "ctm", "sampler": "gamma", "nfe": 1, "n": 5}],
+            "unknown key 'evaluation.protocols.tiny.0.n'; allowed here: gamma, model, nfe, samp",
+        ),
+        (f"{CTM}.training", None, f"the key '{CTM}.training' is missing"),
+        ("teacher.training.steps", "many", "teacher.training.steps: Input should be a valid inte"),
+        ("teacher.training.steps", 2.5, "(given: 2.5)"),
+        ("teacher.training.steps", 0, "greater than or equal to 1 (given: 0)"),
+        ("teacher.training.steps", True, "teacher.training.steps: true and false (also yes, no"),
+        ("network.architecture", "unet", "'ncsnpp', 'adm' or 'openai_adm' (given: 'unet')"),
+        ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so models.ctm (ctm) can"),
+        ("network.architecture", "openai_adm", "needs a multiple of 32 channels at every level"),
+        (
+            "network.num_heads",
+            2,
+            "ddpmpp has no num_heads; leave it out (it belongs to openai_adm",
+        ),
+        ("network.resample_filter", [1, 2, 1], "an even number of taps whose sum is not zero"),
+        ("network.resample_filter", [1, -1], "an even number of taps whose sum is not zero"),
+        ("network.resample_filter", [], "an even number of taps whose sum is not zero"),
+        ("network.augment_dim", 0, "greater than or equal to 1 (given: 0)"),
+        ("network.channel_mult_emb", True, "true and false (also yes, no"),
+        ("network.model_channels", 10, "must be a multiple of 4"),
+        ("teacher.training.precision", "fp16", "fp16 is refused"),
+        ("teacher.training.learning_rate", float("inf"), "should be a finite number"),
+        ("teacher.p_mean", float("nan"), "teacher.p_mean: Input should be a finite number"),
+        ("diffusion", {"sigma_min": 90}, "diffusion: sigma_min must be below sigma_max"),
+        (f"{CTM}.training.micro_batch", 3, "micro_batch must divide batch_size"),
+        (f"{CTM}.training.snapshots", [13], "snapshots lie beyond the last step"),
+        (f"{CTM}.training.evaluated_ema", 0.5, "evaluated_ema must be one of ema = [0.9]"),
+        (f"{CTM}.max_heun_steps", 4, "max_heun_steps must be at most grid_points - 1"),
+        (f"{CTM}.distance", "lpips", "'lpips_vgg' or 'stlpips_vgg' (given: 'lpips')"),
+        (f"{CTM}.distance", "stlpips_vgg", "stlpips_vgg needs perceptual.resize"),
+        (f"{CTM}.perceptual", {"resize": 31}, "resize must be at least 32"),
+        (f"{CTM}.perceptual", {"resize": 32}, "perceptual belongs to perceptual distances"),
+        ("models.Ctm", {}, "models.Ctm"),
+        ("models.teacher", tiny.DESCRIPTION["models"]["ctm"], "cannot be a student's"),
+        ("seeds", [1, 1], "seeds: a seed stands there twice: [1, 1]"),
+        ("seeds", [-1], "seeds.0: Input should be greater than or equal to 0 (given: -1)"),
+        ("evaluation.sample_seeds", [0, 0], "a seed stands there twice"),
+        ("evaluation.samplers.ctm", None, "evaluation.samplers lacks the model 'ctm'"),
+        ("evaluation.samplers.cd", [], "evaluation.samplers names the model 'cd'; models are"),
+        (
+            "evaluation.samplers.teacher",
+            [{"sampler": "gamma", "nfe": [1], "gamma": [0]}],
+            "the teacher has no jumps",
+        ),
+        ("evaluation.samplers.teacher", [{"sampler": "heun", "nfe": [4]}], "must be odd"),
+        ("evaluation.samplers.ctm", [{"sampler": "gamma", "nfe": [2]}], "gamma values belong"),
+        (
+            "evaluation.protocols.tiny",
+            [{"model": "ctm", "sampler": "gamma", "nfe": 8, "gamma": 1}],
+            "names ctm gamma/nfe-8/gamma-1, which evaluation.samplers does not sample",
+        ),
+        (
+            "evaluation.protocols.tiny",
+            [{"model": "ctm", "sampler": "gamma", "nfe": 0}],
+            "evaluation.protocols.tiny.0.nfe: Input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+    assert expected in sentence(tmp_path, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"architecture": "adm", "resample_filter": [1, 1]}, "adm has no resample_filter"),
+        ({"architecture": "openai_adm", "augment_dim": 9}, "openai_adm has no augment_dim"),
+        ({"architecture": "openai_adm", "channel_mult_emb": 4}, "has no channel_mult_emb"),
+        (
+            {"architecture": "openai_adm", "num_heads": 4, "num_head_channels": 8},
+            "give num_heads or num_head_channels, not both",
+        ),
+        (
+            {"architecture": "openai_adm", "model_channels": 48, "channel_mult": [2, 1]},
+            "not 48 (model_channels * channel_mult)",
+        ),
+    ],
+)
+def test_keys_of_other_architectures(section: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.validated(config.Network, section, "x.yaml")
+    assert expected in str(error.value)
+
+
+def test_a_network_records_only_what_was_given() -> None:
+    # Keys that another architecture gains must not move the hashes of runs that do not use them.
+    assert set(config.Network().model_dump(mode="json")) == {
+        *("architecture", "model_channels", "channel_mult", "num_blocks"),
+        *("attn_resolutions", "dropout"),
+    }
+    network = config.Network(architecture="openai_adm", num_heads=2)
+    assert config.Network.model_validate(network.model_dump(mode="json")) == network
+    assert network.model_dump()["num_heads"] == 2
+
+
+def test_global_matching_has_no_inner_map(tmp_path: Path) -> None:
+    changes = {f"{CTM}.matching": "global", f"{CTM}.target_inner": "ema"}
+    assert "leave target_inner out" in sentence(tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1", "is not readable YAML"),
+        ("a: 1\nb: 2\na: 3\n", "the key 'a' stands there twice"),
+        ("x: {a: 1, a: 2}\n", "the key 'a' stands there twice"),
+        ("? [1, 2]\n: 3\n", "the key [1, 2] is no text"),
+        ("- 1\n- 2\n", "must hold a mapping of keys, not list"),
+        ("", "must hold a mapping of keys, not NoneType"),
+        ("a: !!python/object/apply:os.getcwd []\n", "is not readable YAML"),
+    ],
+)
+def test_yaml_mistakes(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"file\.yaml") as error:
+        config.read_yaml(path)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config file .*absent\.yaml is missing"):
+        config.load_experiment(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(UserError, match="is not readable YAML"):
+        config.load_workflow(tmp_path / "binary.yaml")
+
+
+def test_yaml_anchors_and_merges_work(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}\nc: *x\n")
+    assert config.read_yaml(path) == {
+        "a": {"p": 1, "q": 2},
+        "b": {"p": 1, "q": 3},
+        "c": {"p": 1, "q": 2},
+    }
+
+
+def test_workflow_lists_experiments(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("experiments: [digits, other.yaml]\n")
+    assert config.load_workflow(path).experiments == ("digits", "other.yaml")
+    path.write_text("experiments: []\n")
+    with pytest.raises(UserError, match="experiments"):
+        config.load_workflow(path)
+
+
+# -- cells -------------------------------------------------------------------------------------
+
+
+def test_gamma_is_empty_at_one_evaluation() -> None:
+    experiment = tiny.experiment()
+    assert experiment.cells("ctm") == [
+        Cell("gamma", 1, None),
+        Cell("gamma", 2, 0.0),
+        Cell("gamma", 2, 1.0),
+    ]
+    assert experiment.cells("teacher") == [Cell("heun", 3, None)]
+    assert Cell("gamma", 2, 0.5).label == "gamma/nfe-2/gamma-0.5"
+    assert Cell("heun", 3, None).label == "heun/nfe-3/gamma-none"
+
+
+def test_protocols_choose_cells() -> None:
+    experiment = tiny.experiment()
+    assert experiment.protocols("teacher") == {"tiny": [Cell("heun", 3, None)]}
+    assert experiment.protocols("ctm") == {
+        "tiny": experiment.cells("ctm"),
+        "tiny-pooled": [Cell("gamma", 2, 1.0)],
+    }
+
+
+def test_runs_and_unknown_students() -> None:
+    experiment = tiny.experiment({"seeds": [3, 5]})
+    assert list(experiment.runs()) == [("teacher", 0), ("ctm", 3), ("ctm", 5)]
+    with pytest.raises(UserError, match="has no student 'cd'; its students are ctm"):
+        experiment.training("cd")
+
+
+@pytest.mark.parametrize(
+    ("variant", "given", "inner"),
+    [
+        ("released", None, "model"),
+        ("printed", None, "ema"),
+        ("released", "ema", "ema"),
+        ("printed", "model", "model"),
+    ],
+)
+def test_inner_map_of_the_variants(variant: str, given: str | None, inner: str) -> None:
+    changes = {f"{CTM}.variant": variant}
+    if given is not None:
+        changes[f"{CTM}.target_inner"] = given
+    assert tiny.experiment(changes).models["ctm"].inner == inner
+
+
+# -- hashes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.keep", 7),
+        ("training.snapshots", [2]),
+        ("training.log_every", 3),
+        ("training.preview_every", 2),
+        ("training.checkpoint_every", 5),
+    ],
+)
+def test_what_cannot_change_weights_is_not_hashed(key: str, value: Any) -> None:
+    plain = tiny.experiment()
+    changed = tiny.experiment({f"teacher.{key}": value, f"{CTM}.{key}": value})
+    assert changed != plain
+    for model in ("teacher", "ctm"):
+        assert changed.train_hash(model) == plain.train_hash(model)
+
+
+def test_where_files_came_from_is_not_hashed() -> None:
+    changed = tiny.experiment({"dataset.source": "/some/folder", "threads": 2})
+    assert changed.train_hash("ctm") == tiny.experiment().train_hash("ctm")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "models"),
+    [
+        ("dataset.name", "fashion-mnist", {"teacher", "ctm"}),
+        ("conditional", False, {"teacher", "ctm"}),
+        ("network.dropout", 0.0, {"teacher", "ctm"}),
+        ("diffusion", {"sigma_min": 0.003}, {"teacher", "ctm"}),
+        ("teacher.training.steps", 13, {"teacher", "ctm"}),
+        ("teacher.p_std", 1.0, {"teacher", "ctm"}),
+        (f"{CTM}.training.learning_rate", 1e-3, {"ctm"}),
+        (f"{CTM}.training.micro_batch", 4, {"ctm"}),
+        (f"{CTM}.target_ema", 0.7, {"ctm"}),
+        (f"{CTM}.matching", "local", {"ctm"}),
+        (f"{CTM}.variant", "printed", {"ctm"}),
+        ("evaluation.batch_size", 32, set()),
+        ("seeds", [0, 1], set()),
+    ],
+)
+def test_what_decides_weights_is_hashed(key: str, value: Any, models: set[str]) -> None:
+    plain, changed = tiny.experiment(), tiny.experiment({key: value})
+    differing = {m for m in ("teacher", "ctm") if plain.train_hash(m) != changed.train_hash(m)}
+    assert differing == models
+
+
+def test_evaluation_hash() -> None:
+    plain = tiny.experiment()
+    for key, value in (
+        ("evaluation.batch_size", 32),
+        ("evaluation.sample_seeds", [1]),
+        ("evaluation.samplers.ctm", [{"sampler": "gamma", "nfe": [2], "gamma": [1]}]),
+    ):
+        assert tiny.experiment({key: value}).evaluation_hash("ctm") != plain.evaluation_hash("ctm")
+    longer = tiny.experiment({"teacher.training.steps": 13})
+    assert longer.evaluation_hash("ctm") == plain.evaluation_hash("ctm")
+
+
+def test_precision_auto_is_resolved_before_hashing() -> None:
+    auto = tiny.experiment({f"{CTM}.training.precision": "auto"})
+    resolved = auto.resolved("bf16")
+    assert resolved.models["ctm"].training.precision == "bf16"
+    assert resolved.teacher.training.precision == "fp32"
+    fp32 = auto.resolved("fp32").train_hash("ctm")
+    assert fp32 == tiny.experiment().train_hash("ctm") != resolved.train_hash("ctm")

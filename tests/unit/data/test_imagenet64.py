@@ -1,0 +1,547 @@
+"""ImageNet 64×64 from small trees of ILSVRC2012's form: recipe, layouts, kills, damaged files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures import tiny
+from fixtures.tiny import Ended, FileSizeLimit, KillAt, SetAt
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctm_core.data import dataset
+from ctm_core.data.readers import _chunks, imagenet64
+from ctm_core.data.readers._chunks import make_chunks
+from ctm_core.data.readers._shrink import decoder, shrink
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json
+
+Ctm = Callable[..., Ended]
+WNIDS = ("n01440764", "n01443537", "n15075141")
+
+
+def encoded(pixels: NDArray[np.uint8] | Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def photograph(seed: int, size: tuple[int, int] = (150, 131)) -> Image.Image:
+    """A smooth random picture of a size (width, height)."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+# -- one image ---------------------------------------------------------------------------------
+
+
+def test_an_image_of_the_right_height_is_cut_out_of_its_middle() -> None:
+    generator = np.random.default_rng(0)
+    for width, left in ((64, 0), (100, 18), (101, 18)):
+        pixels = generator.integers(0, 256, (64, width, 3), dtype=np.uint8)
+        made = shrink(encoded(pixels))
+        assert made.dtype == np.uint8 and made.flags.c_contiguous
+        assert np.array_equal(made, pixels[:, left : left + 64].transpose(2, 0, 1))
+        made = shrink(encoded(pixels.transpose(1, 0, 2)))
+        assert np.array_equal(made, pixels[:, left : left + 64].transpose(2, 1, 0))
+
+
+def box(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' kernel with a = -1/2."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def resampled(
+    pixels: NDArray[np.float64],
+    size: tuple[int, int],
+    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Antialiased: the kernel is as wide as an output pixel; levels rounded in each direction."""
+    for axis, length in ((1, size[1]), (0, size[0])):
+        scale = pixels.shape[axis] / length
+        centres = (np.arange(length) + 0.5) * scale
+        distances = np.arange(pixels.shape[axis]) + 0.5 - centres[:, None]
+        weights = kernel(distances / max(scale, 1.0))
+        weights /= weights.sum(1, keepdims=True)
+        pixels = np.moveaxis(np.tensordot(weights, pixels, (1, axis)), 0, axis)
+        pixels = np.floor(pixels + 0.5).clip(0, 255)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (127, 200), (90, 127), (50, 40), (128, 128), (300, 255), (500, 375)]
+)
+def test_the_recipe_from_its_definition(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), dtype=np.uint8)
+    expected = pixels.astype(np.float64)
+    while min(expected.shape[:2]) >= 128:
+        height, width = expected.shape[:2]
+        expected = resampled(expected, (height // 2, width // 2), box)
+    scale = 64 / min(expected.shape[:2])
+    height, width = (round(n * scale) for n in expected.shape[:2])
+    expected = resampled(expected, (height, width), cubic)
+    top, left = (height - 64) // 2, (width - 64) // 2
+    expected = expected[top : top + 64, left : left + 64].transpose(2, 0, 1)
+    difference = np.abs(shrink(encoded(pixels)) - expected)
+    # Pillow's weights are integers of 22 bits: a tie may fall to the other side.
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_every_mode_becomes_rgb() -> None:
+    picture = photograph(2)
+    grey = shrink(encoded(picture.convert("L"), "JPEG", quality=95))
+    assert np.array_equal(grey[0], grey[1]) and np.array_equal(grey[0], grey[2])
+    plain = shrink(encoded(picture)).astype(int)
+    for other in (
+        encoded(picture.convert("CMYK"), "JPEG", quality=100, subsampling=0),
+        encoded(picture, "JPEG", quality=100, subsampling=0),
+        encoded(picture.convert("RGBA")),
+        encoded(picture, "JPEG", quality=95, progressive=True),
+    ):
+        assert np.abs(shrink(other) - plain).mean() < 2
+    palette = shrink(encoded(picture.convert("P", palette=Image.Palette.ADAPTIVE)))
+    assert np.abs(palette - plain).mean() < 6
+    assert shrink(encoded(picture.convert("1"))).shape == (3, 64, 64)
+
+
+def test_orientation_is_not_applied() -> None:
+    picture = photograph(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    turned = encoded(picture, "JPEG", quality=95, exif=exif)
+    assert np.array_equal(shrink(turned), shrink(encoded(picture, "JPEG", quality=95)))
+
+
+DAMAGED = {
+    "cut.JPEG": encoded(photograph(4), "JPEG", quality=95)[:-2000],
+    "empty.JPEG": b"",
+    "text.JPEG": b"404 not found\n",
+    "cut.png": encoded(photograph(5))[:-2000],
+    "gif.JPEG": encoded(photograph(6).convert("P"), "GIF"),
+    "header.JPEG": encoded(photograph(7), "JPEG")[:20],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_no_whole_image(name: str) -> None:
+    with pytest.raises(Exception, match=r"."):
+        shrink(DAMAGED[name])
+
+
+# -- a tree ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes of seven photographs, in chunks of four; one photograph is a PNG."""
+    monkeypatch.setattr(_chunks, "CHUNK", 4)
+    root = tmp_path / "ILSVRC2012"
+    for number, wnid in enumerate(WNIDS):
+        folder = root / "train" / wnid
+        folder.mkdir(parents=True)
+        for image in range(7):
+            picture = photograph(10 * number + image)
+            form = "PNG" if (number, image) == (1, 2) else "JPEG"
+            (folder / f"{wnid}_{image}.JPEG").write_bytes(encoded(picture, form))
+    return root
+
+
+def prepare(tree: Path, output: Path, workers: int = 1, split: str = "train") -> dataset.Dataset:
+    return dataset.prepare("imagenet64", split, str(tree), output, workers=workers)
+
+
+def test_a_tree(tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = prepare(tree, tmp_path / "out" / "train")
+    assert (
+        made.images.shape == (21, 3, 64, 64)
+        and made.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    )
+    files = sorted(tree.glob("train/*/*.JPEG"))
+    for image, file in zip(made.images, files, strict=True):
+        assert np.array_equal(image, shrink(file.read_bytes()))
+    assert made.class_names == list(WNIDS) and made.classes == 3 and made.flip
+    preparation = made.manifest["preparation"]
+    assert preparation["files"] == 21 and preparation["skipped"] == []
+    assert preparation["complete"] is False and preparation["decoder"] == decoder()
+    assert "21 images of 3 classes, where ILSVRC2012 has 1,281,167 of 1,000" in caplog.text
+    # The one hash of all sources is what anybody can compute in a shell.
+    told = subprocess.run(
+        "find train -name '*.JPEG' | LC_ALL=C sort | xargs sha256sum | sha256sum",
+        **{"shell": True, "cwd": tree, "capture_output": True, "text": True, "check": True},
+    ).stdout
+    assert made.manifest["source_files"] == [{"name": "train", "sha256": told.split()[0]}]
+    assert not list((tmp_path / "out" / "downloads").iterdir())
+    dataset.open_dataset(tmp_path / "out" / "train", verify=True)
+
+
+def test_a_whole_set_says_so(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(imagenet64, "FILES", {"train": 21, "test": 0})
+    monkeypatch.setattr(imagenet64, "CLASSES", 3)
+    made = prepare(tree, tmp_path / "train")
+    assert made.manifest["preparation"]["complete"] is True and not caplog.records
+
+
+def test_the_number_of_workers_changes_nothing(tree: Path, tmp_path: Path) -> None:
+    one = prepare(tree, tmp_path / "one" / "train", workers=1)
+    two = prepare(tree, tmp_path / "two" / "train", workers=2)
+    assert tiny.tree(one.path) == tiny.tree(two.path)
+
+
+def test_the_size_of_chunks_changes_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "train" / WNIDS[1] / "cut.JPEG").write_bytes(DAMAGED["cut.JPEG"])
+    one = prepare(tree, tmp_path / "one" / "train")
+    monkeypatch.setattr(_chunks, "CHUNK", 9)
+    two = prepare(tree, tmp_path / "two" / "train")
+    assert tiny.tree(one.path) == tiny.tree(two.path)
+
+
+def test_unreadable_files_are_left_out_and_listed(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = prepare(tree, tmp_path / "whole" / "train")
+    folder = tree / "train" / WNIDS[1]
+    for name, content in DAMAGED.items():
+        (folder / name).write_bytes(content)
+    (folder / "gone.JPEG").symlink_to("nowhere")
+    (folder / "folder.JPEG").mkdir()
+    (folder / "notes.txt").write_text("no image by its name")
+    made = prepare(tree, tmp_path / "damaged" / "train", workers=2)
+    assert made.fingerprint == whole.fingerprint
+    preparation = made.manifest["preparation"]
+    assert preparation["files"] == 29
+    listed = {entry["name"]: entry["reason"] for entry in preparation["skipped"]}
+    names = sorted([*DAMAGED, "gone.JPEG", "folder.JPEG"])
+    assert list(listed) == [f"train/{WNIDS[1]}/{name}" for name in names]
+    assert "truncated" in listed[f"train/{WNIDS[1]}/cut.JPEG"]
+    assert listed[f"train/{WNIDS[1]}/gone.JPEG"] == "No such file or directory"
+    for name, reason in listed.items():
+        assert f"left out: {tree / name} ({reason})" in caplog.text
+
+
+def test_a_copy_with_too_many_damaged_files(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(11):
+        (tree / "train" / WNIDS[0] / f"{number}.JPEG").write_bytes(b"")
+    with pytest.raises(UserError, match=r"11 of 32 files under .*train are unreadable, too many"):
+        prepare(tree, tmp_path / "train")
+    assert not (tmp_path / "train").exists()
+    monkeypatch.setattr(imagenet64, "LARGEST_LOSS", 0.5)
+    assert len(prepare(tree, tmp_path / "train")) == 21
+
+
+def test_a_failing_drive_is_no_damaged_file(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = prepare(tree, tmp_path / "one" / "train")
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == f"{WNIDS[2]}_0.JPEG":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        prepare(tree, tmp_path / "two" / "train")
+    monkeypatch.setattr(Path, "read_bytes", read)
+    made: list[int] = []
+    make = _chunks._make
+    monkeypatch.setattr(_chunks, "_make", lambda *args: made.append(args[-1]) or make(*args))
+    again = prepare(tree, tmp_path / "two" / "train")
+    assert made == [3, 4, 5]  # chunks 0 … 2 were finished
+    assert tiny.tree(undisturbed.path) == tiny.tree(again.path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_preparation_continues(tree: Path, tmp_path: Path, workers: int) -> None:
+    undisturbed = prepare(tree, tmp_path / "one" / "train")
+    words = ["data", "--dataset", "imagenet64", "--source", tree, "--output", "two/train"]
+    words += ["--workers", str(workers)]
+    small = SetAt("ctm_core.data.readers._chunks:CHUNK", 4)
+    ended = tiny.ctm(
+        words, tmp_path, [small, KillAt("ctm_core.runtime.progress:Progress.advance", 3)]
+    )
+    assert ended.code == -signal.SIGKILL
+    scratch = tmp_path / "two" / "downloads" / "imagenet64-train"
+    finished = {path.name: path.stat().st_mtime_ns for path in scratch.glob("*.json")}
+    assert len(finished) >= 4  # the plan and three chunks
+    assert not (tmp_path / "two" / "train").exists()
+    # Once more, now after the images are written.
+    ended = tiny.ctm(words, tmp_path, [small, KillAt("ctm_core.data.dataset:np.save", 1)])
+    assert ended.code == -signal.SIGKILL
+    after = {path.name: path.stat().st_mtime_ns for path in scratch.glob("*.json")}
+    assert len(after) == 7 and finished.items() <= after.items()
+    ended = tiny.ctm(words, tmp_path, [small])
+    assert ended.code == 0, ended.stderr
+    assert tiny.tree(undisturbed.path) == tiny.tree(tmp_path / "two" / "train")
+    assert not list((tmp_path / "two" / "downloads").iterdir())
+
+
+def test_a_full_disk(tree: Path, tmp_path: Path) -> None:
+    words = ["data", "--dataset", "imagenet64", "--source", tree, "--output", "out"]
+    ended = tiny.ctm([*words, "--workers", "1"], tmp_path, [FileSizeLimit(100_000)])
+    assert ended.code == 2 and "Traceback" not in ended.stderr
+    assert "the limit on file sizes is reached" in ended.stderr.splitlines()[-1]
+
+
+def test_other_files_start_anew(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    make = _chunks._collect
+    monkeypatch.setattr(_chunks, "_collect", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tree, tmp_path / "train")
+    monkeypatch.setattr(_chunks, "_collect", make)
+    (tree / "train" / WNIDS[0] / "a.JPEG").write_bytes(encoded(photograph(99), "JPEG"))
+    made = prepare(tree, tmp_path / "train")
+    assert len(made) == 22 and np.array_equal(
+        made.images[0], shrink(encoded(photograph(99), "JPEG"))
+    )
+
+
+# -- layouts -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flat(tree: Path) -> Path:
+    """A validation folder without folders of classes: file i is of class 2, 0, 2, 1."""
+    (tree / "val").mkdir()
+    for number in range(4):
+        name = f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        (tree / "val" / name).write_bytes(encoded(photograph(50 + number), "JPEG"))
+    return tree
+
+
+FLAT = (2, 0, 2, 1)
+
+
+def check_flat(made: dataset.Dataset) -> None:
+    assert made.labels.tolist() == list(FLAT) and made.class_names == list(WNIDS)
+    assert made.split == "test"
+    for number, image in enumerate(made.images):
+        assert np.array_equal(image, shrink(encoded(photograph(50 + number), "JPEG")))
+
+
+@pytest.mark.parametrize("place", ["", "val", "../../.."])
+def test_validation_with_kaggles_table(flat: Path, tmp_path: Path, place: str) -> None:
+    root = Path(shutil.copytree(flat, tmp_path / "kaggle/ILSVRC/Data/CLS-LOC"))
+    lines = ["ImageId,PredictionString"] + [
+        f"ILSVRC2012_val_{number + 1:08d},{WNIDS[label]} 85 1 499 272 {WNIDS[label]} 1 2 3 4 "
+        for number, label in reversed(list(enumerate(FLAT)))
+    ]
+    (root / place / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+    check_flat(prepare(root, tmp_path / "test", split="test"))
+
+
+def test_validation_with_a_table_of_ones_own(flat: Path, tmp_path: Path) -> None:
+    lines = [
+        f"ILSVRC2012_val_{number + 1:08d}.JPEG {WNIDS[label]}" for number, label in enumerate(FLAT)
+    ]
+    (flat / "val_labels.txt").write_text("\n".join(lines) + "\n\n")
+    check_flat(prepare(flat, tmp_path / "test", split="test"))
+    shutil.rmtree(flat / "train")  # then the table itself tells the classes
+    check_flat(prepare(flat, tmp_path / "test", split="test"))
+
+
+def test_validation_in_folders(flat: Path, tmp_path: Path) -> None:
+    for path, label in zip(sorted((flat / "val").iterdir()), FLAT, strict=True):
+        folder = flat / "val" / WNIDS[label]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    made = prepare(flat, tmp_path / "test", split="test")
+    assert made.labels.tolist() == [0, 1, 2, 2]
+    (flat / "val" / "n99999999").mkdir()
+    with pytest.raises(UserError, match="val has the class n99999999, which train has not"):
+        prepare(flat, tmp_path / "test", split="test")
+    shutil.rmtree(flat / "val" / "n99999999")
+    shutil.rmtree(flat / "val" / WNIDS[0])  # a class without validation keeps its number
+    assert prepare(flat, tmp_path / "test", split="test").labels.tolist() == [1, 2, 2]
+
+
+def test_tables_that_do_not_fit(flat: Path, tmp_path: Path) -> None:
+    def refused(says: str) -> None:
+        with pytest.raises(UserError, match=says):
+            prepare(flat, tmp_path / "test", split="test")
+        assert not (tmp_path / "test").exists()
+
+    refused("no folders of classes and there is no LOC_val_solution.csv or val_labels.txt")
+    table = flat / "val_labels.txt"
+    table.write_text(f"ILSVRC2012_val_00000001.JPEG {WNIDS[0]}\n")
+    refused("val_labels.txt has no line for ILSVRC2012_val_00000002.JPEG; correct the table")
+    table.write_text("".join(f"ILSVRC2012_val_{n:08d}.JPEG n00000000\n" for n in range(5)))
+    refused("gives the unknown class n00000000 to ILSVRC2012_val_00000001.JPEG")
+    table.write_text("ILSVRC2012_val_00000001.JPEG 65\n")
+    refused("entry 1 of .*val_labels.txt is no name and wnid")
+    table.write_bytes(b"\xff\xfe\x00")
+    refused("val_labels.txt is no text")
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda root: shutil.rmtree(root), "ILSVRC2012 does not exist; get ILSVRC2012 from https"),
+        (lambda root: shutil.rmtree(root / "train"), "train has no folders of classes"),
+        (
+            lambda root: [p.unlink() for p in root.glob("train/*/*")],
+            "train holds no images; get ILSVRC2012",
+        ),
+        (
+            lambda root: [p.rename(root / p.name) for p in (root / "train").iterdir()],
+            "itself holds the folders of the classes; they belong into .*train, and",
+        ),
+    ],
+)
+def test_no_tree(tree: Path, tmp_path: Path, harm: Callable[[Path], None], says: str) -> None:
+    harm(tree)
+    with pytest.raises(UserError, match=says):
+        prepare(tree, tmp_path / "train")
+
+
+def test_the_assets_folder_is_the_default(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTM_ASSETS", str(tmp_path))
+    made = dataset.prepare("imagenet64", "train", None, tmp_path / "train", workers=1)
+    assert len(made) == 21
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+CONVERT = """
+import os, time
+import numpy as np
+
+def slow(content):
+    time.sleep(0.05)
+    return np.full((1, 1, 1), content[0], dtype=np.uint8)
+
+def kill(content):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of conversions that worker processes can import."""
+    folder = tmp_path / "module"
+    folder.mkdir()
+    (folder / "conversions_of_a_test.py").write_text(CONVERT)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(_chunks, "CHUNK", 4)
+    import conversions_of_a_test
+
+    yield conversions_of_a_test
+    del sys.modules["conversions_of_a_test"]
+
+
+def numbered(folder: Path, count: int) -> list[str]:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:03d}").write_bytes(bytes([number]))
+    return [f"{number:03d}" for number in range(count)]
+
+
+def test_a_killed_worker_is_one_sentence(convert: Any, tmp_path: Path) -> None:
+    names = numbered(tmp_path / "files", 12)
+    options = {"recipe": "", "workers": 2, "title": "test"}
+    place = (tmp_path / "files", names)
+    with pytest.raises(UserError, match=r"a worker process was killed.* fewer than 2 --workers"):
+        make_chunks(*place, convert.kill, (1, 1, 1), tmp_path / "scratch", **options)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_their_parent(convert: Any, tmp_path: Path) -> None:
+    numbered(tmp_path / "files", 240)
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "module")!r})
+from pathlib import Path
+import conversions_of_a_test as conversions
+from ctm_core.data.readers import _chunks
+if __name__ == "__main__":
+    _chunks.CHUNK = 4
+    folder = Path({str(tmp_path)!r})
+    names = [f"{{number:03d}}" for number in range(240)]
+    _chunks.make_chunks(folder / "files", names, conversions.slow, (1, 1, 1),
+                        folder / "scratch", recipe="", workers=2, title="test")
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "scratch").glob("*.npy"))) < 3:
+            assert parent.poll() is None, parent.stderr and parent.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = [
+            pid for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert len(workers) == 2
+        parent.kill()
+        parent.wait()
+        while any(alive(pid) for pid in listed):
+            assert time.monotonic() < deadline, f"{listed} outlive their parent"
+            time.sleep(0.05)
+        done = len(list((tmp_path / "scratch").glob("*.npy")))
+        assert done < 60  # it was killed before its end
+    finally:
+        parent.kill()
+        parent.wait()
+        assert parent.stderr is not None
+        parent.stderr.close()
+
+
+def alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_chunks_are_read_one_by_one(convert: Any, tmp_path: Path) -> None:
+    names = numbered(tmp_path / "files", 10)
+    options = {"recipe": "", "workers": 1, "title": "test"}
+    place = (tmp_path / "files", names)
+    chunks = make_chunks(*place, convert.slow, (1, 1, 1), tmp_path / "scratch", **options)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+    assert np.concatenate(list(chunks)).ravel().tolist() == list(range(10))
+    assert chunks.kept.all() and chunks.skipped == ()
+    record = read_json(tmp_path / "scratch" / "000002.json")
+    assert record == {
+        "sha256": [hashlib.sha256(bytes([number])).hexdigest() for number in (8, 9)],
+        "skipped": [],
+    }
+    assert json.loads((tmp_path / "scratch" / "plan.json").read_text()).keys() == {"plan"}

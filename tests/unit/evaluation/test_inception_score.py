@@ -1,0 +1,73 @@
+"""The inception score against scipy's entropy, as its authors compute it, and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from ctm_core.evaluation.metrics.inception_score import InceptionSums, inception_score
+
+
+def probabilities(n, classes=7, seed=0):
+    logits = np.random.default_rng(seed).normal(size=(n, classes)) * 3
+    return torch.softmax(torch.from_numpy(logits), dim=1)
+
+
+def streamed(p, splits=10, batch=9):
+    sums = InceptionSums.empty(p.shape[1], splits)
+    for start in range(0, len(p), batch):
+        sums = sums.update(p[start : start + batch], start, len(p))
+    return sums
+
+
+def as_published(p, splits):
+    """Mean and deviation over splits, in the form of the authors' program."""
+    values, n = [], len(p)
+    for k in range(splits):
+        part = p[k * n // splits : (k + 1) * n // splits]
+        values.append(np.exp(np.mean([entropy(row, part.mean(axis=0)) for row in part])))
+    return np.array(values)
+
+
+@pytest.mark.parametrize(("n", "splits", "batch"), [(100, 10, 9), (103, 10, 50), (40, 1, 64)])
+def test_the_authors_form(n, splits, batch):
+    p = probabilities(n)
+    found = inception_score(streamed(p, splits, batch))
+    values = as_published(p.numpy(), splits)
+    assert found.value == pytest.approx(values.mean(), rel=1e-10)
+    if splits > 1:
+        assert found.standard_error == pytest.approx(values.std(ddof=1) / splits**0.5, rel=1e-7)
+        assert found.freedom == splits - 1
+    else:
+        assert found.standard_error is None
+
+
+def test_certain_and_even_classes_score_their_number_and_equal_ones_score_1():
+    certain = torch.eye(5).repeat(8, 1)
+    assert inception_score(streamed(certain, splits=4)).value == pytest.approx(5.0, rel=1e-12)
+    equal = torch.full((40, 5), 0.2)
+    assert inception_score(streamed(equal, splits=4)).value == pytest.approx(1.0, rel=1e-12)
+
+
+def test_pooled_seeds_keep_their_splits():
+    one, two = probabilities(50), probabilities(70, seed=1)
+    merged = streamed(one).merge(streamed(two))
+    values = np.concatenate([as_published(one.numpy(), 10), as_published(two.numpy(), 10)])
+    assert inception_score(merged).value == pytest.approx(values.mean(), rel=1e-10)
+
+
+def test_tensors_and_back():
+    sums = streamed(probabilities(50))
+    again = InceptionSums.from_tensors(sums.tensors())
+    assert inception_score(again) == inception_score(sums)
+    with pytest.raises(ValueError, match="missing"):
+        InceptionSums.from_tensors({"n": sums.n})
+    with pytest.raises(ValueError, match="shapes"):
+        InceptionSums.from_tensors(sums.tensors() | {"n": sums.n[:3]})
+
+
+def test_logits_and_empty_splits_are_refused():
+    with pytest.raises(ValueError, match="sum to 1"):
+        InceptionSums.empty(3, 2).update(torch.randn(4, 3), 0, 4)
+    with pytest.raises(ValueError, match="no samples"):
+        inception_score(InceptionSums.empty(3, 2))

@@ -1,0 +1,86 @@
+"""A weight file rebuilds its model, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.tiny import Trained
+
+from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.models import weight_file
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, save_tensors
+
+
+def test_round_trip(student: Trained, tmp_path: Path) -> None:
+    model, record = weight_file.load_weights(student.weights)
+    assert isinstance(model, Trajectory)
+    assert model.time_s and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert record["model"] == "ctm" and record["step"] == 12
+    assert record["class_names"] == [str(n) for n in range(10)]
+    assert record == weight_file.read_record(student.weights)
+    weight_file.export(tmp_path / "again.safetensors", model, record)
+    assert (tmp_path / "again.safetensors").read_bytes() == student.weights.read_bytes()
+
+
+def test_names_are_those_of_the_network(student: Trained) -> None:
+    tensors, _ = load_tensors(student.weights)
+    assert all(name.startswith("model.") for name in tensors)
+
+
+def rewritten(source: Path, path: Path, changes: dict[str, Any]) -> Path:
+    """A copy of a weight file with another record or other tensors."""
+    tensors, metadata = load_tensors(source)
+    record = json.loads(metadata["record"]) | changes.get("record", {})
+    for key in changes.get("without", ()):
+        del record[key]
+    text = changes.get("text", json.dumps(record))
+    metadata = {"format": changes.get("format", metadata["format"]), "record": text}
+    tensors |= changes.get("tensors", {})
+    for name in changes.get("drop", ()):
+        del tensors[name]
+    save_tensors(path, tensors, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"format": "other"}, "is not a weight file of this project"),
+        ({"text": "{"}, "its record is not readable"),
+        ({"text": "[]"}, "its record is not readable"),
+        ({"without": ["network", "seed"]}, "its record lacks network, seed"),
+        ({"record": {"network": {"architecture": "vgg"}}}, "architecture: Input should be"),
+        ({"record": {"network": {"depth": 3}}}, "unknown key 'depth'"),
+        ({"record": {"label_dim": 3}}, "does not fit its network: it holds model.map_label"),
+        ({"record": {"time_s": False}}, "does not fit its network: it holds the unknown"),
+        ({"tensors": {"extra": torch.zeros(1)}}, "it holds the unknown extra"),
+        ({"drop": ["model.dec.8x8_aux_conv.weight"]}, "it lacks model.dec.8x8_aux_conv.weight"),
+    ],
+)
+def test_files_that_do_not_fit(
+    student: Trained, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    path = rewritten(student.weights, tmp_path / "w.safetensors", changes)
+    with pytest.raises(UserError, match=r"w\.safetensors") as error:
+        weight_file.load_weights(path)
+    assert expected in str(error.value)
+
+
+def test_truncated_missing_and_foreign_files(student: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(UserError, match=r"w\.safetensors is missing"):
+        weight_file.load_weights(path)
+    data = student.weights.read_bytes()
+    for size in (0, 7, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(UserError, match=r"w\.safetensors is damaged"):
+            weight_file.load_weights(path)
+    path.write_bytes(b"\x80\x04}q\x00.")  # a pickle is not even tried
+    with pytest.raises(UserError, match=r"w\.safetensors is damaged"):
+        weight_file.load_weights(path)

@@ -1,0 +1,108 @@
+"""Predictions beside the record of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fixtures import tiny
+from fixtures.tiny import Trained
+
+from ctm_core.plan.costs import Estimate
+from ctm_core.plan.dag import Job
+from ctm_core.plan.passes import Number, expected
+from ctm_core.plan.record import Comparison, compare
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_json, write_json
+
+
+@pytest.fixture
+def results(tmp_path: Path, student: Trained) -> Path:
+    """A results folder with the record of the student's training, and Snakemake's table of it."""
+    folder = tmp_path / "results" / "tiny/ctm/seed-0"
+    folder.mkdir(parents=True)
+    record = read_json(student.folder / "training.json") | {"seconds": 30.0}
+    write_json(folder / "training.json", record)
+    table = tmp_path / "results/benchmarks/train/tiny/ctm"
+    table.mkdir(parents=True)
+    (table / "seed-0.tsv").write_text("s\tmax_rss\n50.0\t100.0\n40.0\t200.0\n")
+    return tmp_path / "results"
+
+
+def estimate(kind: str = "train") -> Estimate:
+    made = tiny.experiment()
+    job = Job(
+        "train_tiny_ctm",
+        ("a",),
+        kind=kind,
+        experiment=made,
+        model="ctm",
+        step=12,
+        benchmark="train/tiny/ctm/seed-0",
+    )
+    return Estimate(job, expected(made, "ctm").recorded, seconds=20, memory=2e8, gpus=0)
+
+
+def test_passes_seconds_and_memory_are_compared(results: Path, student: Trained) -> None:
+    found, others, device = compare([estimate()], results)
+    spent = read_json(student.folder / "training.json")["forward_passes"]
+    by_name = {each.what: each for each in found}
+    for name in ("teacher", "student", "target"):
+        each = by_name[f"passes: {name}"]
+        assert each.measured == spent[name]
+        assert each.deviations is not None and abs(each.deviations) < 4
+    assert by_name["seconds"].off == pytest.approx(0.5)
+    assert by_name["memory"].measured == 200 * 2**20, "of the last time the job ran"
+    assert others == [] and device is not None and device.endswith("threads")
+
+
+def test_a_record_of_another_configuration_is_not_compared(results: Path) -> None:
+    path = results / "tiny/ctm/seed-0/training.json"
+    write_json(path, read_json(path) | {"train_hash": "0" * 64})
+    assert compare([estimate()], results) == ([], ["tiny ctm seed 0"], None)
+
+
+def test_precision_that_was_resolved_is_this_configuration(results: Path) -> None:
+    auto = tiny.experiment({"models.ctm.training.precision": "auto"})
+    path = results / "tiny/ctm/seed-0/training.json"
+    resolved = auto.resolved("bf16").train_hash("ctm")
+    assert resolved != auto.train_hash("ctm")
+    write_json(path, read_json(path) | {"train_hash": resolved})
+    job = Job("train_tiny_ctm", ("a",), kind="train", experiment=auto, model="ctm", step=12)
+    found, others, _ = compare([Estimate(job, {}, seconds=20)], results)
+    assert others == [] and [each.what for each in found] == ["seconds"]
+
+
+def test_likelihood_of_an_evaluation_is_compared(results: Path) -> None:
+    made = estimate("evaluate")
+    folder = results / "tiny/ctm/seed-0/step-12"
+    folder.mkdir()
+    row = {"protocol": "likelihood", "nfe": 50, "n": 4}
+    record = {"train_hash": tiny.experiment().train_hash("ctm"), "seconds": 10.0}
+    write_json(folder / "evaluation.json", record | {"rows": [row, {"protocol": "tiny"}]})
+    job = Estimate(made.job, {"likelihood": Number(160.0)}, seconds=20)
+    (passes, seconds) = compare([job], results)[0][:2]
+    assert (passes.what, passes.predicted, passes.measured) == ("passes: likelihood", 160, 200)
+    assert seconds.measured == 10
+
+
+def test_no_record_is_no_comparison(tmp_path: Path) -> None:
+    assert compare([estimate()], tmp_path / "results") == ([], [], None)
+
+
+def test_damaged_records_are_one_sentence(results: Path) -> None:
+    table = results / "benchmarks/train/tiny/ctm/seed-0.tsv"
+    table.write_text("s\tmax_rss\n1.0\tmuch\n")
+    with pytest.raises(UserError, match=r"seed-0\.tsv is no table of Snakemake's; remove it"):
+        compare([estimate()], results)
+    (results / "tiny/ctm/seed-0/training.json").write_text("[]")
+    with pytest.raises(UserError, match=r"training\.json is damaged: it holds no record"):
+        compare([estimate()], results)
+
+
+def test_differences_are_relative_and_in_standard_deviations() -> None:
+    each = Comparison("a", "passes", predicted=100, measured=120, deviation=10)
+    assert (each.off, each.deviations) == (pytest.approx(0.2), 2)
+    assert Comparison("a", "passes", 0, 0).off == 0
+    assert Comparison("a", "passes", 0, 5).off == float("inf")
+    assert Comparison("a", "passes", 5, 5, deviation=0).deviations is None

@@ -1,0 +1,24 @@
+"""Pairs of cells that differ in one thing."""
+
+from pathlib import Path
+
+from fixtures.results_factory import Results
+
+from ctm_core.report.headline import effects
+from ctm_core.report.scores import Row, aggregate, read_evaluations
+
+
+def rows_of(results: Results) -> list[Row]:
+    return aggregate(read_evaluations(results.evaluations))
+
+
+def test_effects_compare_cells_that_differ_in_one_thing(tmp_path: Path) -> None:
+    found = effects(rows_of(Results(tmp_path).default()), "digits")
+    told = {(effect.first, effect.second): effect.outcome for effect in found}
+    assert told["ctm, NFE 8, γ = 0", "ctm, NFE 8, γ = 1"] == "lower"
+    assert told["ctm, NFE 4, γ = 0", "ctm, NFE 4, γ = 1"] == "lower"  # seed by seed
+    assert told["ctm, NFE 8, γ = 1", "ctm, NFE 4, γ = 1"] == "higher"
+    assert told["ctm, NFE 2, γ = 0", "ctm, NFE 1"] == "lower"
+    assert told["ctm, NFE 1", "ctm_nodsm, NFE 1"] == "lower"
+    assert [effect.group for effect in found] == ["γ"] * 3 + ["NFE"] * 9 + ["student"] * 4
+    assert effects(rows_of(Results(tmp_path / "none", experiment="x").default()), "digits") == []

@@ -1,0 +1,100 @@
+"""Jobs of one machine take devices that nobody has; the devices are names, no GPU is needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ctm_core.runtime import devices, launch
+
+Job = Callable[..., "subprocess.Popen[str]"]
+CODE = """
+import logging, os, sys
+from ctm_core.runtime import devices
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+devices.claim(int(sys.argv[1]))
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    """Starts jobs that take devices and keep them until their input ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(count: int, visible: str = "0,1,2,3") -> subprocess.Popen[str]:
+        kept = {k: v for k, v in os.environ.items() if k not in ("SLURM_JOB_ID", launch.MARK)}
+        given = {devices.LOCKS: str(tmp_path / "locks"), devices.VISIBLE: visible}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", CODE, str(count)],
+                env=kept | given,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_jobs_at_once_get_devices_of_their_own(job: Job) -> None:
+    running = [job(count) for count in (1, 2, 1)]
+    found = [line(process).split(",") for process in running]
+    assert [len(names) for names in found] == [1, 2, 1]
+    assert sorted(name for names in found for name in names) == ["0", "1", "2", "3"]
+
+
+def test_a_job_waits_for_what_another_has_and_a_killed_one_gives_back(job: Job) -> None:
+    first = job(1, "GPU-a,GPU-b")
+    assert line(first) == "GPU-a"
+    second = job(2, "GPU-a,GPU-b")
+    assert line(second) == "waiting for 2 free of 2 GPUs"
+    third = job(1, "GPU-a,GPU-b")  # what waits holds nothing
+    assert line(third) == "GPU-b"
+    third.kill()
+    first.send_signal(signal.SIGKILL)
+    assert line(second) == "GPU-a,GPU-b"
+
+
+def test_more_than_there_are_is_all_of_them(job: Job) -> None:
+    assert line(job(8, "0,1")) == "0,1"
+
+
+@pytest.mark.parametrize(
+    ("count", "variables"),
+    [
+        (1, {}),
+        (0, {devices.LOCKS: "locks"}),
+        (1, {devices.LOCKS: "locks", "SLURM_JOB_ID": "42"}),
+        (1, {devices.LOCKS: "locks", launch.MARK: "1"}),
+        (1, {devices.LOCKS: "locks", devices.VISIBLE: ""}),
+    ],
+)
+def test_nothing_is_taken_where_nobody_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, variables: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (devices.LOCKS, "SLURM_JOB_ID", launch.MARK):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({devices.VISIBLE: "0,1"} | variables).items():
+        monkeypatch.setenv(name, value)
+    devices.claim(count)
+    assert os.environ[devices.VISIBLE] == variables.get(devices.VISIBLE, "0,1")
+    assert not list(tmp_path.iterdir())

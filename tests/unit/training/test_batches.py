@@ -1,0 +1,114 @@
+"""Every image once an epoch, flips by sample, cuts that change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ctm_core.config import Training
+from ctm_core.data.dataset import Dataset
+from ctm_core.runtime import distributed
+from ctm_core.runtime.errors import UserError
+from ctm_core.training.batches import Batches
+
+
+def batches(digits: Dataset, *, labels: bool = True, **section: object) -> Batches:
+    return Batches(
+        digits,
+        Training.model_validate({"steps": 10, "batch_size": 8, "ema": [0.5]} | section),
+        title="t",
+        labels=labels,
+        seed=3,
+        device=torch.device("cpu"),
+    )
+
+
+def test_every_epoch_shows_each_image_once(digits: Dataset) -> None:
+    made = batches(digits, batch_size=599, steps=6)
+    count, seen = len(digits), []
+    assert count == 3 * 599
+    for step in range(6):
+        indices = made.indices(step, 0, 599)
+        images, labels = digits.batch(indices)
+        batch = made.draw(step, 0, 599)
+        assert torch.equal(batch.images, images.float() / 127.5 - 1)
+        assert batch.labels is not None and torch.equal(batch.labels, labels)
+        seen += indices
+    assert sorted(seen[:count]) == sorted(seen[count:]) == list(range(count))
+    assert seen[:count] != seen[count:]
+
+
+def test_a_batch_across_two_epochs_takes_from_both(digits: Dataset) -> None:
+    made = batches(digits, batch_size=1000)
+    straddling = made.indices(1, 0, 1000)
+    assert sorted(made.indices(0, 0, 1000) + straddling[:797]) == list(range(1797))
+    # Asking for an earlier step again gives the same, whatever was asked in between.
+    again = made.indices(1, 0, 1000)
+    assert again == straddling
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_cuts_change_nothing(digits: Dataset, micro_batch: int) -> None:
+    whole = batches(digits).draw(5, 0, 8)
+    made = batches(digits, micro_batch=micro_batch)
+    parts = [made.draw(5, start, made.micro_batch) for start in made.starts]
+    assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+    assert [part.start for part in parts] == list(range(0, 8, micro_batch))
+
+
+def test_processes_share_a_batch_side_by_side(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    starts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        starts.append(list(batches(digits, micro_batch=2).starts))
+    assert starts == [[0, 4], [2, 6]]
+
+
+def test_flips_are_drawn_by_sample(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = batches(digits, batch_size=64)
+    straight = plain.draw(0, 0, 64).images
+    monkeypatch.setattr(Dataset, "flip", True)
+    flipped = plain.draw(0, 0, 64).images
+    turned = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, straight, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(flipped, straight, strict=True)]
+    assert all(a or b for a, b in zip(turned, kept, strict=True))
+    assert 16 < sum(turned) < 48
+    assert torch.equal(plain.draw(0, 32, 32).images, flipped[32:])
+
+
+def test_labels_are_given_only_where_wanted(digits: Dataset) -> None:
+    assert batches(digits, labels=False).draw(0, 0, 8).labels is None
+
+
+def test_channels_last_changes_the_layout_alone(digits: Dataset) -> None:
+    plain, strided = batches(digits), batches(digits, channels_last=True)
+    ours, theirs = strided.draw(2, 0, 8).images, plain.draw(2, 0, 8).images
+    assert torch.equal(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("processes", "section", "message"),
+    [
+        (3, {}, "t: a batch of 8 cannot be shared by 3 processes; change batch_size or"),
+        (
+            2,
+            {"batch_size": 12, "micro_batch": 4},
+            "t: micro_batch 4 does not divide the 6",
+        ),
+    ],
+)
+def test_uneven_cuts_are_refused(
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    section: dict[str, int],
+    message: str,
+) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: processes)
+    with pytest.raises(UserError) as error:
+        batches(digits, **section)
+    assert str(error.value).startswith(message)
