@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ class GaussianMixture:
             mean = self.means
             root = (self.variances_at(s)[:, 0] / self.variances_at(t)[:, 0]).sqrt()
             return mean * (1 - root) + x * (root - (s / t).view(-1, 1, 1, 1))
-        made: Tensor = _Drift.apply(x, t, s, self, tolerance)
+        made: Tensor = cast(Any, _Drift).apply(x, t, s, self, tolerance)
         return made
 
 

@@ -7,6 +7,7 @@ changes rounding alone. Their effects: docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -15,10 +16,20 @@ from ctm_core.config import Training
 from ctm_core.models.networks.layers import Recomputing, UNetBlock
 from ctm_core.models.networks.openai_adm import AttentionBlock
 
-__all__ = ["apply", "round_frozen"]
+__all__ = ["apply", "channels_last", "round_frozen"]
 
 #: Layers that autocast runs in bf16, whatever the dtype of their weights.
 ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(network: Network) -> Network:
+    """The network itself, its weights laid out with channels last."""
+    # Stubs of torch 2.13 do not know this argument.
+    moved: Network = cast(Any, network).to(memory_format=torch.channels_last)
+    return moved
 
 
 def apply(
@@ -41,7 +52,7 @@ def apply(
             round_frozen(network)
     for network in (*learning, *frozen):
         if section.channels_last:
-            network.to(memory_format=torch.channels_last)
+            channels_last(network)
         for module in network.modules():
             if isinstance(module, (UNetBlock, AttentionBlock)):
                 module.attention_kernel = section.attention

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.acceleration import channels_last
 from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, error, exact
@@ -77,7 +78,7 @@ def jumps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
 @torch.no_grad()
 def ddpmpp_channels_last(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """The denoiser in the memory layout that training and sampling use."""
-    model = denoiser(golden, precision).to(memory_format=torch.channels_last)
+    model = channels_last(denoiser(golden, precision))
     x = golden.input("x", precision).contiguous(memory_format=torch.channels_last)
     augment = golden.input("augment_labels", precision) if "in/augment_labels" in golden else None
     ours = model.denoise(x, golden.input("sigma", precision), golden.labels(precision), augment)
@@ -88,7 +89,7 @@ def ddpmpp_channels_last(golden: Golden, precision: torch.dtype) -> Iterator[Che
 @torch.no_grad()
 def jumps_channels_last(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """The student in the memory layout that training and sampling use."""
-    model = student(golden, precision).to(memory_format=torch.channels_last)
+    model = channels_last(student(golden, precision))
     x = golden.input("x", precision).contiguous(memory_format=torch.channels_last)
     t, s = golden.input("t", precision), golden.input("s", precision)
     ours = model.G(x, t, s, golden.labels(precision))

@@ -13,6 +13,7 @@ from torch import Tensor
 from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.solvers import heun_solve
+from ctm_core.training.acceleration import channels_last
 from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
 from ctm_core.verification.check_samplers import Recorder, follow
@@ -32,7 +33,7 @@ def openai_jumps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     for name, ours in found.items():
         yield compare(name, ours, golden.expected(name, precision), precision, solve=True)
     yield exact("G where s = t", found["G"][s == t], x[s == t])
-    last = model.to(memory_format=torch.channels_last)
+    last = channels_last(model)
     ours = last.G(x.contiguous(memory_format=torch.channels_last), t, s, y)
     expected = golden.expected("G", precision)
     yield compare("G in channels_last", ours, expected, precision, solve=True)

@@ -13,7 +13,7 @@ works with any backend; torch's own ``SyncBatchNorm`` needs a GPU.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -57,12 +57,12 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = x.new_tensor([x.numel() / x.shape[1]])
-        sums: Tensor = _Sum.apply(torch.cat([x.sum((0, 2, 3)), count]))
+        sums: Tensor = cast(Any, _Sum).apply(torch.cat([x.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = (sums[:-1] / n).view(1, -1, 1, 1)
         # The second sum is taken about the mean: a difference of large squares loses all digits.
         centred = x - mean
-        variance: Tensor = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+        variance: Tensor = cast(Any, _Sum).apply(centred.square().sum((0, 2, 3))) / n
         scale = (variance + self.eps).rsqrt() * self.weight
         result = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         with torch.no_grad():

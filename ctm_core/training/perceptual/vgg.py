@@ -22,7 +22,7 @@ gradient at the images; and features are compared in strips that fit a processor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class VggDistance(Distance):
                 f"the distance {self.name} takes images of 1 or 3 channels, not {channels}; "
                 "set distance to l2 or pseudo_huber"
             )
-        value: Tensor = _Measured.apply(a, b, self)
+        value: Tensor = cast(Any, _Measured).apply(a, b, self)
         return value
 
     def measured(self, pair: Pair, needed: tuple[bool, bool]) -> tuple[Tensor, Gradients]:
