@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0)]
+
+_LATER = object()
+_KeyT = TypeVar("_KeyT")
+
+#: A key added after a release, e.g. ``recompute: Later[bool] = False``. At its default it is left
+#: out of every dump, hence of hashes and weight records: finished trainings keep their hashes.
+Later = Annotated[_KeyT, _LATER]
 
 
 class Section(BaseModel):
@@ -26,9 +41,17 @@ class Section(BaseModel):
             raise ValueError("true and false (also yes, no, on, off) do not belong here")
         return value
 
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for key, field in type(self).model_fields.items():
+            if _LATER in field.metadata and getattr(self, key) == field.default:
+                data.pop(key, None)
+        return data
+
 
 def without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:
     """The seeds themselves, or a complaint about one that is listed twice."""
     if len(set(value)) < len(value):
-        raise ValueError(f"a seed stands there twice: {list(value)}")
+        raise ValueError(f"duplicate seed: {list(value)}")
     return value

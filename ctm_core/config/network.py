@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from ctm_core.config._section import Positive, Section
+from ctm_core.config._section import Later, Positive, Section
 
 #: Architectures and the keys that are theirs beside those that all have.
 ARCHITECTURE_KEYS: dict[str, tuple[str, ...]] = {
@@ -56,20 +50,22 @@ class Network(Section):
         default=(16,), description="sides of the feature maps at which blocks attend"
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    channel_mult_emb: Positive | None = Field(
+    channel_mult_emb: Later[Positive | None] = Field(
         default=None, description="width of the embedding in model_channels; null: 4"
     )
-    resample_filter: tuple[float, ...] | None = Field(
+    resample_filter: Later[tuple[float, ...] | None] = Field(
         default=None, description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]"
     )
-    augment_dim: Positive | None = Field(
+    augment_dim: Later[Positive | None] = Field(
         default=None,
         description="width of the teacher's augmentation labels (9 in EDM's); students have none",
     )
-    num_head_channels: Positive | None = Field(
+    num_head_channels: Later[Positive | None] = Field(
         default=None, description="channels of an attention head; null: 64 unless num_heads"
     )
-    num_heads: Positive | None = Field(default=None, description="attention heads at every level")
+    num_heads: Later[Positive | None] = Field(
+        default=None, description="attention heads at every level"
+    )
 
     @field_validator("model_channels")
     @classmethod
@@ -107,10 +103,6 @@ class Network(Section):
                         f"{self.model_channels * mult} (model_channels * channel_mult)"
                     )
         return self
-
-    @model_serializer(mode="wrap")
-    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value is not None}
 
     @property
     def target_time(self) -> bool:

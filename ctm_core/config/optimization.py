@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from ctm_core.config._section import Positive, Rate, Section
+from ctm_core.config._section import Later, Positive, Rate, Section
 
 #: Keys of a training section that cannot change the final weights, so are left out of its hash.
 WITHOUT_EFFECT = (
@@ -52,10 +46,10 @@ class Training(Section):
     evaluated_ema: Rate | None = Field(default=None, description="null: the first of `ema`")
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: bool = False
-    attention: Literal["math", "sdpa"] = Field(
+    attention: Later[Literal["math", "sdpa"]] = Field(
         default="math", description="as the formula stands, or torch's fused kernels"
     )
-    recompute: bool = Field(
+    recompute: Later[bool] = Field(
         default=False,
         description="norms and activations of the blocks once more in the backward pass instead "
         "of keeping them: the same numbers in less memory",
@@ -92,16 +86,6 @@ class Training(Section):
         """Samples of a batch that each of several processes has, and those of a micro-batch."""
         share = self.batch_size // processes
         return share, min(self.micro_batch or share, share)
-
-    @model_serializer(mode="wrap")
-    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Hashes made before these keys existed hold for what they left as it was.
-        data: dict[str, Any] = handler(self)
-        if data["attention"] == "math":
-            del data["attention"]
-        if not data["recompute"]:
-            del data["recompute"]
-        return data
 
     @property
     def final_ema(self) -> float:
