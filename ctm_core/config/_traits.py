@@ -1,0 +1,87 @@
+"""What a module says of itself in one literal, read without importing it.
+
+Whatever the configuration has to know of an objective, a sampler or a metric is a literal in that
+one's own file, such as ``TRAITS = {"teacher": False}``. These files import torch and belong to
+higher packages, while the configuration is read whenever Snakemake starts; so they are parsed.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ctm_core.config._section import Section
+from ctm_core.runtime.errors import UserError
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def modules(folder: Path) -> list[str]:
+    """Names of the modules of a folder, sorted, without those that begin with an underscore."""
+    return sorted(file.stem for file in folder.glob("[!_]*.py"))
+
+
+def literal(file: Path, name: str) -> dict[str, Any]:
+    """The dictionary that a module assigns to ``name`` at its top level; empty if it does not.
+
+    Raises
+    ------
+    UserError
+        If a key or a value is not a literal; the sentence names the file and the key.
+    """
+    node = _assignments(file).get(name)
+    if node is None:
+        return {}
+    if not isinstance(node, ast.Dict):
+        raise UserError(f"{file}: {name} must be a dictionary of literals")
+    entries = {}
+    for key, value in zip(node.keys, node.values, strict=True):
+        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+            raise UserError(f"{file}: the keys of {name} must be quoted names")
+        try:
+            entries[key.value] = ast.literal_eval(value)
+        except ValueError:
+            raise UserError(
+                f"{file}: {name}[{key.value!r}] must be a literal, because it is read without "
+                f"running the file; it is {ast.unparse(value)}"
+            ) from None
+    return entries
+
+
+@cache
+def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> SectionT:
+    """The literal ``name`` of a module as a section, whose defaults hold for what it leaves out.
+
+    Raises
+    ------
+    UserError
+        If a key is unknown or a value is not a literal of its type; the sentence names the file
+        and the key.
+    """
+    try:
+        return kind.model_validate(literal(file, name), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = f"{name}{''.join(f'[{part!r}]' for part in problem['loc'])}"
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise UserError(f"{file}: {place} is unknown; there are {known}") from None
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise UserError(f"{file}: {place} is {problem['input']!r}: {reason}") from None
+
+
+@cache
+def _assignments(file: Path) -> dict[str, ast.expr]:
+    """Values of the module-level assignments to a single name."""
+    values: dict[str, ast.expr] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values[name] = value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                values[name] = value
+    return values
