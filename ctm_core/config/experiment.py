@@ -92,6 +92,11 @@ class Experiment(Section):
                 )
             if isinstance(model, Student):
                 self._check_student(name, model)
+        if self.teacher is not None and self.teacher.augment and self.network.augment_dim != 9:
+            raise ValueError(
+                "teacher.augment: the network must be told of its nine parameters, or samples "
+                "come out augmented; set network.augment_dim to 9"
+            )
         self._check_samplers()
         self._check_protocols()
         self._check_likelihood()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from ctm_core.config._section import Name, Section, Seed
+from ctm_core.config._section import Later, Name, Section, Seed
 from ctm_core.config.optimization import Training
 
 
@@ -18,9 +18,18 @@ class Teacher(Section):
     seed: Seed = 0
     p_mean: float = Field(default=-1.2, description="mean of ln sigma in its training")
     p_std: float = Field(default=1.2, gt=0, description="standard deviation of ln sigma")
+    augment: Later[float] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability of each of EDM's augmentations, 0.12 for CIFAR-10; the network "
+        "is told of them, so network.augment_dim must be 9",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
         if (self.training is None) == (self.asset is None):
             raise ValueError("a teacher has either `training` or `asset`, the file it comes from")
+        if self.augment and self.asset is not None:
+            raise ValueError("`augment` belongs to a teacher's training; this one is converted")
         return self

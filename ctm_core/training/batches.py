@@ -87,6 +87,8 @@ class Batches:
         The run's seed.
     device
         Where batches are put.
+    flip
+        Whether half of the images are mirrored, where the data set allows it.
 
     Raises
     ------
@@ -103,12 +105,14 @@ class Batches:
         labels: bool,
         seed: int,
         device: torch.device,
+        flip: bool = True,
     ) -> None:
         self.dataset = dataset
         self.section = section
         self.labels = labels
         self.seed = seed
         self.device = device
+        self.flip = flip
         self.micro_batch = _micro_batch(section, title)
         self._order: tuple[int, Any] = (-1, None)
 
@@ -124,7 +128,7 @@ class Batches:
         """Samples start … start + size - 1 of a step's global batch, float32 in [-1, 1]."""
         images, labels = self.dataset.batch(self.indices(step, start, size))
         data = images.to(self.device).float() / 127.5 - 1.0
-        if self.dataset.flip:
+        if self.flip and self.dataset.flip:
             coin = randomness.uniform(self.seed, "flip", step, start, size) < 0.5
             data = torch.where(coin.to(self.device).view(-1, 1, 1, 1), data.flip(-1), data)
         if self.section.channels_last:

@@ -18,6 +18,7 @@ from ctm_core.config import Teacher
 from ctm_core.diffusion import schedule
 from ctm_core.diffusion.scalings import loss_weight
 from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training import augmentation
 from ctm_core.training.balance import Call, Loss
 from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Objective
@@ -28,7 +29,12 @@ Tensor = torch.Tensor
 
 
 def dsm_loss(
-    model: Trajectory, images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None
+    model: Trajectory,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    labels: Tensor | None,
+    augment_labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted denoising error of each sample.
 
@@ -42,6 +48,8 @@ def dsm_loss(
         Noise levels, shape (B,).
     labels
         Shape (B,) int64, or None.
+    augment_labels
+        Shape (B, augment_dim): what was done to the images; None: nothing.
 
     Returns
     -------
@@ -49,28 +57,46 @@ def dsm_loss(
     """
     level = sigma.to(images.dtype).view(-1, 1, 1, 1)
     noisy = images + level * noise
-    raw = model.raw(noisy, sigma, None, labels)
+    raw = model.raw(noisy, sigma, None, labels, augment_labels)
     denoised = model.inner(raw, noisy, sigma)
     weight = loss_weight("karras_weight", level, sigma_data=model.sigma_data)
     return (weight * (denoised - images) ** 2).flatten(1).mean(1), raw
 
 
 class DsmObjective(Objective):
-    """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2)."""
+    """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2), images augmented if wanted.
+
+    Parameters
+    ----------
+    section
+        The teacher's configuration.
+    student
+        The denoiser that learns.
+    flip
+        Whether a mirrored image is an image of the same set; if not, augmentation flips none.
+    """
 
     time_s = False
     uses_teacher = False
 
-    def __init__(self, section: Teacher, student: Trajectory) -> None:
+    def __init__(self, section: Teacher, student: Trajectory, *, flip: bool = True) -> None:
         super().__init__()
         self.section = section
         self.student = student
+        self.augmentation = augmentation.EDM._replace(p=section.augment)
+        if not flip:
+            self.augmentation = self.augmentation._replace(xflip=0.0, yflip=0.0)
+
+    @property
+    def flips(self) -> bool:
+        """Whether flips are among the augmentations, told to the network by their labels."""
+        return self.section.augment > 0
 
     def calls(self, batch: Batch) -> Iterator[Call]:
         """See :class:`ctm_core.training.objective.Objective`."""
-        loss, raw = dsm_loss(
-            self.student, batch.images, self._sigma(batch), batch.normal("noise"), batch.labels
-        )
+        images, augment_labels = self._augmented(batch)
+        sigma, noise = self._sigma(batch), batch.normal("noise")
+        loss, raw = dsm_loss(self.student, images, sigma, noise, batch.labels, augment_labels)
         self.evaluations["student"] += len(batch)
         yield Call(raw, (Loss.of("loss", loss.mean(), raw),))
 
@@ -81,6 +107,13 @@ class DsmObjective(Objective):
         noisy = batch.images + sigma.view(-1, 1, 1, 1) * batch.normal("noise")
         self.evaluations["student"] += len(batch)
         return self.student.denoise(noisy, sigma, batch.labels)
+
+    def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        if self.section.augment == 0:
+            return batch.images, None
+        draws = augmentation.draw(batch.uniform)
+        parameters = augmentation.activate(draws, self.augmentation)
+        return augmentation.augment(batch.images, parameters, self.augmentation)
 
     def _sigma(self, batch: Batch) -> Tensor:
         sigma = schedule.lognormal_sigma(

@@ -78,7 +78,7 @@ def train_teacher(
         job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
         averages = {rate: ema.frozen_copy(student).train() for rate in training.ema}
         inputs = {"dataset": dataset.fingerprint}
-        return job.run(averages, DsmObjective(section, student), inputs)
+        return job.run(averages, DsmObjective(section, student, flip=dataset.flip), inputs)
 
 
 def train_student(

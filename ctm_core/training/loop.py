@@ -111,7 +111,13 @@ class Trainer:
         self.optimizer = optimizers.build(section, student.parameters())
         self.adversary = objective.adversary
         self.batches = Batches(
-            dataset, section, title=title, labels=labels, seed=seed, device=device
+            dataset,
+            section,
+            title=title,
+            labels=labels,
+            seed=seed,
+            device=device,
+            flip=not objective.flips,
         )
         self._stop = 0
 

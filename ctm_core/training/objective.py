@@ -51,6 +51,11 @@ class Objective(ABC):
     def __init__(self) -> None:
         self.evaluations: dict[str, int] = {"student": 0}
 
+    @property
+    def flips(self) -> bool:
+        """Whether the objective mirrors images itself, so that batches must not."""
+        return False
+
     @abstractmethod
     def calls(self, batch: Batch) -> Iterator[balance.Call]:
         """Run the student and yield its calls, the reference loss first.
