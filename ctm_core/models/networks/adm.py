@@ -1,6 +1,6 @@
 r"""ADM (Dhariwal and Nichol 2021) in EDM's form, with the names of Karras et al. (2022).
 
-Levels are laid out as in :mod:`ctm_core.models.networks.ddpmpp`. ADM differs from DDPM++ in that
+ADM differs from DDPM++ in that
 
 - blocks scale and shift after their second norm, and do not divide by :math:`\sqrt 2`;
 - every block of an attending level attends, in encoder and decoder, with heads of about 64
@@ -14,6 +14,7 @@ Levels are laid out as in :mod:`ctm_core.models.networks.ddpmpp`. ADM differs fr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.nn import functional
 from ctm_core.models.networks.embeddings import TimestepEmbedding
 from ctm_core.models.networks.initial import draw_default, zero
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
-from ctm_core.models.networks.raw import RawNetwork
+from ctm_core.models.networks.levels import LevelledUNet
 
 __all__ = ["ADM"]
 
@@ -32,19 +33,19 @@ CHANNELS_PER_HEAD = 64
 EPS = 1e-5
 
 
-class ADM(RawNetwork):
+class ADM(LevelledUNet):
     """Raw network F(x, c_noise(t), y); it has no target time s, so it can only be a teacher.
 
     Parameters
     ----------
-    resolution, channels, label_dim
+    resolution, channels, label_dim, model_channels, channel_mult
         See :class:`~ctm_core.models.networks.raw.RawNetwork`.
     augment_dim
-        Width of an augmentation vector that the network may be told; 0 for none.
-    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
-        Width, factors of it per level, blocks per level, sides at which the level's blocks and the
-        bottleneck attend, dropout probability. A level of fewer than 64 channels has no head and
-        so does not attend, whatever ``attn_resolutions`` says; so do the published networks.
+        Width of the augmentation labels; 0 for none.
+    num_blocks, attn_resolutions, dropout
+        Blocks per level, sides at which the level's blocks and the bottleneck attend, dropout
+        probability. A level of fewer than 64 channels has no head and so does not attend, whatever
+        ``attn_resolutions`` says; so do the published networks.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     generator
@@ -56,6 +57,8 @@ class ADM(RawNetwork):
         If the levels cannot halve the resolution, or a width cannot be split into norm groups or
         heads.
     """
+
+    every_decoder_block_attends = True
 
     def __init__(
         self,
@@ -91,61 +94,27 @@ class ADM(RawNetwork):
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
         self.map_label = nn.Linear(label_dim, emb_channels, bias=False) if label_dim else None
 
-        def block(
-            width_in: int,
-            width_out: int,
-            *,
-            attention: bool = False,
-            up: bool = False,
-            down: bool = False,
-        ) -> UNetBlock:
+        def block(width_in: int, width_out: int, **kind: Any) -> UNetBlock:
             return UNetBlock(
                 width_in,
                 width_out,
                 emb_channels,
-                up=up,
-                down=down,
-                attention=attention,
                 heads=width_out // CHANNELS_PER_HEAD,
                 dropout=dropout,
                 skip_scale=1.0,
                 eps=EPS,
                 adaptive_scale=True,
                 resample_proj=False,
+                **kind,
             )
 
-        self.enc = nn.ModuleDict()
-        skips = []  # channels of the encoder's outputs, in order
-        width = model_channels * channel_mult[0]
-        for level, mult in enumerate(channel_mult):
-            side = resolution >> level
-            if level == 0:
-                self.enc[f"{side}x{side}_conv"] = Conv2d(channels, width, 3)
-            else:
-                self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
-            skips.append(width)
-            for index in range(num_blocks):
-                self.enc[f"{side}x{side}_block{index}"] = block(
-                    width, model_channels * mult, attention=side in attn_resolutions
-                )
-                width = model_channels * mult
-                skips.append(width)
-
-        self.dec = nn.ModuleDict()
-        for level in reversed(range(len(channel_mult))):
-            side = resolution >> level
-            if level == len(channel_mult) - 1:
-                self.dec[f"{side}x{side}_in0"] = block(width, width, attention=True)
-                self.dec[f"{side}x{side}_in1"] = block(width, width)
-            else:
-                self.dec[f"{side}x{side}_up"] = block(width, width, up=True)
-            for index in range(num_blocks + 1):
-                self.dec[f"{side}x{side}_block{index}"] = block(
-                    width + skips.pop(),
-                    model_channels * channel_mult[level],
-                    attention=side in attn_resolutions,
-                )
-                width = model_channels * channel_mult[level]
+        width = self._add_levels(
+            block,
+            first=model_channels * channel_mult[0],
+            widths=[model_channels * mult for mult in channel_mult],
+            num_blocks=num_blocks,
+            attn_resolutions=attn_resolutions,
+        )
         self.out_norm = group_norm(width, EPS)
         self.out_conv = Conv2d(width, channels, 3)
         draw_default(self, generator)
@@ -174,13 +143,6 @@ class ADM(RawNetwork):
             emb = emb + self.map_label(labels.to(x.dtype))
         emb = functional.silu(emb)
 
-        skips = []
-        for module in self.enc.values():
-            x = module(x, emb) if isinstance(module, UNetBlock) else module(x)
-            skips.append(x)
-        for name, module in self.dec.items():
-            if "_block" in name:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = module(x, emb)
+        x = self._run_levels(x, emb)
         out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
         return out

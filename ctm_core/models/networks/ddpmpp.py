@@ -1,18 +1,12 @@
 r"""DDPM++: the U-Net of the VP models of Song et al. (2021) in EDM's form, with an optional second
-time s as CTM needs it.
-
-Levels :math:`l = 0, …, L-1` have resolution :math:`R / 2^l` and
-:math:`c_l = \text{model\_channels}\cdot\text{channel\_mult}_l` channels. Encoder: a convolution,
-then per level a down block (not at the first) and ``num_blocks`` blocks. Decoder: per level two
-blocks (``in0`` with attention, ``in1``) at the lowest or an up block at the others, then
-``num_blocks + 1`` blocks, each of which takes the encoder's output of the same size as further
-input channels; norm, silu and a convolution end it.
+time s as CTM needs it. Norm, silu and a convolution follow the levels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +15,30 @@ from torch.nn import functional
 from ctm_core.models.networks.embeddings import FourierEmbedding, PositionalEmbedding
 from ctm_core.models.networks.initial import draw_xavier
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
-from ctm_core.models.networks.raw import RawNetwork
+from ctm_core.models.networks.levels import LevelledUNet
 
 __all__ = ["DDPMpp"]
 
 
-class DDPMpp(RawNetwork):
+class DDPMpp(LevelledUNet):
     """Raw network F(x, c_noise(t), c_noise(s), y) (EDM's SongUNet, CTM section 5.1).
 
     Parameters
     ----------
-    resolution
-        Side of the square images; halved at every level but the first.
-    channels
-        Image channels.
-    label_dim
-        Classes; 0 for an unconditional network.
+    resolution, channels, label_dim, model_channels, channel_mult
+        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
     augment_dim
-        Width of an augmentation vector that the network may be told; 0 for none.
+        Width of the augmentation labels; 0 for none.
     time_s
         Whether the network knows the target time s: parameters ``map_layer0_s``, ``map_layer1_s``
         and an ``affine_s`` in each block.
-    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
-        Width, factors of it per level, blocks per level, sides at which the level's blocks attend
-        (in the decoder the last block of the level only), dropout probability.
+    num_blocks, attn_resolutions, dropout
+        Blocks per level, sides at which the level's blocks attend (in the decoder only the last
+        block of the level), dropout probability.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     resample_filter
-        Taps of the filter of up and down blocks.
+        Taps of the filter of up and down blocks; default the architecture's own.
     generator
         Source of the starting weights; default torch's global one.
 
@@ -60,6 +50,7 @@ class DDPMpp(RawNetwork):
 
     #: Whether each lower level also gets the shrunken input: NCSN++ has it.
     residual_encoder = False
+    default_filter: Sequence[float] = (1, 1)
 
     def __init__(
         self,
@@ -75,7 +66,7 @@ class DDPMpp(RawNetwork):
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.0,
         channel_mult_emb: int = 4,
-        resample_filter: Sequence[float] = (1, 1),
+        resample_filter: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(
@@ -88,6 +79,7 @@ class DDPMpp(RawNetwork):
         )
         self.augment_dim = augment_dim
         emb_channels = channel_mult_emb * model_channels
+        taps = self.default_filter if resample_filter is None else resample_filter
 
         self.map_noise = self._embedding(model_channels, generator)
         noise_channels = self.map_noise.channels
@@ -101,68 +93,22 @@ class DDPMpp(RawNetwork):
             self.map_layer0_s = nn.Linear(noise_channels, emb_channels)
             self.map_layer1_s = nn.Linear(emb_channels, emb_channels)
 
-        def block(
-            width_in: int,
-            width_out: int,
-            *,
-            attention: bool = False,
-            up: bool = False,
-            down: bool = False,
-        ) -> UNetBlock:
-            return UNetBlock(
-                width_in,
-                width_out,
-                emb_channels,
-                up=up,
-                down=down,
-                attention=attention,
-                dropout=dropout,
-                resample_filter=resample_filter,
-                time_s=time_s,
-            )
-
-        self.enc = nn.ModuleDict()
-        skips = []  # channels of the encoder's outputs, in order
-        width, carried = model_channels, channels
-        for level, mult in enumerate(channel_mult):
-            side = resolution >> level
-            if level == 0:
-                self.enc[f"{side}x{side}_conv"] = Conv2d(channels, width, 3)
-            else:
-                self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
-                if self.residual_encoder:
-                    self.enc[f"{side}x{side}_aux_residual"] = Conv2d(
-                        carried,
-                        width,
-                        3,
-                        down=True,
-                        resample_filter=resample_filter,
-                        conv_first=True,
-                    )
-                    carried = width
-            skips.append(width)
-            for index in range(num_blocks):
-                self.enc[f"{side}x{side}_block{index}"] = block(
-                    width, model_channels * mult, attention=side in attn_resolutions
-                )
-                width = model_channels * mult
-                skips.append(width)
-
-        self.dec = nn.ModuleDict()
-        for level in reversed(range(len(channel_mult))):
-            side = resolution >> level
-            if level == len(channel_mult) - 1:
-                self.dec[f"{side}x{side}_in0"] = block(width, width, attention=True)
-                self.dec[f"{side}x{side}_in1"] = block(width, width)
-            else:
-                self.dec[f"{side}x{side}_up"] = block(width, width, up=True)
-            for index in range(num_blocks + 1):
-                self.dec[f"{side}x{side}_block{index}"] = block(
-                    width + skips.pop(),
-                    model_channels * channel_mult[level],
-                    attention=index == num_blocks and side in attn_resolutions,
-                )
-                width = model_channels * channel_mult[level]
+        block = partial(
+            UNetBlock,
+            emb_channels=emb_channels,
+            dropout=dropout,
+            resample_filter=taps,
+            time_s=time_s,
+        )
+        residual = partial(Conv2d, kernel=3, down=True, resample_filter=taps, conv_first=True)
+        width = self._add_levels(
+            block,
+            first=model_channels,
+            widths=[model_channels * mult for mult in channel_mult],
+            num_blocks=num_blocks,
+            attn_resolutions=attn_resolutions,
+            residual=residual if self.residual_encoder else None,
+        )
         self._last_norm = f"{resolution}x{resolution}_aux_norm"
         self._last_conv = f"{resolution}x{resolution}_aux_conv"
         self.dec[self._last_norm] = group_norm(width)
@@ -209,19 +155,6 @@ class DDPMpp(RawNetwork):
         if c_noise_s is not None:
             emb_s = hidden(c_noise_s, self.map_layer0_s, self.map_layer1_s)
 
-        skips: list[Tensor] = []
-        shrunken = x  # the input as the residual encoder carries it down
-        for name, module in self.enc.items():
-            if name.endswith("_aux_residual"):
-                x = shrunken = (skips.pop() + module(shrunken)) * math.sqrt(0.5)
-            else:
-                x = module(x, emb, emb_s) if isinstance(module, UNetBlock) else module(x)
-            skips.append(x)
-        for name, module in self.dec.items():
-            if not isinstance(module, UNetBlock):
-                continue
-            if "_block" in name:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = module(x, emb, emb_s)
+        x = self._run_levels(x, emb, emb_s)
         out: Tensor = self.dec[self._last_conv](functional.silu(self.dec[self._last_norm](x)))
         return out

@@ -11,8 +11,6 @@ which is also what the decoder gets in place of the down block's output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ctm_core.models.networks.ddpmpp import DDPMpp
@@ -30,37 +28,7 @@ class NCSNpp(DDPMpp):
     """
 
     residual_encoder = True
-
-    def __init__(
-        self,
-        *,
-        resolution: int,
-        channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 128,
-        channel_mult: Sequence[int] = (2, 2, 2),
-        num_blocks: int = 4,
-        attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.0,
-        channel_mult_emb: int = 4,
-        resample_filter: Sequence[float] = (1, 3, 3, 1),
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            resolution=resolution,
-            channels=channels,
-            label_dim=label_dim,
-            augment_dim=augment_dim,
-            model_channels=model_channels,
-            channel_mult=channel_mult,
-            num_blocks=num_blocks,
-            attn_resolutions=attn_resolutions,
-            dropout=dropout,
-            channel_mult_emb=channel_mult_emb,
-            resample_filter=resample_filter,
-            generator=generator,
-        )
+    default_filter = (1, 3, 3, 1)
 
     def _embedding(
         self, model_channels: int, generator: torch.Generator | None
