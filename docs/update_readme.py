@@ -1,8 +1,8 @@
-"""Copy what the README shows from results/: the picture, the table, and an excerpt of the table.
+"""Update the README from results/: the picture, the full table, and its excerpt.
 
     python docs/update_readme.py [--results results]
 
-Run it after `make table`. Equal results give equal files.
+Run it after `make table`. The same results give the same files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EXPERIMENT = "digits"
 TABLE = "docs/images/digits-table.md"
 PICTURE = "docs/images/digits.png"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
-GAMMAS = ("", "0", "1")  # the rows shown: no γ, none of the noise, all of it
+GAMMAS = ("", "0", "1")  # the rows shown: without γ, γ = 0 and γ = 1
 
 
 def excerpt(table: str) -> str:
-    """The README's rows of ``table.csv`` (its text): main protocol, last steps, γ at its ends."""
+    """Rows of ``table.csv`` (given as text) for the README: main protocol, last step, γ of 0 or 1."""
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["experiment"] == EXPERIMENT]
     if not rows:
         raise UserError(f"results/table.csv has no rows of {EXPERIMENT}; run `make table`")
@@ -51,33 +51,33 @@ def excerpt(table: str) -> str:
     )
     caption = (
         f"Experiment `{EXPERIMENT}`, protocol `{protocol}`, metric `{metric}`: lower is better. "
-        f"Each row is measured with {samplings} sampling seeds on {trainings} training"
-        f"{'s' if trainings > 1 else ''}. [The whole table]({TABLE}) has every γ and protocol."
+        f"Each row is measured with {samplings} sampling seeds on {trainings} training run"
+        f"{'s' if trainings > 1 else ''}. [The full table]({TABLE}) has every γ and protocol."
     )
     return "\n".join([*lines, "", caption])
 
 
 def value(row: dict[str, str], metric: str) -> str:
-    """Mean and interval of a row as ``table.md`` prints them."""
+    """Mean and interval of a row, formatted as in ``table.md``."""
     mean, low, high = (row[f"{metric}_{end}"] for end in ("mean", "ci95_low", "ci95_high"))
     ends = {"low": float(low), "high": float(high)} if low and high else {}
     return str(Summary(float(mean), **ends))
 
 
 def block(readme: str) -> str:
-    """What stands between the two marks."""
+    """The text between the two markers."""
     return readme.split(BEGIN)[1].split(END)[0].strip("\n")
 
 
 def filled(readme: str, content: str) -> str:
-    """The README with ``content`` between the two marks."""
+    """The README with ``content`` between the two markers."""
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
 def update(results: Path, root: Path = ROOT) -> None:
-    """Bring README and docs/images up to date with ``results``."""
+    """Update README and docs/images from ``results``."""
     sources = {TABLE: results / "table.md", PICTURE: results / f"figures/{EXPERIMENT}-hero.png"}
     for source in (results / "table.csv", *sources.values()):
         if not source.is_file():

@@ -289,7 +289,7 @@ def test_update_fills_the_block(updater: ModuleType, results: Path, tmp_path: Pa
     assert "| ctm | gamma | 1 | 8 | 8.80 [8.55, 9.05] |" in block
     assert "| 0.5 |" not in block, "γ between its ends is left to the whole table"
     assert "efficientnet" not in block, "one protocol only"
-    assert "with 3 sampling seeds on 1 training." in block
+    assert "with 3 sampling seeds on 1 training run." in block
     before = (ROOT / "README.md").read_text(encoding="utf-8")
     assert updater.filled(readme, "") == updater.filled(before, ""), "nothing else changed"
     assert (tmp_path / updater.TABLE).read_bytes() == (results / "table.md").read_bytes()
