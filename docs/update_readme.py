@@ -27,7 +27,7 @@ GAMMAS = ("", "0", "1")  # the rows shown: without γ, γ = 0 and γ = 1
 
 
 def excerpt(table: str) -> str:
-    """Rows of ``table.csv`` (given as text) for the README: main protocol, last step, γ of 0 or 1."""
+    """Rows of ``table.csv`` (as text) for the README: main protocol, last step, γ of 0 or 1."""
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["experiment"] == EXPERIMENT]
     if not rows:
         raise UserError(f"results/table.csv has no rows of {EXPERIMENT}; run `make table`")
