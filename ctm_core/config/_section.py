@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
@@ -13,11 +14,26 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
+from pydantic_core import CoreSchema, core_schema
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of the names that a registry holds: ``Annotated[str, OneOf(tuple(REGISTRY))]``.
+
+    What ``Literal`` does, messages and JSON schema included, with names that the code knows.
+    """
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.literal_schema([*self.names])
+
 
 _LATER = object()
 _KeyT = TypeVar("_KeyT")

@@ -6,21 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ctm_core.config._section import Name, Positive, Section
+from ctm_core.config._section import Name, OneOf, Positive, Section
+from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.sampling_grid import Cell
 
-Kind = Literal[
-    "fd",
-    "kid",
-    "sfid",
-    "is",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "trajectory_error",
-    "bpd",
-]
+#: Families of which one value can be better than another; ``fd`` includes ``fid``.
+Kind = Annotated[str, OneOf(tuple(f for f in FAMILIES if FAMILIES[f].direction and f != "fid"))]
 Text = Annotated[str, Field(min_length=1)]
 
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ctm_core.config import read_yaml, validated
+from ctm_core.config._section import OneOf
+from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
 
 __all__ = [
-    "FID_SAMPLES",
-    "Metric",
     "Protocol",
     "Reference",
     "ReferenceFile",
@@ -25,17 +25,7 @@ __all__ = [
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 #: What a protocol can ask for; ``fid`` is ``fd`` with the demand that it may be called so.
-Metric = Literal[
-    "fid",
-    "fd",
-    "kid",
-    "is",
-    "sfid",
-    "precision_recall",
-    "density_coverage",
-    "trajectory",
-    "memorisation",
-]
+MetricKey = Annotated[str, OneOf(tuple(name for name, known in METRICS.items() if known.needs))]
 
 #: External files of the feature networks, by their names in config/assets.yaml.
 FEATURE_FILES: dict[str, tuple[str, ...]] = {
@@ -45,8 +35,6 @@ FEATURE_FILES: dict[str, tuple[str, ...]] = {
 }
 #: Published statistics that papers' FIDs are relative to.
 PAPER_REFERENCES = ("edm-reference-cifar10", "adm-reference-imagenet64")
-#: Fewer samples than this are never called FID.
-FID_SAMPLES = 50_000
 
 
 class _Section(BaseModel):
@@ -128,7 +116,7 @@ class Protocol(_Section):
         "to 299 by itself, and input_size is the images' side",
     )
     reference: Reference
-    metrics: tuple[Metric, ...] = Field(
+    metrics: tuple[MetricKey, ...] = Field(
         ("fd",), min_length=1, description="fid: as fd, and refused unless it may be called FID"
     )
     samples: int = Field(ge=2, description="samples of each sampling seed")
@@ -156,54 +144,37 @@ class Protocol(_Section):
 
     def _network_problems(self) -> list[str]:
         inception = self.features == "inception"
-        found = []
+        problems = []
         if self.precision == "bf16" and (inception or self.features.startswith("classifier_")):
             kind = "Inception runs" if inception else "classifiers run"
-            found.append(f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
+            problems.append(f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
         if inception and self.resize not in ("inside", "clean"):
-            found.append(
+            problems.append(
                 f"inception sees 299 pixels: resize is inside (its file's own resizing) or clean "
                 f"(clean-fid's), not {self.resize}"
             )
         if self.resize == "inside" and not inception:
-            found.append(f"resize inside belongs to inception; {self.features} has none")
+            problems.append(f"resize inside belongs to inception; {self.features} has none")
         if inception and self.resize == "clean" and self.input_size != 299:
-            found.append(f"clean resizing for inception is to 299, not to {self.input_size}")
+            problems.append(f"clean resizing for inception is to 299, not to {self.input_size}")
         side = self.reference.resolution if isinstance(self.reference, ReferenceFile) else None
         if self.resize == "inside" and side not in (None, self.input_size):
-            found.append(
+            problems.append(
                 f"with resize inside, input_size ({self.input_size}) is the images' side, but the "
                 f"reference is of {side}-pixel images"
             )
         if self.features.startswith("dinov2") and self.input_size % 14:
-            found.append(f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple")
-        return found
+            problems.append(
+                f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple"
+            )
+        return problems
 
     def _metric_problems(self) -> list[str]:
-        found = []
         repeated = sorted({m for m in self.metrics if self.metrics.count(m) > 1})
-        if repeated:
-            found.append(f"metrics names {repeated[0]} twice")
+        problems = [f"duplicate metric: {metric}" for metric in repeated]
         if {"fid", "fd"} <= set(self.metrics):
-            found.append("metrics names both fid and fd, which are one value; keep fid")
-        if "fid" in self.metrics and (why := self.too_little_for_fid(self.samples)):
-            found.append(f"metrics: {why}")
-        if "sfid" in self.metrics and self.features != "inception":
-            found.append(f"sfid is of Inception's layer mixed_6; {self.features} has none")
-        if "is" in self.metrics and self.features.startswith("dinov2"):
-            found.append("the inception score needs class probabilities; dinov2 has no classes")
-        if self.seeds == "pooled" and "trajectory" in self.metrics:
-            found.append("the trajectory error is of one seed's noises: seeds: separate")
-        learned = isinstance(self.reference, ReferenceSplit) and self.reference.split == "train"
-        if "memorisation" in self.metrics and not learned:
-            found.append("memorisation compares with training images: reference: {dataset: NAME}")
-        for metric, k in (
-            ("precision_recall", self.neighbours.precision_recall),
-            ("density_coverage", self.neighbours.density_coverage),
-        ):
-            if metric in self.metrics and k >= min(self.samples, self.neighbours.rows):
-                found.append(f"neighbours.{metric}: the {k}-th neighbour needs more samples")
-        return found
+            problems.append("metrics names both fid and fd, which are one value; keep fid")
+        return problems + [why for m in self.metrics if (why := METRICS[m].problem(self))]
 
     def too_little_for_fid(self, n: int) -> str | None:
         """Why a Fréchet distance of ``n`` samples is no FID here; None if it is one.
@@ -244,38 +215,45 @@ class Protocol(_Section):
 
     # -- what its metrics need ------------------------------------------------------------------
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What the feature network has to give per sample; see :mod:`ctm_core.models.features`."""
-        found = ["features"]
-        found += ["probabilities"] if "is" in self.metrics else []
-        found += ["spatial"] if "sfid" in self.metrics else []
-        return tuple(found)
+    def needing(self, part: str) -> list[str]:
+        """The metrics that need a part of the state, see :attr:`Metric.needs`."""
+        return [metric for metric in self.metrics if METRICS[metric].needs == part]
 
     @property
-    def scored(self) -> tuple[str, ...]:
-        """The metrics of samples, by the names of :mod:`ctm_core.evaluation.metrics.state`."""
-        return tuple("fd" if m == "fid" else m for m in self.metrics if m != "trajectory")
+    def scored(self) -> list[str]:
+        """The metrics of samples."""
+        kept = [metric for metric in self.metrics if METRICS[metric].needs != TEACHER]
+        return ["fd" if metric == "fid" else metric for metric in kept]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What those need: parts of a :class:`ctm_core.evaluation.metrics.state.State`."""
+        return frozenset(METRICS[metric].needs for metric in self.scored)
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the feature network has to give per sample; see :mod:`ctm_core.models.features`."""
+        return ["features", *sorted(self.needs & {"probabilities", "spatial"})]
 
     @property
     def keeps_features(self) -> bool:
         """Whether a metric needs the features themselves and not only their moments."""
-        return bool(set(self.metrics) & {"kid", "precision_recall", "density_coverage"})
+        return "features" in self.needs
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a metric compares with the teacher's flow."""
-        return "trajectory" in self.metrics
+        return bool(self.needing(TEACHER))
 
     @property
     def needs_held_out_images(self) -> bool:
         """Whether the reference is made of a test split too."""
-        return "memorisation" in self.metrics and self.memorisation.held_out == "test"
+        return "nearest" in self.needs and self.memorisation.held_out == "test"
 
     @property
     def needs_training_images(self) -> bool:
         """Whether a metric, or the labels, need the images that the model has learned."""
-        return "memorisation" in self.metrics or self.labels == "training"
+        return "nearest" in self.needs or self.labels == "training"
 
 
 def load_protocol(path: str | Path) -> Protocol:

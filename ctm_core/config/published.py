@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from ctm_core.config._section import Name, Positive, Section
+from ctm_core.config._section import Name, OneOf, Positive, Section
 from ctm_core.config.experiment import Experiment
+from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES
 from ctm_core.config.sampling_grid import Cell
 from ctm_core.runtime.errors import UserError
 
-Family = Literal["fid", "fd", "is", "sfid", "precision", "recall", "bpd"]
+Family = Annotated[str, OneOf(tuple(FAMILIES))]
 Sampler = Literal["gamma", "gamma_paper", "heun", "euler"]
 
 #: read: in the source itself. secondary: another text's account of it. plot: read off a figure.
@@ -151,7 +152,7 @@ class Literature(Section):
             if entry.key in keys:
                 raise ValueError(f"the key {entry.key} stands there twice")
             keys.add(entry.key)
-            if "fid" in entry.row.values and (entry.samples or 50_000) < 50_000:
+            if "fid" in entry.row.values and (entry.samples or FID_SAMPLES) < FID_SAMPLES:
                 raise ValueError(
                     f"{entry.key}: {entry.samples} samples are too few for `fid`; call it `fd`"
                 )

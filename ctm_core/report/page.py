@@ -14,8 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.project import locate
-from ctm_core.evaluation.metrics.names import FAMILIES, detail, display
+from ctm_core.evaluation.metrics.names import detail, display
 from ctm_core.report.figures import Picture, catalogue
 from ctm_core.report.figures.style import PIXELS_PER_INCH
 from ctm_core.report.headline import cell_name, effects

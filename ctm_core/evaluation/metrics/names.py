@@ -24,13 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-from ctm_core.config.protocols import FID_SAMPLES
+from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES, Direction
 
 __all__ = [
-    "FID_SAMPLES",
-    "Direction",
     "MetricName",
     "detail",
     "direction",
@@ -42,33 +39,9 @@ __all__ = [
     "sort_key",
 ]
 
-Direction = Literal["lower", "higher", ""]
-
 INFINITE = "inf"
 
 
-class _Family(NamedTuple):
-    display: str
-    direction: Direction
-    with_features: bool
-
-
-#: In the order of the table's columns.
-FAMILIES: dict[str, _Family] = {
-    "fid": _Family("FID", "lower", False),
-    "fd": _Family("FD", "lower", True),
-    "kid": _Family("KID", "lower", True),
-    "sfid": _Family("sFID", "lower", True),
-    "is": _Family("IS", "higher", True),
-    "precision": _Family("Precision", "higher", True),
-    "recall": _Family("Recall", "higher", True),
-    "density": _Family("Density", "higher", True),
-    "coverage": _Family("Coverage", "higher", True),
-    "trajectory_error": _Family("Trajectory error", "lower", False),
-    "bpd": _Family("Bits/dim", "lower", False),
-    "memorisation": _Family("Memorisation", "", False),
-    "memorisation_ratio": _Family("Memorisation ratio", "", False),
-}
 RANKS = {family: rank for rank, family in enumerate(FAMILIES)}
 
 
@@ -79,7 +52,7 @@ class MetricName:
     Attributes
     ----------
     family
-        A key of :data:`FAMILIES`.
+        A key of :data:`ctm_core.config.metric_registry.FAMILIES`.
     features
         Name of the feature network; empty where there is none.
     n

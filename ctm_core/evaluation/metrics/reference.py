@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ctm_core.config.protocols import FID_SAMPLES, Protocol, ReferenceFile
+from ctm_core.config.metric_registry import FID_SAMPLES
+from ctm_core.config.protocols import Protocol, ReferenceFile
 from ctm_core.data import assets
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ctm_core.config.metric_registry import FID_SAMPLES
 from ctm_core.evaluation.metrics import density_coverage, precision_recall
 from ctm_core.evaluation.metrics.blocks import Blocks
 from ctm_core.evaluation.metrics.extrapolation import is_long_enough, series
@@ -13,7 +14,7 @@ from ctm_core.evaluation.metrics.frechet import FrechetDistance, frechet_distanc
 from ctm_core.evaluation.metrics.inception_score import inception_score
 from ctm_core.evaluation.metrics.kid import kid, kid_of_subsets, subset_draws
 from ctm_core.evaluation.metrics.moments import Moments
-from ctm_core.evaluation.metrics.names import FID_SAMPLES, MetricName
+from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.nearest import memorisation
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, delete_d

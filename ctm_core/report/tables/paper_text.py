@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.report.literature import printed
 from ctm_core.report.scores import Row, best
 from ctm_core.report.tables.columns import csv_text, number
@@ -15,7 +16,6 @@ from ctm_core.report.tables.paper import Block, Listing, PaperTable
 __all__ = ["csv", "latex", "markdown"]
 
 SETTINGS = {True: "with classes", False: "without classes", None: ""}
-NAMES = {"fid": "FID", "is": "IS", "recall": "Recall", "bpd": "Bits/dim"}
 
 
 def csv(made: PaperTable) -> str:
@@ -47,7 +47,7 @@ def _their_lines(made: PaperTable) -> Iterable[list[object]]:
     for listing in made.listings:
         for entry in listing.entries:
             for kind in listing.kinds:
-                value = entry.row.values.get(kind)  # type: ignore[call-overload]
+                value = entry.row.values.get(kind)
                 if value is not None:
                     yield [
                         "", entry.group.dataset, entry.row.method, "", "", entry.row.nfe or "",
@@ -71,7 +71,7 @@ def markdown(made: PaperTable) -> str:
         head = ["method", "NFE", *(column.heading for column in block.columns)]
         parts += [f"## {block.title}", table(head, _lines(made, block, "md"))]
     for listing in made.listings:
-        head = ["method", "setting", "NFE", *(NAMES[kind] for kind in listing.kinds)]
+        head = ["method", "setting", "NFE", *(FAMILIES[kind].display for kind in listing.kinds)]
         head += ["cost class", "confidence", "source"]
         parts += [f"## {listing.title}", table(head, _listed(listing))]
     return "\n\n".join(parts) + "\n"
@@ -92,7 +92,7 @@ def latex(made: PaperTable) -> str:
         )
         parts.append(floating(content, caption))
     for listing in made.listings:
-        head = ["Method", "Setting", "NFE", *(NAMES[kind] for kind in listing.kinds)]
+        head = ["Method", "Setting", "NFE", *(FAMILIES[kind].display for kind in listing.kinds)]
         width = 3 + len(listing.kinds)
         lines = [[escape(text) for text in line[:width]] for line in _listed(listing)]
         content = tabular("llr" + "r" * len(listing.kinds), head, lines)
@@ -141,7 +141,7 @@ def _listed(listing: Listing) -> list[list[str]]:
         row = entry.row
         line = [row.method, SETTINGS[row.conditional], "" if row.nfe is None else str(row.nfe)]
         for kind in listing.kinds:
-            value = row.values.get(kind)  # type: ignore[call-overload]
+            value = row.values.get(kind)
             line.append("" if value is None else printed(value))
         lines.append([*line, row.cost_class.replace("_", " "), entry.confidence, entry.source])
     return lines

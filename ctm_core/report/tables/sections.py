@@ -11,18 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ctm_core.config.metric_registry import METRICS
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.literature import family
 from ctm_core.report.scores import Evaluation, Row, last_steps, metrics_of, ranked
 
 __all__ = ["Section", "headings", "protocol_facts", "sections"]
-
-#: Kinds of metrics that stand in one table, after the main one.
-GROUPS = (
-    ("fid", "fd"),
-    ("kid", "is", "sfid"),
-    ("precision", "recall", "density", "coverage"),
-)
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,11 @@ def _section(rows: Sequence[Row]) -> Section:
 
 
 def _groups(metrics: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    main, rest = metrics[:1], metrics[1:]
-    groups = [tuple(m for m in rest if family(m) in kinds) for kinds in GROUPS]
-    known = {metric for group in groups for metric in group}
-    groups.append(tuple(metric for metric in rest if metric not in known))
-    return (tuple(main), *(group for group in groups if group))
+    tables = {name: known.table for known in METRICS.values() for name in known.families}
+    groups: dict[str, list[str]] = {table: [] for table in tables.values() if table}
+    for metric in metrics[1:]:
+        groups.setdefault(tables.get(family(metric), ""), []).append(metric)
+    return (tuple(metrics[:1]), *(tuple(group) for group in groups.values() if group))
 
 
 def protocol_facts(records: Sequence[Evaluation]) -> dict[str, dict[str, Any]]:

@@ -69,7 +69,7 @@ def compare(
     second: Summary | None
     if isinstance(comparison.second, PublishedValue):
         entry = literature.get(comparison.second.published)
-        number = None if entry is None else entry.row.values.get(family(metric))  # type: ignore[call-overload]
+        number = None if entry is None else entry.row.values.get(family(metric))
         if entry is None or number is None or entry.protocol != protocol:
             why = f"the published value is none of {names.display(metric)} under {protocol}"
             return Compared(text, "not testable", metric, protocol, why=why)

@@ -87,7 +87,7 @@ INCEPTION = {"features": "inception", "resize": "inside", "input_size": 32, "ref
         ({"resize": "inside"}, "resize inside belongs to inception; classifier_digits has none"),
         ({"features": "dinov2_vitl14", "input_size": 200}, "patches of 14 pixels, and 200 is no"),
         ({"reference": {"asset": "x", "images": 5}}, "the key 'reference.*resolution' is missing"),
-        ({"metrics": ["fd", "kid", "fd"]}, "metrics names fd twice"),
+        ({"metrics": ["fd", "kid", "fd"]}, "duplicate metric: fd"),
         ({"metrics": ["lpips"]}, "metrics.*'lpips'"),
         ({"metrics": []}, "metrics"),
         (INCEPTION | {"samples": 50000, "metrics": ["fd", "fid"]}, "both fid and fd"),
@@ -136,10 +136,10 @@ def test_what_metrics_need(tmp_path):
         p = load_protocol(written(tmp_path, INCEPTION | {"metrics": list(metrics)}))
         return p.outputs, p.keeps_features, p.needs_teacher, p.needs_training_images
 
-    assert needs("fd") == (("features",), False, False, False)
-    assert needs("is") == (("features", "probabilities"), False, False, False)
-    assert needs("kid", "sfid") == (("features", "spatial"), True, False, False)
-    assert needs("trajectory", "fd") == (("features",), False, True, False)
+    assert needs("fd") == (["features"], False, False, False)
+    assert needs("is") == (["features", "probabilities"], False, False, False)
+    assert needs("kid", "sfid") == (["features", "spatial"], True, False, False)
+    assert needs("trajectory", "fd") == (["features"], False, True, False)
     for changes in ({"labels": "training"}, {"metrics": ["memorisation"]}):
         assert load_protocol(written(tmp_path, changes)).needs_training_images
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.evaluation.metrics import names
-from ctm_core.evaluation.metrics.names import FAMILIES, MetricName, parse
+from ctm_core.evaluation.metrics.names import MetricName, parse
 
 NAMES = [
     ("fid", "fid", "", None, "lower", "FID", ""),
