@@ -29,7 +29,7 @@ import torch
 import yaml
 
 from ctm_core.config import Training, load_experiment
-from ctm_core.data.dataset import reader
+from ctm_core.config.datasets import traits
 from ctm_core.diffusion.gaussian import GaussianMixture
 from ctm_core.evaluation.likelihood import ode
 from ctm_core.models import weight_file
@@ -110,7 +110,7 @@ def start(repeats: int, clock: str) -> float:
 def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Operations a second of an experiment's student."""
     experiment = load_experiment(ROOT / f"config/experiments/{name}.yaml")
-    known = reader(experiment.dataset.name)
+    known = traits(experiment.dataset.name)
     assert known.shape is not None and known.classes is not None
     classes = known.classes if experiment.conditional else 0
     cost = network_costs.denoiser(

@@ -30,6 +30,7 @@ import stopwatch
 import torch
 
 from ctm_core.config import Experiment, load_experiment
+from ctm_core.config.datasets import traits
 from ctm_core.data import dataset
 from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.diffusion import schedule
@@ -66,7 +67,7 @@ def shortened(path: Path, model: str, batch: int) -> Experiment:
 def write_dataset(experiment: Experiment, folder: Path, count: int = 16) -> Dataset:
     """Noise in the form of a prepared data set."""
     name = experiment.dataset.name
-    known, side = dataset.reader(name), SIDES[name]
+    known, side = traits(name), SIDES[name]
     names = known.class_names or [str(n) for n in range(1000)]
     images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
     folder.mkdir()

@@ -14,11 +14,20 @@ from ctm_core.runtime.launch import launched
 __all__ = ["data", "teacher", "train"]
 
 
-@click.command()
-@click.option("--dataset", required=True, help="digits, fashion-mnist, cifar10 or imagenet64.")
+class _Data(click.Command):
+    """Its help ends with the names of the data sets."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        from ctm_core.config import datasets
+
+        formatter.write(f"\nData sets: {', '.join(datasets.names())}\n")
+
+
+@click.command(cls=_Data)
+@click.option("--dataset", required=True, help="Name of a data set, see below.")
 @click.option("--split", default="train", show_default=True, help="train or test.")
 @click.option(
-    "--source", help="Folder, file or URL of the original files, where a data set needs one."
+    "--source", help="Folder, file or URL of the original files, for data sets that take one."
 )
 @click.option("--output", type=FOLDER, required=True, help="Folder to write.")
 @click.option(
@@ -26,7 +35,7 @@ __all__ = ["data", "teacher", "train"]
     type=click.IntRange(min=1),
     envvar="CTM_WORKERS",
     show_envvar=True,
-    help="Processes that compute images (imagenet64)  [default: one a CPU]",
+    help="Processes, where images are computed  [default: one per CPU]",
 )
 def data(dataset: str, split: str, source: str | None, output: Path, workers: int | None) -> None:
     """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""

@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from ctm_core.config import datasets
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
+from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import WITH_TARGET_TIME, Diffusion, Network
 from ctm_core.config.objective_traits import traits
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training
@@ -18,22 +20,25 @@ from ctm_core.config.teacher import Teacher
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_json
 
-#: External files of the data sets that are not fetched, by their names in config/assets.yaml.
-DATASET_FILES = {"cifar10": ("cifar10",), "imagenet64": ("ilsvrc2012",)}
-
 
 class Dataset(Section):
     """Which images are learned."""
 
-    name: Name = Field(description="a name that `ctm data` knows")
+    name: DatasetName = Field(description="a name that `ctm data` knows")
     source: str | None = Field(
-        default=None, description="folder or URL, for data sets that need one"
+        default=None, description="folder, file or URL, for data sets that take one"
     )
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Dataset:
+        if problem := datasets.traits(self.name).source_problem(self.source):
+            raise ValueError(f"{self.name} {problem}")
+        return self
 
     @property
     def assets(self) -> tuple[str, ...]:
         """Names of the external files that hold it, unless `source` says where it is."""
-        return () if self.source is not None else DATASET_FILES.get(self.name, ())
+        return () if self.source is not None else datasets.traits(self.name).assets
 
 
 class Experiment(Section):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from ctm_core.config import read_yaml, validated
 from ctm_core.config._section import OneOf
+from ctm_core.config.datasets import DatasetName
 from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
 
@@ -44,7 +45,7 @@ class _Section(BaseModel):
 class ReferenceSplit(_Section):
     """The real images that samples are compared with."""
 
-    dataset: Name = Field(description="a name that `ctm data` knows")
+    dataset: DatasetName = Field(description="a name that `ctm data` knows")
     split: Name = Field("train", description="a split of that data set")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from ctm_core.config import datasets
 from ctm_core.config._section import Name, OneOf, Positive, Section
 from ctm_core.config.experiment import Experiment
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES
@@ -95,7 +96,7 @@ class Group(Section):
 
     source: Annotated[str, Field(min_length=1)]
     table: str | None = Field(default=None, description="where in the source")
-    dataset: Literal["cifar10", "imagenet64", "imagenet256"]
+    dataset: Name = Field(description="one that `ctm data` knows, or one of `other_datasets`")
     measured_by: Literal["authors", "third party"] = "authors"
     protocol: Name | None = Field(
         default=None, description="a protocol of config/protocols; null: not known, or another"
@@ -142,10 +143,16 @@ class Published:
 class Literature(Section):
     """config/published.yaml."""
 
+    other_datasets: tuple[Name, ...] = Field(
+        default=(), description="data sets of published values that `ctm data` does not know"
+    )
     groups: tuple[Group, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Literature:
+        known = [*datasets.names(), *self.other_datasets]
+        if unknown := sorted({group.dataset for group in self.groups} - {*known}):
+            raise ValueError(f"unknown dataset {unknown[0]!r}; known are {', '.join(known)}")
         keys: set[str] = set()
         taken: dict[tuple[Ours, str | None, str], str] = {}
         for entry in self.entries():

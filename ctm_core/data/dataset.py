@@ -14,8 +14,7 @@ A prepared split is a folder of three files:
 
 Networks see :math:`x = v / 127.5 - 1 \\in [-1, 1]` of a level v (:func:`to_float`).
 
-A data set is one module of this folder that defines ``READER`` (see ``_reader.py``); its file
-name, with ``-`` for ``_``, is the data set's name. Nothing else has to be told about it.
+Each module of ``readers/`` is a data set (see ``readers/_reader.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import pkgutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctm_core.config.datasets import traits
 from ctm_core.data import readers
-from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, read_json, remove_tree, sha256_file, write_json
 
@@ -42,12 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
-    "Images",
-    "Reader",
-    "names",
     "open_dataset",
     "prepare",
-    "reader",
     "to_float",
 ]
 
@@ -66,27 +61,6 @@ MANIFEST_KEYS = {
     "fingerprint",
     "format",
 }
-
-
-def names() -> list[str]:
-    """Names of all data sets: the public modules of this folder."""
-    modules = (module.name for module in pkgutil.iter_modules(readers.__path__))
-    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
-
-
-def reader(name: str) -> Reader:
-    """The reader of a data set.
-
-    Raises
-    ------
-    UserError
-        If no module provides it.
-    """
-    if name not in names():
-        raise UserError(f"unknown dataset {name!r}; known are {', '.join(names())}")
-    module = importlib.import_module(f"{readers.__name__}.{name.replace('-', '_')}")
-    found: Reader = module.READER
-    return found
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -185,7 +159,7 @@ def prepare(
     Parameters
     ----------
     name, split
-        As :func:`reader` and its ``splits`` know them.
+        As :func:`ctm_core.config.datasets.traits` and its ``splits`` know them.
     source
         A folder, file or URL; None takes the data set's default.
     output
@@ -199,13 +173,17 @@ def prepare(
     UserError
         If name or split is unknown, or the source is missing, damaged or another data set.
     """
-    known = reader(name)
+    known = traits(name)
     if split not in known.splits:
         raise UserError(
             f"the dataset {name} has no split {split!r}; it has {' and '.join(known.splits)}"
         )
+    if problem := known.source_problem(source):
+        raise UserError(f"the dataset {name} {problem}")
+    module = importlib.import_module(f"{readers.__name__}.{name.replace('-', '_')}")
     output = Path(output)
-    images = known.read(split, source, output.parent / "downloads", workers or _cpus())
+    downloads = output.parent / "downloads"
+    images: Images = module.read(split, source, downloads, workers or _cpus())
     class_names = known.class_names if images.class_names is None else images.class_names
     shape = (len(images.labels), *images.shape)
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctm_core.config import Experiment, layout
+from ctm_core.config.datasets import traits
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import ReferenceSplit
-from ctm_core.data.dataset import reader
-from ctm_core.runtime.errors import UserError
 
 __all__ = ["TARGETS", "Job", "by_rule", "graph"]
 
@@ -119,7 +118,7 @@ def _every(project: Project) -> Iterator[Job]:
     }
     for dataset in sorted(learned | compared):
         own = project.datasets.get(dataset)
-        for split in _splits(dataset):
+        for split in traits(dataset).splits:
             yield Job(
                 "data",
                 tuple(layout.prepared(dataset, split).values()),
@@ -143,14 +142,6 @@ def _every(project: Project) -> Iterator[Job]:
             yield _origin(experiment, model, seed)
             yield from _evaluations(project, experiment, model, seed)
     yield from _reading(project)
-
-
-def _splits(dataset: str) -> tuple[str, ...]:
-    try:
-        return reader(dataset).splits
-    except UserError:
-        # The rule meets it first; here it is counted, and its size is unknown.
-        return ("train", "test")
 
 
 def _origin(experiment: Experiment, model: str, seed: int) -> Job:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ctm_core.config import Experiment, layout
+from ctm_core.config import Experiment, datasets, layout
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
-from ctm_core.data.dataset import reader
 from ctm_core.evaluation.cells import BLOCKS
 from ctm_core.evaluation.metrics.extrapolation import is_long_enough
 from ctm_core.evaluation.previews import SHOWN
@@ -43,11 +42,8 @@ class Shape(NamedTuple):
 
 
 def data_shape(dataset: str, root: Path = Path()) -> Shape | None:
-    """What a reader says of its data set, or a prepared one's manifest; None if neither does."""
-    try:
-        known = reader(dataset)
-    except UserError:
-        return None
+    """What a data set's traits or its prepared manifest say; None if neither does."""
+    known = datasets.traits(dataset)
     if known.shape is not None and known.classes is not None:
         return Shape(known.shape, known.classes, known.counts)
     path = root / layout.prepared(dataset, "train")["manifest"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctm_core.config import Experiment, read_yaml
-from ctm_core.config.experiment import DATASET_FILES
+from ctm_core.config.datasets import traits
 from ctm_core.config.project import read_project
 from ctm_core.config.protocols import Protocol, ReferenceSplit
 
@@ -60,5 +60,5 @@ def _of_protocol(protocol: Protocol, experiment: Experiment) -> list[str]:
     if isinstance(reference := protocol.reference, ReferenceSplit):
         dataset = experiment.dataset
         given = dataset.source is not None and dataset.name == reference.dataset
-        names += () if given else DATASET_FILES.get(reference.dataset, ())
+        names += () if given else traits(reference.dataset).assets
     return names

@@ -1,6 +1,18 @@
-"""What a module of this folder provides to become a data set."""
+"""What a module of this folder provides to become a data set.
 
-from collections.abc import Callable, Iterable, Mapping
+``TRAITS``
+    A dictionary of literals, which the configuration reads without importing the module:
+    the fields of :class:`ctm_core.config.datasets.DatasetTraits`.
+``read(split, source, downloads, workers) -> Images``
+    Reads one of the splits. ``source`` is the folder, file or URL that the user gave, or None;
+    ``downloads`` is a folder for fetched and half-finished files, which may not exist yet;
+    ``workers`` is how many processes it may start. A source that is missing or wrong raises
+    :class:`UserError` with the fix.
+
+The module's name, with ``-`` for ``_``, is the data set's name.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Images", "Reader"]
+__all__ = ["Images"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,10 @@ class Images:
         (name, SHA-256) of every file read. A folder of very many files is one entry: its name,
         and the SHA-256 of what ``sha256sum`` prints for its files in the order of their names.
     class_names
-        One name a class in the order of the labels, where the source decides them; None: the
-        reader's.
+        One name per class in the order of the labels, where the source decides them; None: those
+        of ``TRAITS``.
     preparation
-        What the manifest tells of images that were computed rather than copied: recipe, library
+        For the manifest, how images were computed if they were not copied: recipe, library
         versions, files left out.
     scratch
         A folder that is removed once the manifest stands.
@@ -47,37 +59,3 @@ class Images:
     class_names: tuple[str, ...] | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
     scratch: Path | None = None
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A data set by name.
-
-    Attributes
-    ----------
-    name
-        The name on the command line and in configs.
-    splits
-        The splits it has, the training split first.
-    class_names
-        One name per class, in the order of the labels; empty where the source decides them.
-    flip
-        Whether a mirrored image is an image of the same set (used by augmentation).
-    read
-        ``read(split, source, downloads, workers) -> Images``. ``source`` is the folder, file or
-        URL the user gave, or None for the default; ``downloads`` is a folder for fetched and
-        half-finished files, which may not exist yet; ``workers`` is how many processes it may
-        start. A source that is missing or wrong raises `UserError` with the fix.
-    shape, counts, classes
-        (C, H, W) of its images, how many each split has, and classes, so that a plan can be made
-        before anything is read; None and empty where only the source tells.
-    """
-
-    name: str
-    splits: tuple[str, ...]
-    class_names: tuple[str, ...]
-    flip: bool
-    read: Callable[[str, str | None, Path, int], Images]
-    shape: tuple[int, int, int] | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    classes: int | None = None

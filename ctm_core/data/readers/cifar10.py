@@ -25,17 +25,38 @@ from numpy.typing import NDArray
 
 from ctm_core.data import assets
 from ctm_core.data.readers._download import fetch
-from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["READER", "parse_batch"]
+__all__ = ["parse_batch", "read"]
+
+TRAITS: dict[str, Any] = {
+    "splits": ("train", "test"),
+    "counts": {"train": 50_000, "test": 10_000},
+    "shape": (3, 32, 32),
+    "classes": 10,
+    "class_names": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "flip": True,
+    "assets": ("cifar10",),
+}
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 FOLDER = "cifar-10-batches-py"
-SHAPE = (3, 32, 32)
+SHAPE = TRAITS["shape"]
 #: Far above a batch's 31 MB; what a foreign archive makes of a few bytes is not read.
 LARGEST = 1 << 26
 
@@ -213,26 +234,3 @@ def _byte_type(code: bytes, align: int = 0, copy: int = 0) -> np.dtype[np.uint8]
     if code != b"u1":
         raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of bytes")
     return np.dtype(np.uint8, copy=True)  # a new one: the pickle then sets its state
-
-
-READER = Reader(
-    name="cifar10",
-    splits=("train", "test"),
-    class_names=(
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ),
-    flip=True,
-    read=read,
-    shape=(3, 32, 32),
-    counts={"train": 50_000, "test": 10_000},
-    classes=10,
-)

@@ -9,25 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ctm_core.data.readers._reader import Images, Reader
-from ctm_core.runtime.errors import UserError
+from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["READER"]
+__all__ = ["read"]
+
+TRAITS = {
+    "splits": ("train",),
+    "counts": {"train": 1797},
+    "shape": (1, 8, 8),
+    "classes": 10,
+    "class_names": ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+    "flip": False,
+    "source": "none",
+}
 
 
 def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
-    """The one split, from the installed package.
-
-    Raises
-    ------
-    UserError
-        If a source is given: the images come with scikit-learn.
-    """
-    if source is not None:
-        raise UserError(
-            f"the dataset digits comes with scikit-learn and takes no source (given: {source})"
-        )
+    """The one split, from the installed package."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -41,15 +40,3 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         source="scikit-learn: load_digits",
         source_files=(("digits.csv.gz", digest),),
     )
-
-
-READER = Reader(
-    name="digits",
-    splits=("train",),
-    class_names=tuple("0123456789"),
-    flip=False,
-    read=read,
-    shape=(1, 8, 8),
-    counts={"train": 1797},
-    classes=10,
-)

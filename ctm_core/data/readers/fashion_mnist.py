@@ -15,11 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm_core.data.readers._download import fetch
-from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["READER", "parse_idx"]
+__all__ = ["parse_idx", "read"]
+
+TRAITS = {
+    "splits": ("train", "test"),
+    "counts": {"train": 60_000, "test": 10_000},
+    "shape": (1, 28, 28),
+    "classes": 10,
+    "class_names": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    "flip": False,
+    "classifier": {"steps": 1500, "learning_rate": 6e-3},
+}
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -127,26 +148,3 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         source=str(source if source is not None else folder),
         source_files=tuple(hashes),
     )
-
-
-READER = Reader(
-    name="fashion-mnist",
-    splits=("train", "test"),
-    class_names=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-    flip=False,
-    read=read,
-    shape=(1, 28, 28),
-    counts={"train": 60_000, "test": 10_000},
-    classes=10,
-)

@@ -20,21 +20,29 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ctm_core.data import assets
 from ctm_core.data.readers._chunks import make_chunks
-from ctm_core.data.readers._reader import Images, Reader
+from ctm_core.data.readers._reader import Images
 from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["READER"]
+__all__ = ["read"]
 
-SHAPE = (3, 64, 64)
-#: What ILSVRC2012 holds: files of each split, and classes.
-FILES = {"train": 1_281_167, "test": 50_000}
-CLASSES = 1000
+#: ILSVRC2012's own counts; the source names the classes.
+TRAITS: dict[str, Any] = {
+    "splits": ("train", "test"),
+    "counts": {"train": 1_281_167, "test": 50_000},
+    "shape": (3, 64, 64),
+    "classes": 1000,
+    "flip": True,
+    "assets": ("ilsvrc2012",),
+}
+
+SHAPE, FILES, CLASSES = TRAITS["shape"], TRAITS["counts"], TRAITS["classes"]
 FOLDERS = {"train": "train", "test": "val"}
 WNID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -192,15 +200,3 @@ def _folders(folder: Path) -> list[str]:
 def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES))
-
-
-READER = Reader(
-    name="imagenet64",
-    splits=("train", "test"),
-    class_names=(),
-    flip=True,
-    read=read,
-    shape=SHAPE,
-    counts=FILES,
-    classes=CLASSES,
-)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ctm_core.config.datasets import traits
 from ctm_core.config.protocols import Protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
@@ -44,10 +45,6 @@ class Recipe:
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 2e-3
-
-
-#: Data sets whose classifier needs more than the default.
-RECIPES = {"fashion-mnist": Recipe(steps=1500, learning_rate=6e-3)}
 
 
 class Classifier(nn.Module):
@@ -142,7 +139,7 @@ def train_classifier(
     -------
     The record of the training, which is also the file's metadata.
     """
-    recipe = recipe or RECIPES.get(dataset.name, Recipe())
+    recipe = recipe or Recipe(**traits(dataset.name).classifier)
     network = Classifier(dataset.resolution, dataset.channels, dataset.classes)
     _initialise(network, seed)
     order = torch.from_numpy(randomness.permutation(seed, "classifier/split", 0, len(dataset)))

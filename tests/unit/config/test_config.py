@@ -60,6 +60,12 @@ def test_committed_schemas_are_those_of_the_models() -> None:
             [{"model": "ctm", "sampler": "gamma", "nfe": 1, "n": 5}],
             "unknown key 'evaluation.protocols.tiny.0.n'; allowed here: gamma, model, nfe, samp",
         ),
+        (
+            "dataset.name",
+            "cifar11",
+            "dataset.name: unknown dataset 'cifar11'; known are cifar10, di",
+        ),
+        ("dataset.source", "here", "dataset: digits takes no source (given: here)"),
         (f"{CTM}.training", None, f"the key '{CTM}.training' is missing"),
         ("teacher.training.steps", "many", "teacher.training.steps: Input should be a valid inte"),
         ("teacher.training.steps", 2.5, "(given: 2.5)"),
@@ -276,8 +282,9 @@ def test_what_cannot_change_weights_is_not_hashed(key: str, value: Any) -> None:
 
 
 def test_where_files_came_from_is_not_hashed() -> None:
-    changed = tiny.experiment({"dataset.source": "/some/folder", "threads": 2})
-    assert changed.train_hash("ctm") == tiny.experiment().train_hash("ctm")
+    plain = {"dataset.name": "fashion-mnist"}
+    changed = tiny.experiment({**plain, "dataset.source": "/some/folder", "threads": 2})
+    assert changed.train_hash("ctm") == tiny.experiment(plain).train_hash("ctm")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from ctm_core.config.project import ROOT, locate, read_project
 from ctm_core.runtime.errors import UserError
 
 
-def write(folder: Path, name: str, source: str | None = None) -> str:
-    file = folder / f"{name}.yaml"
-    changes = {"experiment": name, "evaluation.protocols": {"desk-digits": "all"}}
-    section = tiny.describe(changes) | {"dataset": {"name": "digits", "source": source}}
+def write(folder: Path, experiment: str, **dataset: str) -> str:
+    file = folder / f"{experiment}.yaml"
+    changes = {"experiment": experiment, "evaluation.protocols": {"desk-digits": "all"}}
+    section = tiny.describe(changes) | {"dataset": {"name": "digits"} | dataset}
     file.write_text(yaml.safe_dump(section), encoding="utf-8")
     return str(file)
 
@@ -42,12 +42,13 @@ def test_a_file_of_the_working_directory_goes_first(
 
 
 def test_mistakes_name_their_file(tmp_path: Path) -> None:
-    one, other = write(tmp_path, "one"), write(tmp_path, "other", source="elsewhere")
+    one = write(tmp_path, "one", name="cifar10")
+    other = write(tmp_path, "other", name="cifar10", source="elsewhere")
     for listed, sentence in (
         (["digits", "digits"], "list.yaml: the experiment digits stands there twice"),
         (
             [one, other],
-            f"{other}: dataset.source of digits is elsewhere, but another experiment has None; a "
+            f"{other}: dataset.source of cifar10 is elsewhere, but another experiment has None; a "
             "data set has one source",
         ),
     ):

@@ -109,7 +109,7 @@ def test_the_form_is_the_one_that_torchvision_reads(
 
     for split, attribute in (("train", "train_list"), ("test", "test_list")):
         monkeypatch.setattr(CIFAR10, attribute, list(cifar10.BATCHES[split].items()))
-    names = pickle.dumps({"label_names": list(cifar10.READER.class_names)}, protocol=2)
+    names = pickle.dumps({"label_names": list(cifar10.TRAITS["class_names"])}, protocol=2)
     (source / cifar10.FOLDER / "batches.meta").write_bytes(names)
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
     monkeypatch.setattr(CIFAR10, "meta", meta)

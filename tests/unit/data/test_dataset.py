@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import struct
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fixtures.web import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctm_core.config import datasets
 from ctm_core.data import dataset
 from ctm_core.data.readers import fashion_mnist
 from ctm_core.runtime.errors import UserError
@@ -116,11 +118,14 @@ def test_levels_survive_the_way_there_and_back():
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), levels)
 
 
-def test_every_registered_dataset_has_a_reader():
-    assert {"digits", "fashion-mnist"} <= set(dataset.names())
-    for name in dataset.names():
-        assert dataset.reader(name).name == name
-        assert dataset.reader(name).splits[0] == "train"
+def test_every_dataset_has_traits_and_a_reader():
+    assert {"digits", "fashion-mnist"} <= set(datasets.names())
+    for name in datasets.names():
+        module = import_module(f"ctm_core.data.readers.{name.replace('-', '_')}")
+        assert callable(module.read)
+        known = datasets.traits(name)
+        assert known == datasets.DatasetTraits(**module.TRAITS)
+        assert known.splits[0] == "train"
 
 
 @pytest.mark.parametrize(

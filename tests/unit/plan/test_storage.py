@@ -10,9 +10,10 @@ import torch
 from fixtures import tiny
 from fixtures.tiny import Trained
 
+from ctm_core.config import datasets
 from ctm_core.config.project import read_project
 from ctm_core.config.protocols import Protocol
-from ctm_core.data.dataset import Dataset, names, reader
+from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation.metrics.state import Outputs, State
 from ctm_core.plan import network_costs, storage
 from ctm_core.plan.dag import graph
@@ -24,8 +25,8 @@ def test_readers_tell_the_truth_about_their_images(digits: Dataset) -> None:
     assert shape is not None
     assert shape.image == (digits.channels, digits.resolution, digits.resolution)
     assert (shape.classes, shape.counts) == (digits.classes, {"train": len(digits)})
-    for name in names():
-        known = reader(name)
+    for name in datasets.names():
+        known = datasets.traits(name)
         assert set(known.counts) == set(known.splits), name
         assert not known.class_names or len(known.class_names) == known.classes, name
 
@@ -33,10 +34,8 @@ def test_readers_tell_the_truth_about_their_images(digits: Dataset) -> None:
 def test_what_a_reader_does_not_say_stands_in_the_manifest(
     tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
-    silent = dataclasses.replace(reader("digits"), shape=None, counts={}, classes=None)
-    monkeypatch.setattr(storage, "reader", lambda name: silent)
+    silent = datasets.DatasetTraits(splits=("train",), flip=False)
+    monkeypatch.setattr(datasets, "traits", lambda name: silent)
     assert storage.data_shape("digits", tmp_path) is None
     folder = tmp_path / "results/data/digits/train"
     folder.mkdir(parents=True)

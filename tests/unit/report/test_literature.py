@@ -255,6 +255,11 @@ groups:
         with pytest.raises(UserError, match=sentence) as caught:
             load_literature(path)
         assert str(path) in str(caught.value)
+    path.write_text(text.replace("cifar10", "imagenet256").replace("{VALUES}", "{fd: 2.0}"))
+    with pytest.raises(UserError, match="unknown dataset 'imagenet256'; known are cifar10, digi"):
+        load_literature(path)
+    path.write_text("other_datasets: [imagenet256]\n" + path.read_text())
+    assert load_literature(path).groups[0].dataset == "imagenet256"
     with pytest.raises(ValueError, match="names a row of ours but no protocol"):
         listed(group={"protocol": None})
     whole = listed().model_dump()

@@ -1,0 +1,81 @@
+"""What is known of each data set before it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from ctm_core.config._section import Name, Positive, Section
+from ctm_core.config._traits import modules, read_traits
+from ctm_core.runtime.errors import UserError
+
+__all__ = ["DatasetName", "DatasetTraits", "names", "traits"]
+
+READERS = Path(__file__).parents[1] / "data" / "readers"
+
+
+class DatasetTraits(Section):
+    """``TRAITS`` of a module of ``ctm_core.data.readers``; see there."""
+
+    splits: tuple[Name, ...] = Field(min_length=1, description="the training split first")
+    flip: bool = Field(description="a mirrored image is an image of the same set")
+    shape: tuple[Positive, Positive, Positive] | None = Field(
+        default=None, description="(C, H, W) of every image; null: only the source tells"
+    )
+    counts: dict[Name, Positive] = Field(
+        default_factory=dict, description="images per split; empty: only the source tells"
+    )
+    classes: Positive | None = Field(default=None, description="null: only the source tells")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="in the order of the labels; empty: the source decides them"
+    )
+    source: Literal["none", "optional", "required"] = Field(
+        default="optional", description="whether the user names a folder, file or URL"
+    )
+    assets: tuple[Name, ...] = Field(
+        default=(), description="external files that are read without a source"
+    )
+    classifier: dict[Literal["steps", "batch_size", "learning_rate"], Any] = Field(
+        default_factory=dict, description="training of its small classifier, where not default"
+    )
+
+    def source_problem(self, source: str | None) -> str | None:
+        """What is wrong with a source, or with there being none; None if nothing is."""
+        if self.source == "none" and source is not None:
+            return f"takes no source (given: {source})"
+        if self.source == "required" and source is None:
+            return "needs a source: the folder, file or URL of its original files"
+        return None
+
+
+def names() -> list[str]:
+    """Names of all data sets: the modules of ``ctm_core.data.readers``, with ``-`` for ``_``."""
+    return [name.replace("_", "-") for name in modules(READERS)]
+
+
+def traits(name: str) -> DatasetTraits:
+    """What the module of a data set says of it.
+
+    Raises
+    ------
+    UserError
+        If there is no such module, or its ``TRAITS`` are wrong.
+    """
+    if name not in names():
+        raise UserError(f"unknown dataset {name!r}; known are {', '.join(names())}")
+    known: DatasetTraits = read_traits(READERS / f"{name.replace('-', '_')}.py", DatasetTraits)
+    return known
+
+
+def _known(name: str) -> str:
+    try:
+        traits(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+#: A name that `ctm data` knows.
+DatasetName = Annotated[Name, AfterValidator(_known)]
