@@ -8,13 +8,14 @@ Run it after `make table`. The same results give the same files.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shutil
-from collections import Counter
 from pathlib import Path
 
+import pandas as pd
+
+from ctm_core.report.csv_files import read_csv
 from ctm_core.report.statistics import Summary
+from ctm_core.report.typeset import markdown_table
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, write_text
 
@@ -26,35 +27,32 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 GAMMAS = ("", "0", "1")  # the rows shown: without γ, γ = 0 and γ = 1
 
 
-def excerpt(table: str) -> str:
-    """Rows of ``table.csv`` (as text) for the README: main protocol, last step, γ of 0 or 1."""
-    rows = [row for row in csv.DictReader(io.StringIO(table)) if row["experiment"] == EXPERIMENT]
-    if not rows:
+def excerpt(table: pd.DataFrame) -> str:
+    """Rows of ``table.csv`` for the README: main protocol, last step, γ of 0 or 1."""
+    rows = table[table["experiment"] == EXPERIMENT]
+    if rows.empty:
         raise UserError(f"results/table.csv has no rows of {EXPERIMENT}; run `make table`")
-    protocol, _ = Counter(row["protocol"] for row in rows).most_common(1)[0]
-    rows = [row for row in rows if row["protocol"] == protocol]
+    protocol = rows["protocol"].value_counts().index[0]
+    rows = rows[rows["protocol"] == protocol]
+    first = rows.iloc[0]
     metric = next(
         name.removesuffix("_mean")
-        for name, value in rows[0].items()
-        if name.startswith("fd_") and name.endswith("_mean") and value
+        for name in rows
+        if name.startswith("fd_") and name.endswith("_mean") and first[name]
     )
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row["model"]] = max(last.get(row["model"], 0), int(row["step"]))
-    shown = [r for r in rows if int(r["step"]) == last[r["model"]] and r["gamma"] in GAMMAS]
-    lines = ["| model | sampler | γ | NFE | FD [95% interval] |", "|---|---|---|---|---|"]
-    for row in shown:
-        cells = [row["model"], row["sampler"], row["gamma"], row["nfe"], value(row, metric)]
-        lines.append("| " + " | ".join(cells) + " |")
-    trainings, samplings = (
-        len(rows[0][f"{kind}_seeds"].split(";")) for kind in ("train", "sample")
-    )
+    steps = rows["step"].astype(int)
+    last = steps.groupby(rows["model"]).transform("max")
+    rows = rows[(steps == last) & rows["gamma"].isin(GAMMAS)]
+    shown = rows[["model", "sampler", "gamma", "nfe"]]
+    shown = shown.rename(columns={"gamma": "γ", "nfe": "NFE"})
+    shown["FD [95% interval]"] = [value(row, metric) for row in rows.to_dict("records")]
+    trainings, samplings = (len(first[f"{kind}_seeds"].split(";")) for kind in ("train", "sample"))
     caption = (
         f"Experiment `{EXPERIMENT}`, protocol `{protocol}`, metric `{metric}`: lower is better. "
         f"Each row is measured with {samplings} sampling seeds on {trainings} training run"
         f"{'s' if trainings > 1 else ''}. [The full table]({TABLE}) has every γ and protocol."
     )
-    return "\n".join([*lines, "", caption])
+    return f"{markdown_table(shown)}\n\n{caption}"
 
 
 def value(row: dict[str, str], metric: str) -> str:
@@ -82,7 +80,7 @@ def update(results: Path, root: Path = ROOT) -> None:
     for source in (results / "table.csv", *sources.values()):
         if not source.is_file():
             raise UserError(f"{source} is missing; run `make table`")
-    content = excerpt((results / "table.csv").read_text(encoding="utf-8"))
+    content = excerpt(read_csv(results / "table.csv"))
     for target, source in sources.items():
         with atomic_write(root / target) as temporary:
             shutil.copyfile(source, temporary)

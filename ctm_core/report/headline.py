@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from ctm_core.config import Cell
 from ctm_core.config.sampling_grid import ADAPTIVE
-from ctm_core.evaluation.metrics.names import is_distance
-from ctm_core.report.scores import Row, last_steps, main_protocol, metrics_of
+from ctm_core.report.scores import Row, last_steps, main_protocol, metric_of
 from ctm_core.report.statistics import Outcome, Summary, paired
 
 __all__ = ["Effect", "cell_name", "effects", "headline_metric"]
@@ -29,7 +28,7 @@ class Effect:
 
 def headline_metric(rows: Iterable[Row]) -> str | None:
     """The Fréchet distance of most samples among the metrics of ``rows``; None without one."""
-    return next((metric for metric in metrics_of(rows) if is_distance(metric)), None)
+    return metric_of(rows, "fd")
 
 
 def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[Effect]:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from ctm_core.config import read_yaml, validated
 from ctm_core.config.published import Literature, Published
 from ctm_core.evaluation.metrics import names
-from ctm_core.report.scores import Row, RowKey, last_steps
+from ctm_core.report.scores import Row, RowKey, families, family, last_steps
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Beside", "Joined", "beside", "family", "joined", "load_literature", "printed"]
+__all__ = ["Beside", "Joined", "beside", "joined", "load_literature", "printed"]
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,6 @@ def load_literature(path: str | os.PathLike[str]) -> Literature:
 def printed(value: float) -> str:
     """A published value with two decimals, or with more where it has more."""
     return max(f"{value:.2f}", f"{value:.10g}", key=len)
-
-
-def family(metric: str) -> str:
-    """The family of a metric's name; empty if nobody knows it."""
-    try:
-        return names.parse(metric).family
-    except ValueError:
-        return ""
 
 
 def beside(
@@ -146,7 +138,7 @@ def _named(entry: Published, rows: Sequence[Row], path: str | os.PathLike[str]) 
 
 
 def _join(entry: Published, kind: str, value: float, cells: Sequence[Row]) -> Joined:
-    near = ("fid", "fd") if kind in ("fid", "fd") else (kind,)
+    near = families("fd" if kind == "fid" else kind)
     found = [
         (row.protocol != entry.protocol, _published(entry, metric) != value, row, metric)
         for row in cells

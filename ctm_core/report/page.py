@@ -33,7 +33,8 @@ from ctm_core.report.scores import (
     read_runs,
 )
 from ctm_core.report.statistics import Summary
-from ctm_core.report.tables import number, runs_csv
+from ctm_core.report.tables.columns import number, runs_csv
+from ctm_core.report.tables.sections import training_seeds
 from ctm_core.report.verdicts import Finding, claims_page, read_findings
 from ctm_core.report.verdicts.sentences import told
 from ctm_core.runtime.errors import UserError
@@ -202,7 +203,7 @@ def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
                     for metric in metrics
                 ],
                 "methods": sorted({summary.method for summary in row.metrics.values()} - {""}),
-                "seeds": _seeds(row),
+                "seeds": training_seeds(row, metrics_of([row])[0]),
             }
             for row in rows
         ],
@@ -226,14 +227,6 @@ def _score(row: Row, metric: str, scale: _Scale, winner: bool) -> dict[str, Any]
         "winner": winner,
         "deficient": metric in row.rank_deficient,
     }
-
-
-def _seeds(row: Row) -> list[str]:
-    """Training seeds; with each one's mean of the first metric where there are several."""
-    if len(row.train_seeds) == 1:
-        return [str(row.train_seeds[0])]
-    summary = row.metrics[metrics_of([row])[0]]
-    return [f"{seed}: {mean:.4g}" for seed, mean in summary.by_train_seed.items()]
 
 
 def _published(found: Joined) -> dict[str, Any]:

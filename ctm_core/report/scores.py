@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from ctm_core.config import Cell, validated
 from ctm_core.config.sampling_grid import ADAPTIVE
 from ctm_core.evaluation.metrics import names
+from ctm_core.report.csv_files import read_csv
 from ctm_core.report.statistics import SampleSeed, StandardError, Summary, summarise
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
@@ -27,9 +27,12 @@ __all__ = [
     "aggregate",
     "best",
     "cell_order",
+    "families",
+    "family",
     "last_steps",
     "last_steps_of",
     "main_protocol",
+    "metric_of",
     "metrics_of",
     "model_order",
     "ranked",
@@ -221,15 +224,14 @@ def read_runs(results: Path) -> list[Path]:
     """
     table = results / "runs.csv"
     try:
-        with open(table, encoding="utf-8", newline="") as file:
-            keys = {
-                (row["experiment"], row["model"], int(row["train_seed"]), int(row["step"]))
-                for row in csv.DictReader(file)
-            }
+        runs = read_csv(table)[["experiment", "model", "train_seed", "step"]]
+        keys = set(runs.astype({"train_seed": int, "step": int}).itertuples(index=False))
     except FileNotFoundError:
         raise UserError(f"{table} is missing; make it with `ctm table`") from None
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{table} is no table of runs; make it again with `ctm table`") from None
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{table} is not a table of runs; make it again with `ctm table`"
+        ) from None
     paths = []
     for experiment, model, seed, step in sorted(keys):
         folder = results / experiment / model / f"seed-{seed}"
@@ -357,6 +359,25 @@ def cell_order(cell: Cell) -> tuple[str, int, float]:
 def metrics_of(rows: Iterable[Row]) -> list[str]:
     """Every metric that occurs in ``rows``, in the order of the table's columns."""
     return names.in_order(metric for row in rows for metric in row.metrics)
+
+
+def family(metric: str) -> str:
+    """The family of a metric's name; empty if nobody knows it."""
+    try:
+        return names.parse(metric).family
+    except ValueError:
+        return ""
+
+
+def families(kind: str) -> tuple[str, ...]:
+    """The families that a kind of metric stands for: ``fd`` is any Fréchet distance."""
+    return ("fid", "fd") if kind == "fd" else (kind,)
+
+
+def metric_of(rows: Iterable[Row], kind: str) -> str | None:
+    """The metric of a kind that has most samples; None without one."""
+    wanted = families(kind)
+    return next((metric for metric in metrics_of(rows) if family(metric) in wanted), None)
 
 
 def ranked(rows: Iterable[Row], metric: str) -> list[Row]:

@@ -16,6 +16,7 @@ import pytest
 from fixtures.results_factory import Results
 
 from ctm_core.cli import cli
+from ctm_core.report.csv_files import read_csv
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
 
@@ -263,7 +264,7 @@ def test_table_is_that_of_the_committed_results(updater: ModuleType) -> None:
         part for part in text.split("\n## ") if part.split("\n")[0].endswith(protocol[1])
     ]
     lines = [cells(line) for line in section.splitlines() if line.startswith("| ")]
-    head, found = lines[0], lines[2:]
+    head, found = lines[0], lines[1:]
     assert head[0] == "model" and "step" not in head
     committed = [[*row[:4], row[4].strip("*").removesuffix(" †")] for row in found]
     assert [row for row in rows if row not in committed] == [], f"the README differs; {again}"
@@ -302,7 +303,7 @@ def test_update_needs_results(updater: ModuleType, results: Path, tmp_path: Path
     (results / "figures" / "digits-hero.png").unlink()
     with pytest.raises(UserError, match=r"digits-hero\.png is missing; run `make table`"):
         updater.update(results, tmp_path)
-    other = (results / "table.csv").read_text(encoding="utf-8").replace("digits,", "other,")
+    other = read_csv(results / "table.csv").replace("digits", "other")
     with pytest.raises(UserError, match="no rows of digits"):
         updater.excerpt(other)
 

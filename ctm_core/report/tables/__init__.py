@@ -20,16 +20,13 @@ from pathlib import Path
 from ctm_core.config.project import locate
 from ctm_core.report.literature import beside, load_literature
 from ctm_core.report.scores import aggregate, read_evaluations
-from ctm_core.report.tables import paper_text
-from ctm_core.report.tables.columns import means, number, runs_csv, table_csv
-from ctm_core.report.tables.latex import latex
-from ctm_core.report.tables.markdown import markdown
-from ctm_core.report.tables.paper import LAYOUTS, paper_table
+from ctm_core.report.tables import paper, sections
+from ctm_core.report.tables.columns import means, runs_csv, table_csv
 from ctm_core.report.verdicts import findings, load_claims, record
 from ctm_core.report.verdicts.sentences import markdown as claims_markdown
 from ctm_core.runtime.files import write_json, write_text
 
-__all__ = ["number", "runs_csv", "write_tables"]
+__all__ = ["write_tables"]
 
 
 def write_tables(
@@ -63,14 +60,15 @@ def write_tables(
     found = findings(rows, asked, literature)
     write_text(output / "runs.csv", runs_csv(records))
     write_text(output / "table.csv", table_csv(rows, compared))
-    write_text(output / "table.md", markdown(rows, records, compared))
-    write_text(output / "table.tex", latex(rows, records, compared))
+    dealt = sections.sections(rows, records, compared)
+    write_text(output / "table.md", sections.markdown(dealt))
+    write_text(output / "table.tex", sections.latex(dealt))
     write_json(output / "metrics.json", means(rows))
     write_json(output / "claims.json", record(found))
     write_text(output / "claims.md", claims_markdown(found))
-    for layout in LAYOUTS:
-        made = paper_table(layout, rows, compared, literature)
+    for layout in paper.LAYOUTS:
+        made = paper.paper_table(layout, rows, compared, literature)
         file = output / "paper" / layout.name
-        write_text(file.with_suffix(".csv"), paper_text.csv(made))
-        write_text(file.with_suffix(".md"), paper_text.markdown(made))
-        write_text(file.with_suffix(".tex"), paper_text.latex(made))
+        write_text(file.with_suffix(".csv"), paper.csv(made))
+        write_text(file.with_suffix(".md"), paper.markdown(made))
+        write_text(file.with_suffix(".tex"), paper.latex(made))

@@ -22,8 +22,7 @@ from ctm_core.config.published import Literature
 from ctm_core.config.sampling_grid import Cell
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.headline import cell_name
-from ctm_core.report.literature import family
-from ctm_core.report.scores import Row
+from ctm_core.report.scores import Row, family, metric_of
 from ctm_core.report.statistics import Difference, Summary, paired
 
 __all__ = ["Compared", "Verdict", "compare"]
@@ -60,7 +59,7 @@ def compare(
 ) -> Compared:
     """What the rows of one experiment under ``protocol`` say of a comparison."""
     text = sentence(comparison, literature)
-    metric = _metric(comparison, rows)
+    metric = metric_of(rows, comparison.metric)
     if metric is None:
         kind = {"fd": "Fréchet distance"}.get(comparison.metric, comparison.metric)
         kind = kind.replace("_", " ")
@@ -123,13 +122,6 @@ def _verdict(difference: Difference, comparison: Comparison) -> Verdict:
     else:
         holds, fails = low > margin, high < margin
     return "reproduced" if holds else "contradicted" if fails else "undecided"
-
-
-def _metric(comparison: Comparison, rows: Iterable[Row]) -> str | None:
-    """The metric of the claimed family with most samples; ``fd`` prefers ``fid``."""
-    wanted = ("fid", "fd") if comparison.metric == "fd" else (comparison.metric,)
-    known = names.in_order(metric for row in rows for metric in row.metrics)
-    return next((metric for metric in known if family(metric) in wanted), None)
 
 
 def _value(claimed: ClaimedCell, rows: Iterable[Row], metric: str) -> Summary | None:

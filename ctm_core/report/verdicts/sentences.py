@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
+import pandas as pd
+
+from ctm_core.report.typeset import markdown_table
 from ctm_core.report.verdicts import Finding, Verdict
 
 __all__ = ["markdown", "tally", "told"]
@@ -67,8 +70,7 @@ def _listed(found: Iterable[Finding]) -> str:
 
 
 def _claim_table(found: Iterable[Finding]) -> str:
-    lines = ["| claim | verdict | compared | values | difference [95% interval] |"]
-    lines.append("|---|---|---|---|---|")
+    lines = []
     for finding in found:
         about = f"{finding.claim} *{finding.paper}*"
         if finding.kind == "choice":
@@ -80,6 +82,7 @@ def _claim_table(found: Iterable[Finding]) -> str:
             values = f"{one.first_value} against {one.second_value}" if one.first_value else ""
             difference = one.difference + (f" ({one.why})" if one.why and one.difference else "")
             mark = "" if one.verdict == finding.verdict else f" ({one.verdict})"
-            lines.append(f"| {about} | {verdict} | {one.text}{mark} | {values} | {difference} |")
+            lines.append([about, verdict, one.text + mark, values, difference])
             about = verdict = ""
-    return "\n".join(lines)
+    head = ["claim", "verdict", "compared", "values", "difference [95% interval]"]
+    return markdown_table(pd.DataFrame(lines, columns=head))

@@ -176,7 +176,7 @@ def test_a_missing_or_strange_table_of_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runs\.csv is missing"):
         read_runs(tmp_path)
     (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no table of runs"):
+    with pytest.raises(UserError, match="is not a table of runs"):
         read_runs(tmp_path)
 
 

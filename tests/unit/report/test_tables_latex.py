@@ -8,7 +8,7 @@ from fixtures.results_factory import Results
 
 from ctm_core.config import Cell
 from ctm_core.report.tables import write_tables
-from ctm_core.report.tables.latex import SPECIAL, escape
+from ctm_core.report.typeset import SPECIAL, escape
 from ctm_core.runtime.files import read_json, write_json
 
 
