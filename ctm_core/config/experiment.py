@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from ctm_core.config import datasets
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
 from ctm_core.config.datasets import DatasetName
-from ctm_core.config.network import WITH_TARGET_TIME, Diffusion, Network
+from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.objective_traits import traits
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training
 from ctm_core.config.resources import Resources
@@ -93,7 +93,7 @@ class Experiment(Section):
                 raise ValueError(
                     f"network.architecture {self.network.architecture} has no target time s, so "
                     f"models.{name} ({model.objective}) cannot have it; use "
-                    f"{' or '.join(WITH_TARGET_TIME)}"
+                    f"{' or '.join(with_target_time())}"
                 )
             if isinstance(model, Student):
                 self._check_student(name, model)

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ctm_core.config._section import Later, Positive, Section
+from ctm_core.config._section import Later, Name, Positive, Section
+from ctm_core.config._traits import literal, modules, read_traits
 
-#: Architectures and the keys that are theirs beside those that all have.
-ARCHITECTURE_KEYS: dict[str, tuple[str, ...]] = {
-    "ddpmpp": ("channel_mult_emb", "resample_filter", "augment_dim"),
-    "ncsnpp": ("channel_mult_emb", "resample_filter", "augment_dim"),
-    "adm": ("channel_mult_emb", "augment_dim"),
-    "openai_adm": ("num_head_channels", "num_heads"),
-}
+FOLDER = Path(__file__).parents[1] / "models" / "networks"
 
-#: Architectures that can know the target time s, so can be students.
-WITH_TARGET_TIME = ("ddpmpp", "openai_adm")
+
+class ArchitectureTraits(Section):
+    """What the literal ``TRAITS`` in an architecture's file may say."""
+
+    time_s: bool = Field(default=False, description="it can know s, so it can be a student")
+    keys: dict[str, Any] = Field(default={}, description="keys of its own and their defaults")
+    width_multiple: Positive = Field(default=1, description="what every level's width divides by")
+
+
+@cache
+def architectures() -> dict[str, ArchitectureTraits]:
+    """The traits of every file in ``ctm_core/models/networks`` that states some, by its name."""
+    files = {name: FOLDER / f"{name}.py" for name in modules(FOLDER)}
+    return {
+        name: read_traits(file, ArchitectureTraits)
+        for name, file in files.items()
+        if literal(file, "TRAITS")
+    }
+
+
+def with_target_time() -> list[str]:
+    """Architectures that can know the target time s, so can be students."""
+    return [name for name, traits in architectures().items() if traits.time_s]
 
 
 class Diffusion(Section):
@@ -38,11 +56,13 @@ class Diffusion(Section):
 class Network(Section):
     """Architecture and size of the U-Net; teacher and student share it.
 
-    Keys that default to null are some architectures' own (:data:`ARCHITECTURE_KEYS`); null leaves
-    the choice to the architecture, and they stand in hashes and records only where they are given.
+    Keys that default to null belong to some architectures only, which state the defaults in their
+    files; hashes and records hold them only where they are given.
     """
 
-    architecture: Literal["ddpmpp", "ncsnpp", "adm", "openai_adm"] = "ddpmpp"
+    architecture: Name = Field(
+        default="ddpmpp", description="a file of ctm_core/models/networks with TRAITS"
+    )
     model_channels: Positive = 128
     channel_mult: tuple[Positive, ...] = Field(default=(2, 2, 2), min_length=1)
     num_blocks: Positive = 4
@@ -67,6 +87,14 @@ class Network(Section):
         default=None, description="attention heads at every level"
     )
 
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in architectures():
+            known = ", ".join(architectures())
+            raise ValueError(f"there is no such architecture; there are {known}")
+        return value
+
     @field_validator("model_channels")
     @classmethod
     def _whole_groups(cls, value: int) -> int:
@@ -85,26 +113,41 @@ class Network(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Network:
-        own = ARCHITECTURE_KEYS[self.architecture]
-        for key in sorted({key for keys in ARCHITECTURE_KEYS.values() for key in keys}):
-            if key not in own and getattr(self, key) is not None:
-                having = [name for name, keys in ARCHITECTURE_KEYS.items() if key in keys]
+        own = self.traits
+        others = {key for traits in architectures().values() for key in traits.keys} - {*own.keys}
+        for key in sorted(others):
+            if getattr(self, key) is not None:
+                having = [name for name, traits in architectures().items() if key in traits.keys]
                 raise ValueError(
                     f"{self.architecture} has no {key}; leave it out (it belongs to "
                     f"{', '.join(having)})"
                 )
         if self.num_heads is not None and self.num_head_channels is not None:
             raise ValueError("give num_heads or num_head_channels, not both")
-        if self.architecture == "openai_adm":
-            for mult in self.channel_mult:
-                if self.model_channels * mult % 32:
-                    raise ValueError(
-                        "openai_adm needs a multiple of 32 channels at every level, not "
-                        f"{self.model_channels * mult} (model_channels * channel_mult)"
-                    )
+        for mult in self.channel_mult:
+            if self.model_channels * mult % own.width_multiple:
+                raise ValueError(
+                    f"{self.architecture} needs a multiple of {own.width_multiple} channels at "
+                    f"every level, not {self.model_channels * mult} (model_channels * "
+                    "channel_mult)"
+                )
         return self
+
+    @property
+    def traits(self) -> ArchitectureTraits:
+        """What the architecture's file says of it."""
+        return architectures()[self.architecture]
+
+    @property
+    def own_sizes(self) -> dict[str, Any]:
+        """Values of the architecture's own keys, its defaults where none is given."""
+        given = {key: getattr(self, key) for key in self.traits.keys}
+        return {
+            key: default if given[key] is None else given[key]
+            for key, default in self.traits.keys.items()
+        }
 
     @property
     def target_time(self) -> bool:
         """Whether the architecture can know the target time s."""
-        return self.architecture in WITH_TARGET_TIME
+        return self.traits.time_s

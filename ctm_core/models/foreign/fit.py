@@ -67,14 +67,9 @@ def check_imported(
 
 def _comparable(network: Network) -> dict[str, Any]:
     """What teacher and student share, with an architecture's defaults written out."""
-    values = {key: getattr(network, key) for key in Network.model_fields if key not in OWN}
+    values = {key: getattr(network, key) for key in Network.model_fields} | network.own_sizes
     values["attn_resolutions"] = sorted(network.attn_resolutions, reverse=True)
-    values["channel_mult_emb"] = network.channel_mult_emb or 4
-    if network.num_heads is None:
-        values["num_head_channels"] = network.num_head_channels or 64
-    default = (1, 3, 3, 1) if network.architecture == "ncsnpp" else (1, 1)
-    values["resample_filter"] = network.resample_filter or default
-    return values
+    return {key: value for key, value in values.items() if key not in OWN}
 
 
 def _differs(

@@ -1,34 +1,25 @@
-"""Networks by name: :func:`build` makes one from the ``network`` section of a configuration."""
+"""Networks by name: :func:`build` makes one from the ``network`` section of a configuration.
+
+An architecture is a module of this folder, whose name is the one in the configuration. It sets
+``NETWORK`` to a subclass of :class:`RawNetwork`, and ``TRAITS`` to a literal that the
+configuration reads without importing the module
+(:class:`ctm_core.config.network.ArchitectureTraits`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from typing import TYPE_CHECKING
 
 import torch
 
-from ctm_core.models.networks.adm import ADM
-from ctm_core.models.networks.ddpmpp import DDPMpp
-from ctm_core.models.networks.ncsnpp import NCSNpp
-from ctm_core.models.networks.openai_adm import OpenAIADM
 from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from ctm_core.config import Network
 
-__all__ = ["ADM", "ARCHITECTURES", "DDPMpp", "NCSNpp", "OpenAIADM", "RawNetwork", "build"]
-
-#: Known architectures; each takes the arguments of :func:`build` and the sizes of the section.
-ARCHITECTURES: dict[str, Callable[..., RawNetwork]] = {
-    "adm": ADM,
-    "ddpmpp": DDPMpp,
-    "ncsnpp": NCSNpp,
-    "openai_adm": OpenAIADM,
-}
-
-#: Keys of the section that are given to an architecture only where they are set.
-OPTIONAL = ("channel_mult_emb", "resample_filter", "num_head_channels", "num_heads")
+__all__ = ["RawNetwork", "build"]
 
 
 def build(
@@ -62,32 +53,27 @@ def build(
     Raises
     ------
     UserError
-        For an unknown architecture, sizes it cannot have, or a target time where it has none.
+        For sizes that the architecture cannot have, or a target time where it has none.
     """
-    if network.architecture not in ARCHITECTURES:
-        raise UserError(
-            f"network: unknown architecture {network.architecture!r}; "
-            f"allowed: {', '.join(sorted(ARCHITECTURES))}"
-        )
-    sizes = {key: getattr(network, key) for key in OPTIONAL if getattr(network, key) is not None}
+    sizes = network.own_sizes
     if time_s:
         if not network.target_time:
             raise UserError(
-                f"network: {network.architecture} has no target time s, so it can be no "
-                "student's; use ddpmpp or openai_adm"
+                f"network: {network.architecture} has no target time s, so it cannot be a student"
             )
+        sizes = {key: value for key, value in sizes.items() if key != "augment_dim"}
         sizes["time_s"] = True
-    elif network.augment_dim is not None:
-        sizes["augment_dim"] = network.augment_dim
-    return ARCHITECTURES[network.architecture](
+    module = importlib.import_module(f"{__name__}.{network.architecture}")
+    made: RawNetwork = module.NETWORK(
         resolution=resolution,
         channels=channels,
         label_dim=label_dim,
         model_channels=network.model_channels,
-        channel_mult=tuple(network.channel_mult),
+        channel_mult=network.channel_mult,
         num_blocks=network.num_blocks,
-        attn_resolutions=tuple(network.attn_resolutions),
+        attn_resolutions=network.attn_resolutions,
         dropout=network.dropout,
         generator=generator,
         **sizes,
     )
+    return made

@@ -25,7 +25,10 @@ from ctm_core.models.networks.initial import draw_default, zero
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
 from ctm_core.models.networks.levels import LevelledUNet
 
-__all__ = ["ADM"]
+__all__ = ["ADM", "NETWORK", "TRAITS"]
+
+#: Read by the configuration without importing this file.
+TRAITS: dict[str, Any] = {"keys": {"channel_mult_emb": 4, "augment_dim": 0}}
 
 #: Channels of a head; a level of C channels has the whole part of C / 64 heads.
 CHANNELS_PER_HEAD = 64
@@ -38,14 +41,14 @@ class ADM(LevelledUNet):
 
     Parameters
     ----------
-    resolution, channels, label_dim, model_channels, channel_mult
+    resolution, channels, label_dim
         See :class:`~ctm_core.models.networks.raw.RawNetwork`.
     augment_dim
         Width of the augmentation labels; 0 for none.
-    num_blocks, attn_resolutions, dropout
-        Blocks per level, sides at which the level's blocks and the bottleneck attend, dropout
-        probability. A level of fewer than 64 channels has no head and so does not attend, whatever
-        ``attn_resolutions`` says; so do the published networks.
+    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
+        Width, factors of it per level, blocks per level, sides at which the level's blocks and the
+        bottleneck attend, dropout probability. A level of fewer than 64 channels has no head and
+        so does not attend, whatever ``attn_resolutions`` says; so do the published networks.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     generator
@@ -80,7 +83,6 @@ class ADM(LevelledUNet):
             channels=channels,
             label_dim=label_dim,
             time_s=False,
-            model_channels=model_channels,
             channel_mult=channel_mult,
         )
         self.augment_dim = augment_dim
@@ -146,3 +148,6 @@ class ADM(LevelledUNet):
         x = self._run_levels(x, emb)
         out: Tensor = self.out_conv(functional.silu(self.out_norm(x)))
         return out
+
+
+NETWORK = ADM

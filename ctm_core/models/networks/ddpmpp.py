@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,13 @@ from ctm_core.models.networks.initial import draw_xavier
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
 from ctm_core.models.networks.levels import LevelledUNet
 
-__all__ = ["DDPMpp"]
+__all__ = ["NETWORK", "TRAITS", "DDPMpp"]
+
+#: Read by the configuration without importing this file.
+TRAITS: dict[str, Any] = {
+    "time_s": True,
+    "keys": {"channel_mult_emb": 4, "resample_filter": (1, 1), "augment_dim": 0},
+}
 
 
 class DDPMpp(LevelledUNet):
@@ -25,16 +32,16 @@ class DDPMpp(LevelledUNet):
 
     Parameters
     ----------
-    resolution, channels, label_dim, model_channels, channel_mult
+    resolution, channels, label_dim
         See :class:`~ctm_core.models.networks.raw.RawNetwork`.
     augment_dim
         Width of the augmentation labels; 0 for none.
     time_s
         Whether the network knows the target time s: parameters ``map_layer0_s``, ``map_layer1_s``
         and an ``affine_s`` in each block.
-    num_blocks, attn_resolutions, dropout
-        Blocks per level, sides at which the level's blocks attend (in the decoder only the last
-        block of the level), dropout probability.
+    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
+        Width, factors of it per level, blocks per level, sides at which the level's blocks attend
+        (in the decoder only the last block of the level), dropout probability.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     resample_filter
@@ -50,7 +57,7 @@ class DDPMpp(LevelledUNet):
 
     #: Whether each lower level also gets the shrunken input: NCSN++ has it.
     residual_encoder = False
-    default_filter: Sequence[float] = (1, 1)
+    default_filter: Sequence[float] = TRAITS["keys"]["resample_filter"]
 
     def __init__(
         self,
@@ -74,7 +81,6 @@ class DDPMpp(LevelledUNet):
             channels=channels,
             label_dim=label_dim,
             time_s=time_s,
-            model_channels=model_channels,
             channel_mult=channel_mult,
         )
         self.augment_dim = augment_dim
@@ -158,3 +164,6 @@ class DDPMpp(LevelledUNet):
         x = self._run_levels(x, emb, emb_s)
         out: Tensor = self.dec[self._last_conv](functional.silu(self.dec[self._last_norm](x)))
         return out
+
+
+NETWORK = DDPMpp

@@ -64,12 +64,8 @@ class Resample(nn.Module):
     The kernel is :math:`K = f f^\top / (\sum f)^2`. Down: depthwise convolution with K, stride 2;
     up: depthwise transposed convolution with 4K, stride 2; zero padding :math:`(|f|-1)/2`, rounded
     down. For f = [1, 1] these are the 2x2 average and the nearest neighbour, which is how they are
-    computed. The buffer ``resample_filter`` (1, 1, \|f\|, \|f\|) holds K.
-
-    Raises
-    ------
-    UserError
-        If the filter has an odd number of taps, with which sides would not double.
+    computed. The buffer ``resample_filter`` (1, 1, \|f\|, \|f\|) holds K. The number of taps is
+    even.
     """
 
     resample_filter: Tensor
@@ -279,8 +275,6 @@ class UNetBlock(Recomputing):
 
 
 def _kernel(taps: Sequence[float]) -> Tensor:
-    if len(taps) % 2:
-        raise UserError(f"network: resample_filter needs an even number of taps, not {len(taps)}")
     row = torch.as_tensor(taps, dtype=torch.get_default_dtype())
     return (row.outer(row) / row.sum() ** 2)[None, None]
 

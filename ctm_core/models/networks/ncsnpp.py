@@ -11,12 +11,19 @@ which is also what the decoder gets in place of the down block's output.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.embeddings import FourierEmbedding
 
-__all__ = ["NCSNpp"]
+__all__ = ["NETWORK", "TRAITS", "NCSNpp"]
+
+#: Read by the configuration without importing this file.
+TRAITS: dict[str, Any] = {
+    "keys": {"channel_mult_emb": 4, "resample_filter": (1, 3, 3, 1), "augment_dim": 0},
+}
 
 
 class NCSNpp(DDPMpp):
@@ -28,9 +35,12 @@ class NCSNpp(DDPMpp):
     """
 
     residual_encoder = True
-    default_filter = (1, 3, 3, 1)
+    default_filter = TRAITS["keys"]["resample_filter"]
 
     def _embedding(
         self, model_channels: int, generator: torch.Generator | None
     ) -> FourierEmbedding:
         return FourierEmbedding(2 * model_channels, generator)
+
+
+NETWORK = NCSNpp

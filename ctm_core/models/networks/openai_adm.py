@@ -16,6 +16,7 @@ the parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,19 @@ from ctm_core.models.networks.layers import Recomputing, attend
 from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["AttentionBlock", "OpenAIADM", "ResBlock"]
+__all__ = ["NETWORK", "TRAITS", "AttentionBlock", "OpenAIADM", "ResBlock"]
+
+#: Read by the configuration without importing this file.
+TRAITS: dict[str, Any] = {
+    "time_s": True,
+    "keys": {"num_head_channels": 64, "num_heads": None},
+    "width_multiple": 32,
+}
 
 #: r = 250 ln t in units of c_noise = ln(t) / 4.
 TIMESTEPS = 1000.0
 
-GROUPS = 32
+GROUPS: int = TRAITS["width_multiple"]
 
 
 class OpenAIADM(RawNetwork):
@@ -50,16 +58,14 @@ class OpenAIADM(RawNetwork):
         block is followed by attention (the middle always has it), dropout probability. The
         published argument ``attention_resolutions`` lists ``resolution / side`` instead.
     num_head_channels, num_heads
-        Channels of a head, or the number of heads at every level; one of them. Default: 64
-        channels.
+        Channels of a head; or the number of heads at every level, which then decides.
     generator
         Source of the starting weights; default torch's global one.
 
     Raises
     ------
     UserError
-        If the levels cannot halve the resolution, or a width cannot be split into 32 norm groups
-        or into heads.
+        If the levels cannot halve the resolution, or a width cannot be split into heads.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class OpenAIADM(RawNetwork):
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.0,
-        num_head_channels: int | None = None,
+        num_head_channels: int = 64,
         num_heads: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -83,13 +89,8 @@ class OpenAIADM(RawNetwork):
             channels=channels,
             label_dim=label_dim,
             time_s=time_s,
-            model_channels=model_channels,
             channel_mult=channel_mult,
         )
-        if num_heads is not None and num_head_channels is not None:
-            raise UserError("network: give num_heads or num_head_channels, not both")
-        if num_heads is None and num_head_channels is None:
-            num_head_channels = 64
         emb_channels = 4 * model_channels
 
         def mlp() -> nn.Sequential:
@@ -318,19 +319,16 @@ class AttentionBlock(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    if channels % GROUPS:
-        raise UserError(
-            f"network: a layer of {channels} channels cannot be split into {GROUPS} equal norm "
-            "groups; make model_channels * channel_mult a multiple of 32 at every level"
-        )
     return nn.GroupNorm(GROUPS, channels, eps=1e-5)
 
 
-def _heads(channels: int, per_head: int | None) -> int:
-    assert per_head is not None
+def _heads(channels: int, per_head: int) -> int:
     if channels % per_head:
         raise UserError(
             f"network: attention over {channels} channels cannot be split into heads of "
             f"{per_head}; change num_head_channels or model_channels"
         )
     return channels // per_head
+
+
+NETWORK = OpenAIADM

@@ -36,13 +36,13 @@ class RawNetwork(nn.Module):
         Classes; 0 for an unconditional network.
     time_s
         Whether the network knows the target time s (CTM, section 5.1).
-    model_channels, channel_mult
-        Width, and its factor at each level.
+    channel_mult
+        A factor of the width at each level.
 
     Raises
     ------
     UserError
-        If the side cannot be halved so often, or the embedding's width is odd.
+        If the side cannot be halved so often.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class RawNetwork(nn.Module):
         channels: int,
         label_dim: int,
         time_s: bool,
-        model_channels: int,
         channel_mult: Sequence[int],
     ) -> None:
         super().__init__()
@@ -63,8 +62,6 @@ class RawNetwork(nn.Module):
                 f"{len(channel_mult)} levels (channel_mult); the side must be a multiple "
                 f"of {factor}"
             )
-        if model_channels % 2:
-            raise UserError(f"network: model_channels must be even, not {model_channels}")
         self.resolution = resolution
         self.channels = channels
         self.label_dim = label_dim

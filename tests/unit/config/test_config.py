@@ -71,7 +71,11 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         ("teacher.training.steps", 2.5, "(given: 2.5)"),
         ("teacher.training.steps", 0, "greater than or equal to 1 (given: 0)"),
         ("teacher.training.steps", True, "teacher.training.steps: true and false (also yes, no"),
-        ("network.architecture", "unet", "'ncsnpp', 'adm' or 'openai_adm' (given: 'unet')"),
+        (
+            "network.architecture",
+            "unet",
+            "adm, ddpmpp, ncsnpp, openai_adm (given: 'unet')",
+        ),
         ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so models.ctm (ctm) can"),
         ("network.architecture", "openai_adm", "needs a multiple of 32 channels at every level"),
         (

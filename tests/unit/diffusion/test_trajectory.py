@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.models.networks import DDPMpp
+from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.runtime.errors import UserError
 
 VARIANCE = 0.3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctm_core.models.networks import ADM
+from ctm_core.models.networks.adm import ADM
 from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.runtime.errors import UserError
 

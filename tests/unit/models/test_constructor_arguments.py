@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ctm_core.config import Network
-from ctm_core.config.network import ARCHITECTURE_KEYS, WITH_TARGET_TIME
+from ctm_core.config.network import architectures
 from ctm_core.models import networks
 from ctm_core.models.networks.constructor_arguments import from_arguments
 from ctm_core.runtime.errors import UserError
@@ -143,8 +143,8 @@ def test_the_published_sizes_in_the_docs() -> None:
     assert from_arguments(IMAGENET).network == imagenet.model_copy(
         update={"num_head_channels": None}  # 64 is what null means
     )
-    for name, keys in ARCHITECTURE_KEYS.items():
+    for name, traits in architectures().items():
         (row,) = re.findall(rf"^\| `{name}` .*\|$", text, flags=re.M)
         own = re.findall(r"`(\w+)`", row.rsplit("|", 2)[1])
-        assert tuple(own) == keys
-        assert (row.split("|")[3].strip() == "yes") == (name in WITH_TARGET_TIME)
+        assert own == [*traits.keys]
+        assert (row.split("|")[3].strip() == "yes") == traits.time_s

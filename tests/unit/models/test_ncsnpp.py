@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctm_core.models.networks import DDPMpp, NCSNpp
+from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.embeddings import FourierEmbedding
+from ctm_core.models.networks.ncsnpp import NCSNpp
 
 SIZES: dict[str, Any] = {
     "resolution": 8,

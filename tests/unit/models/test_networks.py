@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from ctm_core.config import Network
-from ctm_core.models.networks import ARCHITECTURES, DDPMpp, RawNetwork, build
+from ctm_core.config.network import architectures, with_target_time
+from ctm_core.models.networks import RawNetwork, build
+from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.layers import Conv2d, Resample, UNetBlock, group_norm
 from ctm_core.runtime.errors import UserError
 
@@ -98,7 +100,6 @@ def test_shapes(resolution: int) -> None:
         ({"resolution": 9}, "multiple of 2"),
         ({"resolution": 28, "channel_mult": (1, 1, 1, 1)}, "multiple of 8"),
         ({"model_channels": 6}, "norm groups"),
-        ({"model_channels": 7}, "even"),
         ({"model_channels": 48, "channel_mult": (1, 2)}, "144 channels"),  # in the decoder
     ],
 )
@@ -124,9 +125,6 @@ def test_build_from_configuration() -> None:
     assert (teacher.label_dim, teacher.augment_dim, teacher.time_s) == (3, 5, False)
     assert "8x8_block1" in network.enc
     assert {m.dropout for m in network.modules() if isinstance(m, UNetBlock)} == {0.2}
-    unknown = section.model_construct(**(section.model_dump() | {"architecture": "unet"}))
-    with pytest.raises(UserError, match=r"'unet'.*allowed: adm, ddpmpp"):
-        build(unknown, resolution=8, channels=1, time_s=False)
 
 
 # -- conditioning ---------------------------------------------------------------------------------
@@ -222,8 +220,6 @@ def test_impossible_resampling_is_a_mistake() -> None:
         Conv2d(4, 4, 3, up=True, down=True)
     with pytest.raises(ValueError, match="only before a resampling down"):
         Conv2d(4, 4, 3, up=True, conv_first=True)
-    with pytest.raises(UserError, match="even number of taps, not 3"):
-        Resample(up=True, resample_filter=(1, 2, 1))
 
 
 @torch.no_grad()
@@ -354,22 +350,22 @@ def test_norm_groups() -> None:
 
 # -- every architecture ---------------------------------------------------------------------------
 
-#: Small networks of 8x8 images that attend at 4x4.
-SECTIONS: dict[str, dict[str, Any]] = {
-    "ddpmpp": {"model_channels": 8},
-    "ncsnpp": {"model_channels": 8},
-    "adm": {"model_channels": 32},
-    "openai_adm": {"model_channels": 32, "num_head_channels": 16},
-}
+#: What small networks of 8x8 images need beside the sizes below.
+SECTIONS: dict[str, dict[str, Any]] = {"openai_adm": {"num_head_channels": 16}}
 
-KINDS = [("ddpmpp", False), ("ddpmpp", True), ("ncsnpp", False), ("adm", False)]
-KINDS += [("openai_adm", False), ("openai_adm", True)]
+KINDS = [(name, False) for name in architectures()] + [(name, True) for name in with_target_time()]
 every = pytest.mark.parametrize(("architecture", "time_s"), KINDS)
 
 
 def section_of(architecture: str, **changes: Any) -> Network:
-    sizes = {"channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,)}
-    return Network(architecture=architecture, **(sizes | SECTIONS[architecture] | changes))
+    sizes = {
+        "model_channels": 32,
+        "channel_mult": (1, 2),
+        "num_blocks": 1,
+        "attn_resolutions": (4,),
+    }
+    own = SECTIONS.get(architecture, {})
+    return Network(architecture=architecture, **(sizes | own | changes))
 
 
 def stirred(architecture: str, time_s: bool, label_dim: int = 3, **changes: Any) -> RawNetwork:
@@ -394,8 +390,10 @@ def arguments(time_s: bool, dtype: torch.dtype = torch.float32) -> list[torch.Te
     return [x, c, c_s if time_s else None, torch.eye(3, dtype=dtype)]
 
 
-def test_the_list_of_architectures_is_complete() -> None:
-    assert set(SECTIONS) == set(ARCHITECTURES)
+def test_architectures_are_the_modules_with_traits() -> None:
+    assert list(architectures()) == ["adm", "ddpmpp", "ncsnpp", "openai_adm"]
+    keys = {key for traits in architectures().values() for key in traits.keys}
+    assert keys < set(Network.model_fields)
 
 
 @every
@@ -511,7 +509,7 @@ def test_only_two_architectures_know_the_target_time(architecture: str) -> None:
         stirred(architecture, False)(x, c, c_s)
 
 
-@pytest.mark.parametrize("architecture", sorted(SECTIONS))
+@pytest.mark.parametrize("architecture", architectures())
 def test_impossible_sides_are_refused_by_all(architecture: str) -> None:
     with pytest.raises(UserError, match="9x9 cannot be halved for 2 levels"):
         build(section_of(architecture), resolution=9, channels=1, time_s=False)
