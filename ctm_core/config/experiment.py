@@ -11,7 +11,6 @@ from ctm_core.config import datasets
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import Diffusion, Network, with_target_time
-from ctm_core.config.objective_traits import traits
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training
 from ctm_core.config.resources import Resources
 from ctm_core.config.sampling_grid import Cell, Evaluation, ProtocolCell
@@ -89,7 +88,7 @@ class Experiment(Section):
         if not self.models and self.teacher is None:
             raise ValueError("neither a teacher nor models: there is nothing to do")
         for name, model in self.models.items():
-            if traits(model.objective).time_s and not self.network.target_time:
+            if model.traits.time_s and not self.network.target_time:
                 raise ValueError(
                     f"network.architecture {self.network.architecture} has no target time s, so "
                     f"models.{name} ({model.objective}) cannot have it; use "
@@ -109,7 +108,7 @@ class Experiment(Section):
 
     def _check_student(self, name: str, student: Student) -> None:
         if student.uses_teacher and self.teacher is None:
-            why = "learns from" if traits(student.objective).teacher else "starts from"
+            why = "learns from" if student.traits.teacher else "starts from"
             raise ValueError(f"models.{name} {why} a teacher, but the experiment has none")
         fork = student.init_from
         if fork is None:
@@ -148,7 +147,7 @@ class Experiment(Section):
             for grid in grids:
                 if objective is None and grid.gamma:
                     raise ValueError("the teacher has no jumps: its samplers are heun and euler")
-                if objective is None or not traits(objective).sigma_min_only:
+                if objective is None or not self.models[name].traits.final_only:
                     continue
                 if any(gamma != 1 for gamma in grid.gamma) or not grid.gamma:
                     given = f"gamma {list(grid.gamma)}" if grid.gamma else grid.sampler
@@ -177,7 +176,7 @@ class Experiment(Section):
                     f"evaluation.likelihood.models names {name!r}; models are "
                     f"{sorted(self.evaluation.samplers)}"
                 )
-            if name != "teacher" and traits(self.models[name].objective).sigma_min_only:
+            if name != "teacher" and self.models[name].traits.final_only:
                 raise ValueError(
                     f"evaluation.likelihood.models: {name} knows s = sigma_min alone, so it has "
                     "no denoiser and no likelihood"

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Rate, Section
 from ctm_core.config.gan import Adversarial
-from ctm_core.config.objective_traits import objectives, traits
+from ctm_core.config.objective_traits import ObjectiveTraits, objectives, traits
 from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
@@ -61,10 +61,27 @@ class Fork(Section):
     step: Positive = Field(description="one of its snapshots, or its last step")
 
 
-class Student(Section):
-    """A model that is trained, from a teacher or without one."""
+class _OfObjective(Section):
+    """A model with an objective."""
 
     objective: Name = Field(default="ctm", description="a file of ctm_core/training/objectives")
+
+    @field_validator("objective")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        if value not in objectives():
+            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
+        return value
+
+    @property
+    def traits(self) -> ObjectiveTraits:
+        """What the objective says of itself."""
+        return traits(self.objective)
+
+
+class Student(_OfObjective):
+    """A model that is trained, from a teacher or without one."""
+
     variant: Variant = Field(
         default="released", description="how what paper and released code do differently is done"
     )
@@ -118,16 +135,9 @@ class Student(Section):
             filled["initial"] = start if filled.get("init_from") is None else None
         return filled
 
-    @field_validator("objective")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in objectives():
-            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> Student:
-        known = traits(self.objective)
+        known = self.traits
         if self.max_heun_steps is not None and self.max_heun_steps > self.grid_points - 1:
             raise ValueError("max_heun_steps must be at most grid_points - 1")
         if not known.matching and (self.matching != "local" or self.max_heun_steps is not None):
@@ -135,15 +145,16 @@ class Student(Section):
                 f"the objective {self.objective} goes one step of the grid: leave matching and "
                 "max_heun_steps out"
             )
-        if not known.inner and self.target_inner is not None:
+        if not known.target_inner and self.target_inner is not None:
             raise ValueError(
                 f"the objective {self.objective} has no inner target map; leave target_inner out"
             )
         if not known.dsm and self.dsm.enabled:
             raise ValueError(f"the objective {self.objective} has no dsm term; leave dsm out")
-        if not known.scratch and self.scratch_solver is not None:
+        if not known.scratch_solver and self.scratch_solver is not None:
             raise ValueError(
-                f"scratch_solver belongs to the objective ctm_scratch, not to {self.objective}"
+                f"the objective {self.objective} does not solve with its own average; leave "
+                "scratch_solver out"
             )
         if self.matching == "global" and self.target_inner is not None:
             raise ValueError("global matching has no inner target map; leave target_inner out")
@@ -172,6 +183,8 @@ class Student(Section):
     @property
     def inner(self) -> Literal["model", "ema"]:
         """Weights of the target's inner map: live as released, EMA as printed (eq. 3)."""
+        if not self.traits.target_inner:
+            return "ema"
         if self.target_inner is not None:
             return self.target_inner
         return "model" if self.variant == "released" else "ema"
@@ -193,7 +206,7 @@ class Student(Section):
     @property
     def uses_teacher(self) -> bool:
         """Whether training reads a teacher: to integrate it, or to start from it."""
-        return traits(self.objective).teacher or self.initial == "teacher"
+        return self.traits.teacher or self.initial == "teacher"
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -202,19 +215,12 @@ class Student(Section):
         return (*PERCEPTUAL_DISTANCES.get(self.distance, ()), *networks)
 
 
-class Released(Section):
+class Released(_OfObjective):
     """A model of somebody else, converted from its file: sampled and scored, not trained."""
 
     weights: Name = Field(description="the file's name in config/assets.yaml")
     objective: Name = Field(default="ctm", description="what it was trained for")
     step: int = Field(default=0, ge=0, description="of its training; 0: unknown")
-
-    @field_validator("objective")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in objectives():
-            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
-        return value
 
 
 def _kind(value: Any) -> str:

@@ -6,12 +6,16 @@ and a test can enumerate them exactly. Times are noise levels, :math:`\sigma(t) 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ctm_core.runtime.errors import UserError
 
 __all__ = [
+    "Draws",
+    "all_draws",
     "dsm_sigma",
     "heun_steps_from_uniform",
     "indices_from_uniforms",
@@ -80,9 +84,11 @@ def heun_steps_from_uniform(u: Tensor | float, max_steps: int) -> int:
     return k
 
 
-def indices_from_uniforms(u_t: Tensor, u_s: Tensor, k: int, n: int) -> tuple[Tensor, Tensor]:
+def indices_from_uniforms(
+    u_t: Tensor, u_s: Tensor, k: int, n: int, final_only: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Grid indices of t and s for a given k: :math:`i \sim U\{0, …, N-1-k\}` and
-    :math:`j \sim U\{i+k, …, N-1\}`.
+    :math:`j \sim U\{i+k, …, N-1\}`, or :math:`j = N-1`.
 
     The times are :math:`t = t_i`, :math:`u = t_{i+k}`, :math:`s = t_j`, so
     :math:`\sigma_\min \le s \le u < t` (CTM, algorithm 1).
@@ -93,6 +99,8 @@ def indices_from_uniforms(u_t: Tensor, u_s: Tensor, k: int, n: int) -> tuple[Ten
         Uniforms (B,).
     k, n
         Solver steps, 1 ≤ k ≤ n - 1, and points of the grid.
+    final_only
+        Whether s is sigma_min always.
 
     Returns
     -------
@@ -102,8 +110,47 @@ def indices_from_uniforms(u_t: Tensor, u_s: Tensor, k: int, n: int) -> tuple[Ten
     if not 1 <= k <= n - 1:
         raise UserError(f"a grid of {n} points has room for 1 to {n - 1} solver steps, not {k}")
     i = (u_t * (n - k)).long().clamp(max=n - k - 1)
+    if final_only:
+        return i, torch.full_like(i, n - 1)
     room = n - k - i  # values of j
     return i, i + k + torch.minimum((u_s * room).long(), room - 1)
+
+
+class Draws(NamedTuple):
+    """Draws of k, i and j, int64 (D,), and their probabilities, float64 (D,)."""
+
+    k: Tensor
+    i: Tensor
+    j: Tensor
+    probability: Tensor
+
+
+def all_draws(n: int, max_steps: int, final_only: bool = False) -> Draws:
+    """Every draw of k, i and j once, with its probability.
+
+    The two functions above are piecewise constant, so the midpoints of the pieces give each draw
+    as often as it is likely.
+
+    Parameters
+    ----------
+    n, max_steps, final_only
+        N, M, and whether j = N - 1: see :func:`indices_from_uniforms`.
+    """
+
+    def midpoints(pieces: int) -> Tensor:
+        return (torch.arange(pieces, dtype=torch.float64) + 0.5) / pieces
+
+    weights = midpoints(max_steps * (max_steps + 1) // 2)
+    steps = [heun_steps_from_uniform(u, max_steps) for u in weights]
+    rows = []
+    for k in range(1, max_steps + 1):
+        p_k = steps.count(k) / len(steps)
+        for start, u_t in enumerate(midpoints(n - k)):
+            ends = midpoints(1 if final_only else n - k - start)
+            i, j = indices_from_uniforms(u_t.expand(len(ends)), ends, k, n, final_only)
+            p = torch.full_like(ends, p_k / (n - k) / len(ends))
+            rows.append((torch.full_like(i, k), i, j, p))
+    return Draws(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 def lognormal_sigma(u: Tensor, p_mean: float = -1.2, p_std: float = 1.2) -> Tensor:

@@ -1,24 +1,23 @@
 """What a configuration will take, before anything runs: `ctm plan`.
 
-==============  =====================================================================
-module          tells
-==============  =====================================================================
-:mod:`.jobs`    the jobs of the workflow
-:mod:`.passes`  forward passes of a training, by network
-:mod:`.samples` those of an evaluation
-:mod:`.networks` operations of an image, weights, activations
-:mod:`.speeds`  how fast a device is
-:mod:`.costs`   each job's time and memory, from all these
-:mod:`.sizes`   bytes on disk and in memory
-:mod:`.record`  what a finished run says, beside the prediction
-:mod:`.text`    all of it for people
-==============  =====================================================================
+=====================  ==================================================================
+module                 holds
+=====================  ==================================================================
+:mod:`.dag`            the jobs of the workflow
+:mod:`.passes`         forward passes of trainings and evaluations, by network
+:mod:`.network_costs`  operations, weights and activations per image of each network
+:mod:`.speeds`         how fast a device is
+:mod:`.costs`          each job's time and memory, from all these
+:mod:`.storage`        bytes on disk and in memory
+:mod:`.record`         what a finished run measured, beside the prediction
+:mod:`.printout`       all of it as text
+=====================  ==================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,11 @@ class Plan:
     @property
     def hours(self) -> dict[str, float]:
         """Device hours of jobs that ask for GPUs (``gpu``) and of the others (``cpu``)."""
-        found = {"gpu": 0.0, "cpu": 0.0}
+        hours = {"gpu": 0.0, "cpu": 0.0}
         for estimate in self.estimates:
-            held = estimate.wall * max(estimate.gpus, 1)
-            found["gpu" if estimate.gpus else "cpu"] += held / 3600
-        return found
+            seconds = estimate.wall * max(estimate.gpus, 1)
+            hours["gpu" if estimate.gpus else "cpu"] += seconds / 3600
+        return hours
 
     @property
     def longest_chain(self) -> float:
@@ -111,16 +110,7 @@ class Plan:
             "commands": dict(self.commands),
             "estimates": [_estimate(each) for each in self.estimates],
             "recorded_on": self.recorded_on,
-            "comparisons": [
-                {
-                    "job": each.job,
-                    "what": each.what,
-                    "predicted": each.predicted,
-                    "deviation": each.deviation,
-                    "measured": each.measured,
-                }
-                for each in self.comparisons
-            ],
+            "comparisons": [asdict(each) for each in self.comparisons],
             "records_of_other_configurations": list(self.others),
         }
 
@@ -182,12 +172,12 @@ def plan(
 
 
 def _missing(project: Project, jobs: list[Job]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    readers: dict[str, list[str]] = {}
     for job in jobs:
         for name in job.assets:
             if not project.assets[name].path().exists():
-                found.setdefault(name, []).append(job.label)
-    return dict(sorted(found.items()))
+                readers.setdefault(name, []).append(job.label)
+    return dict(sorted(readers.items()))
 
 
 def _commands(config: Path, target: str, estimates: list[Estimate]) -> dict[str, str]:
@@ -215,10 +205,7 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
     return {
         "rule": estimate.job.rule,
         "job": estimate.job.label,
-        "passes": {
-            name: {"mean": number.mean, "deviation": number.deviation}
-            for name, number in estimate.passes.items()
-        },
+        "passes": dict(estimate.passes),
         "operations": estimate.operations,
         "device_seconds": estimate.seconds,
         "seconds": estimate.wall,

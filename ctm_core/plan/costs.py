@@ -11,17 +11,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ctm_core.config import Experiment
-from ctm_core.config.objective_traits import traits
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol, ReferenceSplit
-from ctm_core.config.student import Released
 from ctm_core.plan import network_costs, storage
 from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost
-from ctm_core.plan.passes import Number, Passes, expected
-from ctm_core.plan.samples import Sampled, sampled
+from ctm_core.plan.passes import expected, sampled
 from ctm_core.plan.speeds import DeviceSpeed, Speed
 from ctm_core.plan.storage import Shape
 from ctm_core.runtime.errors import UserError
@@ -36,8 +34,7 @@ class Estimate:
     Attributes
     ----------
     passes
-        Images through networks, by kind; for a training, by the keys of its record and
-        ``perceptual`` and ``features``.
+        Images through networks, by kind; for a training, by network.
     operations
         Of all networks.
     seconds
@@ -51,7 +48,7 @@ class Estimate:
     """
 
     job: Job
-    passes: Mapping[str, Number]
+    passes: Mapping[str, float]
     operations: float = 0.0
     seconds: float = 0.0
     gpus: int = 0
@@ -68,6 +65,15 @@ class Estimate:
     def work(self) -> float:
         """Seconds once its process has started."""
         return self.seconds / max(self.gpus, 1)
+
+
+class Work(NamedTuple):
+    """Passes through one network: all their operations, and how they are computed."""
+
+    cost: Cost
+    operations: float
+    precision: str = "fp32"
+    backward: bool = False
 
 
 class Costs:
@@ -120,37 +126,35 @@ class Costs:
     def shape(self, experiment: Experiment) -> Shape:
         """The data set of an experiment."""
         name = experiment.dataset.name
-        found = self.shapes.get(name)
-        if found is None:
+        shape = self.shapes.get(name)
+        if shape is None:
             raise UserError(
                 f"{self.project.files[experiment.experiment]}: the size of the data set {name} is "
                 "not known before it is prepared; make it by `ctm data` first"
             )
-        return found
+        return shape
 
     def network(self, experiment: Experiment, model: str) -> Cost:
         """The U-Net of a model."""
         shape = self.shape(experiment)
         classes = shape.classes if experiment.conditional else 0
-        time_s = model != "teacher" and traits(experiment.models[model].objective).time_s
+        time_s = model != "teacher" and experiment.models[model].traits.time_s
         return network_costs.denoiser(
             experiment.network, experiment.diffusion, shape.image, classes, time_s
         )
 
-    def judge(self, experiment: Experiment, model: str) -> Cost | None:
+    def discriminator(self, experiment: Experiment, model: str) -> Cost | None:
         """The discriminator of a model that has one."""
-        section = experiment.models.get(model)
-        adversarial = None
-        if section is not None and not isinstance(section, Released):
-            adversarial = section.adversarial
-        if adversarial is None:
+        student = experiment.students.get(model)
+        if student is None or student.adversarial is None:
             return None
-        return network_costs.judge(adversarial.discriminator, self.shape(experiment).image)
+        section = student.adversarial.discriminator
+        return network_costs.discriminator(section, self.shape(experiment).image)
 
     def networks(self) -> dict[tuple[str, str], tuple[Cost, Cost | None]]:
         """By experiment and model: the model's network, and its discriminator."""
         return {
-            (name, model): (self.network(experiment, model), self.judge(experiment, model))
+            (name, model): (self.network(experiment, model), self.discriminator(experiment, model))
             for name, experiment in self.project.experiments.items()
             for model, _ in experiment.runs()
         }
@@ -161,34 +165,39 @@ class Costs:
         experiment, model = job.experiment, job.model
         assert experiment is not None
         share, training = experiment.resources.training, experiment.training(model)
-        found = expected(experiment, model)
-        own, judge = self.network(experiment, model), self.judge(experiment, model)
-        teacher = frozen = None
-        if model != "teacher":
-            student = experiment.student(model)
+        passes = expected(experiment, model)
+        network = self.network(experiment, model)
+        discriminator = self.discriminator(experiment, model)
+        teacher = perceptual = None
+        if (student := experiment.students.get(model)) is not None:
             if student.perceptual is not None:
-                side = student.perceptual.resize
-                image = self.shape(experiment).image
-                frozen = network_costs.perceptual(student.distance, side, image)
+                side, image = student.perceptual.resize, self.shape(experiment).image
+                perceptual = network_costs.perceptual(student.distance, side, image)
             if student.uses_teacher:
                 teacher = self.network(experiment, "teacher")
-        kinds = {
-            "student": own,
-            "target": own,
+        costs = {
+            "student": network,
+            "target": network,
             "teacher": teacher,
-            "features": judge,
-            "perceptual": frozen,
+            "features": discriminator,
+            "perceptual": perceptual,
         }
         precision = "bf16" if training.precision in ("auto", "bf16") else "fp32"
-        operations, seconds = self._priced(found, kinds, precision)
-        weights = own.parameters * (1 + storage.averages(experiment, model)) / 2
-        updating = found.steps * weights * self.speed.update * max(share.processes, 1)
+        operations, seconds = self._sums(
+            Work(cost, number * cost.operations[use.mode], precision, use.mode != "forward")
+            for use, number in passes.uses.items()
+            if (cost := costs[use.network]) is not None
+        )
         if self.device is None or self.device.rate is None:
+            weights = network.parameters * (1 + storage.averages(experiment, model)) / 2
+            updating = passes.steps * weights * self.speed.update * max(share.processes, 1)
             seconds += updating / (1.0 if self.device is None else self.device.factor)
-        memory = storage.training_memory(experiment, model, own, teacher, judge, frozen)
+        memory = storage.training_memory(
+            experiment, model, network, teacher, discriminator, perceptual
+        )
         return Estimate(
             job,
-            found.recorded | found.further,
+            passes.by_network,
             operations,
             seconds,
             share.gpus,
@@ -196,53 +205,46 @@ class Costs:
             self.speed.process + memory,
         )
 
-    def _priced(
-        self, passes: Passes, kinds: Mapping[str, Cost | None], precision: str
-    ) -> tuple[float, float]:
-        operations = seconds = 0.0
-        for use, number in passes.uses.items():
-            cost = kinds[use.network]
-            if cost is None or not number.mean:
-                continue
-            total = number.mean * cost.operations[use.mode]
-            operations += total
-            seconds += self._seconds(cost, total, precision, use.mode != "forward")
-        return operations, seconds
-
     def _evaluation(self, job: Job) -> Estimate:
         experiment, model = job.experiment, job.model
         assert experiment is not None
-        shape, share = self.shape(experiment), experiment.resources.evaluation
-        own = self.network(experiment, model)
-        found = sampled(experiment, self.project.protocols, model, job.step)
+        shape = self.shape(experiment)
+        network = self.network(experiment, model)
+        images = sampled(experiment, self.project.protocols, model, job.step)
+        passes = {
+            "sampling": float(images.sampling),
+            "trajectory": float(images.trajectory),
+            "trajectory_teacher": float(images.trajectory_teacher),
+            "previews": float(images.previews),
+            "features": float(sum(images.features.values())),
+        }
+        forward, through = network.operations["forward"], network.operations["through"]
+        own = images.sampling + images.previews + images.trajectory
+        work = [Work(network, own * forward)]
         teacher = None
-        if found.trajectory_teacher:
+        if images.trajectory_teacher:
             teacher = self.network(experiment, "teacher")
-        passes = _numbers(found)
-        total = (found.sampling + found.previews + found.trajectory) * own.operations["forward"]
-        operations, seconds = total, self._seconds(own, total, "fp32", False)
-        if teacher is not None:
-            total = found.trajectory_teacher * teacher.operations["forward"]
-            operations, seconds = self._more(operations, seconds, teacher, total)
-        if found.likelihood:
+            total = images.trajectory_teacher * teacher.operations["forward"]
+            work.append(Work(teacher, total))
+        if images.likelihood:
             section = experiment.evaluation.likelihood
             assert section is not None
-            evaluations = self.speed.likelihood(section.tolerance)
-            passes["likelihood"] = Number(found.likelihood * evaluations)
-            forward, through = own.operations["forward"], own.operations["through"]
+            passes["likelihood"] = images.likelihood * self.speed.likelihood(section.tolerance)
             probes = section.probes or math.prod(shape.image)
-            total = passes["likelihood"].mean * (forward + probes * (through - forward))
-            operations, seconds = self._more(operations, seconds, own, total, backward=True)
-        for name, count in (found.features or {}).items():
+            total = passes["likelihood"] * (forward + probes * (through - forward))
+            work.append(Work(network, total, backward=True))
+        for name, count in images.features.items():
             protocol = self.project.protocols[name]
             if (known := network_costs.features(protocol, shape.image)) is not None:
                 total = count * known[0].operations["forward"]
-                operations, seconds = self._more(
-                    operations, seconds, known[0], total, precision=protocol.precision
-                )
-        memory = storage.evaluation_memory(self.project, job, own, shape, teacher)
+                work.append(Work(known[0], total, protocol.precision))
+        memory = storage.evaluation_memory(self.project, job, network, shape, teacher)
         return Estimate(
-            job, passes, operations, seconds, share.gpus, memory=self.speed.process + memory
+            job,
+            passes,
+            *self._sums(work),
+            experiment.resources.evaluation.gpus,
+            memory=self.speed.process + memory,
         )
 
     def _reference(self, job: Job, protocol: Protocol) -> Estimate:
@@ -254,42 +256,27 @@ class Costs:
         shape = self.shapes.get(reference.dataset) or storage.data_shape(reference.dataset)
         if shape is None or (known := network_costs.features(protocol, shape.image)) is None:
             return nothing
+        cost, dimensions = known
         count = shape.counts.get(reference.split, 0)
-        total = count * known[0].operations["forward"]
-        operations, seconds = self._more(0.0, 0.0, known[0], total, precision=protocol.precision)
-        memory = 4 * known[0].parameters + 2 * storage.state_bytes(protocol, known[1], 1)
+        work = Work(cost, count * cost.operations["forward"], protocol.precision)
+        memory = 4 * cost.parameters + 2 * storage.state_bytes(protocol, dimensions, 1)
         return Estimate(
             job,
-            {"features": Number(float(count))},
-            operations,
-            seconds,
+            {"features": float(count)},
+            *self._sums([work]),
             memory=self.speed.process + memory,
         )
 
-    def _more(
-        self,
-        operations: float,
-        seconds: float,
-        cost: Cost,
-        total: float,
-        *,
-        precision: str = "fp32",
-        backward: bool = False,
-    ) -> tuple[float, float]:
-        return operations + total, seconds + self._seconds(cost, total, precision, backward)
-
-    def _seconds(self, cost: Cost, total: float, precision: str, backward: bool) -> float:
-        return self.speed.seconds(
-            cost.operations["forward"],
-            total,
-            precision=precision,
-            backward=backward,
-            device=self.device,
-        )
-
-
-def _numbers(found: Sampled) -> dict[str, Number]:
-    names = ("sampling", "trajectory", "trajectory_teacher", "previews")
-    numbers = {name: Number(float(getattr(found, name))) for name in names}
-    features = sum((found.features or {}).values())
-    return numbers | {"features": Number(float(features))}
+    def _sums(self, work: Iterable[Work]) -> tuple[float, float]:
+        """Operations and seconds of all of it."""
+        operations = seconds = 0.0
+        for each in work:
+            operations += each.operations
+            seconds += self.speed.seconds(
+                each.cost.operations["forward"],
+                each.operations,
+                precision=each.precision,
+                backward=each.backward,
+                device=self.device,
+            )
+        return operations, seconds

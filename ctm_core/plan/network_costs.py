@@ -1,4 +1,4 @@
-"""What one image costs in each network: operations, weights, and what waits for the backward pass.
+"""What each network costs per image: operations, weights, and activations kept for the backward.
 
 Networks are built on torch's meta device, where nothing is stored or computed, and run once under
 torch's own counter (:class:`torch.utils.flop_counter.FlopCounterMode`): a multiplication and an
@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctm_core.config import Diffusion, Discriminator, Network
 from ctm_core.models import torchvision_shim, weight_file
 from ctm_core.models.features import classifier, efficientnet_lite0, inception
-from ctm_core.plan.passes import Mode
+from ctm_core.training.objective import Mode
 
 if TYPE_CHECKING:
     from ctm_core.config.protocols import Protocol
 
-__all__ = ["Cost", "denoiser", "features", "judge", "measured", "perceptual"]
+__all__ = ["Cost", "denoiser", "discriminator", "features", "measured", "perceptual"]
 
 #: Dimensions of the features that each network gives.
 DIMENSIONS = {
@@ -51,17 +51,17 @@ class Cost:
     Attributes
     ----------
     operations
-        Of one image, by what follows its forward pass.
+        Per image, by what follows its forward pass.
     parameters, trained
-        How many weights it has, and how many of them learn.
-    kept
-        Bytes of activations, in float32, that one image keeps until its backward pass.
+        Number of weights, and of those that learn.
+    activation_bytes
+        Of float32 activations per image that are kept for the backward pass.
     """
 
     operations: Mapping[Mode, float]
     parameters: int
     trained: int
-    kept: float
+    activation_bytes: float
 
 
 def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor) -> Cost:
@@ -78,10 +78,10 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
     """
     parameters = list(network.parameters())
     trained = [p for p in parameters if p.requires_grad]
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
     with (
@@ -98,7 +98,7 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
     for parameter in trained:
         parameter.grad = None
     weights = {p.untyped_storage()._cdata for p in parameters}
-    size = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in weights)
+    size = sum(x.untyped_storage().nbytes() for key, x in saved.items() if key not in weights)
     n = len(image)
     operations: dict[Mode, float] = {
         "forward": forward / n,
@@ -111,6 +111,7 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
     )
 
 
+@cache
 def denoiser(
     network: Network,
     diffusion: Diffusion,
@@ -119,20 +120,11 @@ def denoiser(
     time_s: bool,
 ) -> Cost:
     """The U-Net of an experiment: the teacher's, or with ``time_s`` a student's."""
-    return _denoiser(
-        network.model_dump_json(), diffusion.model_dump_json(), shape, classes, time_s
-    )
-
-
-@cache
-def _denoiser(
-    network: str, diffusion: str, shape: tuple[int, int, int], classes: int, time_s: bool
-) -> Cost:
     channels, side, _ = shape
     with torch.device("meta"):
         model = weight_file.build_model(
-            network=Network.model_validate_json(network),
-            diffusion=Diffusion.model_validate_json(diffusion),
+            network=network,
+            diffusion=diffusion,
             resolution=side,
             channels=channels,
             label_dim=classes,
@@ -156,30 +148,24 @@ def perceptual(distance: str, side: int, shape: tuple[int, int, int]) -> Cost | 
     with torch.device("meta"):
         network = kinds[distance](side).requires_grad_(False)
         image = torch.zeros(1, *shape)
-        return measured(network, lambda x: torch.cat(_flat(network.features(x)), 1), image)
 
+        def run(x: Tensor) -> Tensor:
+            return torch.cat([features.flatten(1) for features in network.features(x)], 1)
 
-def _flat(maps: list[Tensor]) -> list[Tensor]:
-    return [x.flatten(1) for x in maps]
-
-
-def judge(section: Discriminator, shape: tuple[int, int, int]) -> Cost:
-    """A discriminator: all its feature networks, projections, and the heads that learn."""
-    return _judge(section.model_dump_json(), shape)
+        return measured(network, run, image)
 
 
 @cache
-def _judge(section: str, shape: tuple[int, int, int]) -> Cost:
+def discriminator(section: Discriminator, shape: tuple[int, int, int]) -> Cost:
+    """A discriminator: all its feature networks, projections, and the heads that learn."""
     from ctm_core.training.discriminator import build_discriminator
 
     with torch.device("meta"):
-        made = build_discriminator(
-            Discriminator.model_validate_json(section), seed=0, pretrained=False
-        )
-        made.requires_grad_(False)
-        for head in made.trained():
-            head.requires_grad_(True)
-        return measured(made, made, torch.zeros(2, *shape))
+        network = build_discriminator(section, seed=0, pretrained=False)
+        network.requires_grad_(False)
+        for weight in network.trained():
+            weight.requires_grad_(True)
+        return measured(network, network, torch.zeros(2, *shape))
 
 
 def features(protocol: Protocol, shape: tuple[int, int, int]) -> tuple[Cost, int] | None:

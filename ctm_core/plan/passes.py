@@ -1,64 +1,36 @@
-r"""Forward passes of a training, by network, before it runs.
+"""Forward passes of trainings and evaluations, by network, before they run.
 
 The objectives count images as they pass through each network
 (:attr:`ctm_core.training.objective.Objective.evaluations`), and ``training.json`` keeps the sums
-as ``forward_passes``. How many a sample takes depends on its draw alone: k, i and j of
-:mod:`.schedule`. :func:`counts` says how many, and :func:`expected` takes the mean over
-
-.. math::
-    P(k) = \frac{2k}{M(M+1)}, \qquad i \sim U\{0, …, N-1-k\}, \qquad j \sim U\{i+k, …, N-1\}.
-
-A Heun step is two passes of the teacher, also the last; maps that are the identity (u = s, or
-s = sigma_min) take none. Since one k is drawn for a whole batch, sums scatter about their mean by
-
-.. math::
-    \operatorname{sd}^2 = n\,\bigl(B\,\mathbb E_k \operatorname{Var}[c \mid k]
-        + B^2 \operatorname{Var}_k \mathbb E[c \mid k]\bigr)
-
-over n steps of batch B.
+as ``forward_passes``. How many a sample takes depends on its draw of k, i and j alone, and the
+objective says how many; :func:`expected` takes the mean over all draws. Passes of an evaluation
+mirror what :mod:`ctm_core.evaluation.evaluate` does, padding of the last batch included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from ctm_core.config import Experiment, Student
-from ctm_core.config.objective_traits import traits
+from ctm_core.config import Cell, Experiment, Student
+from ctm_core.config.protocols import Protocol
+from ctm_core.diffusion import schedule
+from ctm_core.diffusion.schedule import Draws
+from ctm_core.evaluation import distillation
+from ctm_core.evaluation.flow import BATCH, LEVELS
+from ctm_core.evaluation.previews import SHOWN, WALKERS, path_cells
+from ctm_core.training import objectives
+from ctm_core.training.objective import Objective, Use
 
-__all__ = ["Mode", "Number", "Passes", "Use", "counts", "expected", "law"]
-
-#: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
-#: or that to the weights.
-Mode = Literal["forward", "through", "twice", "train"]
-
-
-class Use(NamedTuple):
-    """A network and what is done with it."""
-
-    network: str  #: teacher, student, target, perceptual or features
-    mode: Mode
-
-
-@dataclass(frozen=True)
-class Number:
-    """How many are expected, and by how much that scatters: a standard deviation."""
-
-    mean: float
-    deviation: float = 0.0
-
-    def __add__(self, other: Number) -> Number:
-        """The sum of two numbers that rise and fall together, as those of one draw do."""
-        return Number(self.mean + other.mean, self.deviation + other.deviation)
+__all__ = ["Passes", "Sampled", "expected", "sampled"]
 
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes of one training, in images.
+    """The expected passes of one training, in images.
 
     Attributes
     ----------
@@ -68,85 +40,17 @@ class Passes:
         Optimiser steps of the student.
     """
 
-    uses: Mapping[Use, Number]
+    uses: Mapping[Use, float]
     steps: int
 
     @property
-    def recorded(self) -> dict[str, Number]:
-        """By the keys of ``forward_passes`` in training.json."""
-        return self._summed(("student", "target", "teacher"))
-
-    @property
-    def further(self) -> dict[str, Number]:
-        """Those of perceptual and feature networks, which no record counts."""
-        return self._summed(("features", "perceptual"))
-
-    def _summed(self, networks: tuple[str, ...]) -> dict[str, Number]:
-        found: dict[str, Number] = {}
+    def by_network(self) -> dict[str, float]:
+        """Sums by the keys of ``forward_passes`` in training.json, and those of perceptual and
+        feature networks, which no record counts."""
+        sums: dict[str, float] = {}
         for use, number in self.uses.items():
-            if use.network in networks:
-                found[use.network] = found.get(use.network, Number(0.0)) + number
-        return found
-
-
-#: Passes of one sample by its draw: arrays of equal shape.
-Counts = dict[Use, NDArray[np.float64]]
-Integers = NDArray[np.int64]
-
-
-def law(student: Student) -> Iterator[tuple[float, int, Integers, Integers, NDArray[np.float64]]]:
-    """Every draw: P(k), k, and for all pairs (i, j) of that k the arrays i, j and P(i, j | k)."""
-    n, largest = student.grid_points, student.heun_steps
-    last = traits(student.objective).sigma_min_only
-    # A consistency model's solver goes one step, as a local matching's does.
-    for k in range(1, largest + 1):
-        starts = n - k
-        pairs = [
-            (i, j, 1 / starts / (1 if last else n - k - i))
-            for i in range(starts)
-            for j in ((n - 1,) if last else range(i + k, n))
-        ]
-        i, j, p = (np.array(column) for column in zip(*pairs, strict=True))
-        yield 2 * k / (largest * (largest + 1)), k, i, j, p
-
-
-def counts(student: Student, k: int, i: Integers, j: Integers) -> Counts:
-    """Passes of samples with the draw (k, i, j) in a step of the generator."""
-    known, end = traits(student.objective), student.grid_points - 1
-    one, zero = np.ones(len(i)), np.zeros(len(i))
-    unfinished = (j < end).astype(float)
-    everywhere = student.matching == "global"
-    steps = (j - i).astype(float) if everywhere else np.full(len(i), float(k))
-    inner = zero if everywhere else (j > i + k).astype(float)
-    judged = student.adversarial is not None
-    found: Counts = {
-        Use("teacher", "forward"): 2 * steps if known.teacher else zero,
-        Use("student", "train"): one * (2 if student.dsm.enabled else 1),
-        # The outer map: of the target without gradient, of the estimate with it.
-        Use("target", "forward"): unfinished,
-        Use("target", "twice" if judged else "through"): unfinished,
-    }
-    live = known.inner and student.inner == "model"
-    _add(found, Use("student" if live else "target", "forward"), inner)
-    if known.scratch:
-        heun = student.own_solver == "heun"
-        jumps = (steps > 0).astype(float)
-        _add(found, Use("target", "forward"), 2 * steps if heun else jumps)
-    if student.perceptual is not None:
-        found |= {Use("perceptual", "through"): one, Use("perceptual", "forward"): one}
-    if judged:
-        found[Use("features", "through")] = one
-    return found
-
-
-def judging(student: Student, j: Integers) -> Counts:
-    """Passes of samples in a step of the discriminator, which sees a real and a made image."""
-    unfinished = (j < student.grid_points - 1).astype(float)
-    return {
-        Use("student", "forward"): np.ones(len(j)),
-        Use("target", "forward"): unfinished,
-        Use("features", "train"): np.full(len(j), 2.0),
-    }
+            sums[use.network] = sums.get(use.network, 0.0) + number
+        return sums
 
 
 def expected(experiment: Experiment, model: str) -> Passes:
@@ -160,49 +64,155 @@ def expected(experiment: Experiment, model: str) -> Passes:
     training = experiment.training(model)
     batch = training.batch_size
     if model == "teacher":
-        images = Number(float(training.steps * batch))
-        return Passes({Use("student", "train"): images}, training.steps)
+        return Passes({Use("student", "train"): float(training.steps * batch)}, training.steps)
     student = experiment.student(model)
+    objective = objectives.find(student.objective)
+    draws = schedule.all_draws(student.grid_points, student.heun_steps, student.traits.final_only)
     period = 1 if student.adversarial is None else student.adversarial.period
     generator = -(-training.steps // period)
-    draws = list(law(student))
-    uses = _total([(p, counts(student, k, i, j), q) for p, k, i, j, q in draws], generator, batch)
-    if _weighs_beforehand(experiment, student):
-        # Every micro-batch passes once more, for the weights of the losses.
-        uses = {use: Number(2 * n.mean, 2 * n.deviation) for use, n in uses.items()}
-    if others := training.steps - generator:
-        judged = [(p, judging(student, j), q) for p, _, _, j, q in draws]
-        for use, number in _total(judged, others, batch).items():
-            # Steps of their own draws.
-            before = uses.get(use, Number(0.0))
-            spread = float(np.hypot(before.deviation, number.deviation))
-            uses[use] = Number(before.mean + number.mean, spread)
-    return Passes(uses, generator)
+    # Loss weights of a whole batch may need a pass of their own.
+    twice = 2 if _weighs_beforehand(experiment, student) else 1
+    uses: dict[Use, float] = {}
+    for count, passes in (
+        (twice * generator, generator_passes(objective, student, draws)),
+        (training.steps - generator, discriminator_passes(objective, student, draws)),
+    ):
+        for use, each in passes:
+            mean = float(each.double() @ draws.probability)
+            uses[use] = uses.get(use, 0.0) + count * batch * mean
+    return Passes({use: number for use, number in uses.items() if number}, generator)
+
+
+def generator_passes(
+    objective: type[Objective], student: Student, draws: Draws
+) -> Iterator[tuple[Use, Tensor]]:
+    """Passes per sample in a step of the student, by its draw: counts (D,)."""
+    yield from objective.passes(student, draws)
+    one = torch.ones_like(draws.k)
+    if student.perceptual is not None:
+        yield Use("perceptual", "through"), one
+        yield Use("perceptual", "forward"), one
+    if student.adversarial is not None:
+        yield Use("features", "through"), one
+
+
+def discriminator_passes(
+    objective: type[Objective], student: Student, draws: Draws
+) -> Iterator[tuple[Use, Tensor]]:
+    """The same in a step of the discriminator, which sees a real and a generated image."""
+    if student.adversarial is not None:
+        yield from objective.generated_passes(student, draws)
+        yield Use("features", "train"), torch.full_like(draws.k, 2)
 
 
 def _weighs_beforehand(experiment: Experiment, student: Student) -> bool:
-    """Whether loss weights of a whole batch need a pass of their own."""
     share, micro = student.training.shared(experiment.resources.training.processes)
     several = share > micro
     adaptive = student.adversarial is not None or (student.dsm.enabled and student.dsm.adaptive)
     return student.lambda_scope == "global" and several and adaptive
 
 
-def _total(
-    draws: list[tuple[float, Counts, NDArray[np.float64]]], steps: int, batch: int
-) -> dict[Use, Number]:
-    found = {}
-    for use in draws[0][1]:
-        means = np.array([float(c[use] @ q) for _, c, q in draws])
-        squares = np.array([float(c[use] ** 2 @ q) for _, c, q in draws])
-        weights = np.array([p for p, _, _ in draws])
-        mean = float(weights @ means)
-        within = float(weights @ (squares - means**2))
-        between = float(weights @ (means - mean) ** 2)
-        variance = max(steps * (batch * within + batch**2 * between), 0.0)
-        found[use] = Number(steps * batch * mean, variance**0.5)
-    return found
+@dataclass(frozen=True)
+class Sampled:
+    """The passes of one evaluation, in images.
+
+    Attributes
+    ----------
+    sampling, previews
+        Of the model.
+    trajectory, trajectory_teacher
+        Of the model's steps and of the teacher's fine solve.
+    likelihood
+        Images whose likelihood is measured; how many passes each takes, the solver decides.
+    features
+        Of the feature network of each protocol.
+    """
+
+    sampling: int = 0
+    previews: int = 0
+    trajectory: int = 0
+    trajectory_teacher: int = 0
+    likelihood: int = 0
+    features: Mapping[str, int] = field(default_factory=dict)
 
 
-def _add(found: Counts, use: Use, more: NDArray[np.float64]) -> None:
-    found[use] = found[use] + more if use in found else more
+def sampled(
+    experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
+) -> Sampled:
+    """What evaluating a model at a step takes.
+
+    Parameters
+    ----------
+    protocols
+        By name, at least those that the experiment names.
+    """
+    section = experiment.evaluation
+    seeds = len(section.sample_seeds)
+    cells = experiment.cells(model, step)
+    scored = {name: set(named) for name, named in experiment.protocols(model, step).items()}
+    sampling = 0
+    for cell in cells:
+        # Protocols that want the same samples share them.
+        draws = {
+            (protocols[name].rounding, protocols[name].samples, protocols[name].labels)
+            for name, named in scored.items()
+            if cell in named
+        }
+        size = section.batch_size
+        sampling += sum(-(-count // size) * size for _, count, _ in draws) * cell.nfe
+    walked = sum(cell.nfe for cell in path_cells(cells))
+    images = section.likelihood.images if section.likelihood is not None else 0
+    own, teacher = _trajectories(experiment, protocols, model, step)
+    return Sampled(
+        sampling=sampling * seeds,
+        previews=SHOWN * sum(cell.nfe for cell in cells) + WALKERS * walked,
+        trajectory=own,
+        trajectory_teacher=teacher,
+        likelihood=images if experiment.measures_likelihood(model, step) else 0,
+        features={
+            name: protocols[name].samples * len(named) * seeds for name, named in scored.items()
+        },
+    )
+
+
+def _trajectories(
+    experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
+) -> tuple[int, int]:
+    """Passes of the model and of the teacher for the trajectory errors."""
+    diffusion = experiment.diffusion.model_dump()
+    own = teacher = 0
+    first = True
+    for name, cells in experiment.protocols(model, step).items():
+        protocol = protocols[name]
+        if not protocol.needs_teacher:
+            continue
+        noises = protocol.trajectory.noises
+        size = min(noises, BATCH)
+        padded = -(-noises // size) * size
+        wanted = [(cell, distillation.steps(cell, diffusion)) for cell in cells]
+        for _ in experiment.evaluation.sample_seeds:
+            pairs = []
+            if first and model != "teacher":
+                final = experiment.models[model].traits.final_only
+                pairs = distillation.jumps(LEVELS, diffusion, final)
+            first = False
+            levels = {level for _, steps in wanted for pair in steps for level in pair}
+            levels |= {level for pair in pairs for level in pair}
+            teacher += padded * _solve(levels, protocol.trajectory.points, diffusion)
+            own += padded * (sum(_moves(cell, steps) for cell, steps in wanted) + len(pairs))
+    return own, teacher
+
+
+def _moves(cell: Cell, steps: list[tuple[float, float]]) -> int:
+    """Passes of one image through the steps of a cell; Heun's are two, but the one to 0."""
+    if cell.sampler != "heun":
+        return len(steps)
+    return sum(2 if s > 0 else 1 for _, s in steps)
+
+
+def _solve(levels: set[float], points: int, diffusion: Mapping[str, float]) -> int:
+    """Passes of one image down the fine grid, with a step aside for each level between."""
+    bounds = diffusion["sigma_min"], diffusion["sigma_max"], diffusion["rho"]
+    grid = set(schedule.karras_grid(points, *bounds).tolist())
+    aside = sum(1 for level in levels if level and level not in grid)
+    return 2 * (points - 1) + 2 * aside + (0.0 in levels)

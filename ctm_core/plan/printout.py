@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from textwrap import indent
+
+from pandas import DataFrame
 
 from ctm_core.plan import Plan
 from ctm_core.plan.costs import Estimate
@@ -34,36 +37,34 @@ def describe(plan: Plan) -> str:
 
 def _head(plan: Plan) -> str:
     rules = by_rule(estimate.job for estimate in plan.estimates)
-    merged: dict[str, list[int]] = {}
-    for rule, count in rules.items():
-        kind = rule.split("_")[0]
-        merged.setdefault(kind, []).append(count)
-    told = [f"{kind} {sum(counts)}" for kind, counts in merged.items()]
+    merged: Counter[str] = Counter()
+    for rule, number in rules.items():
+        merged[rule.split("_")[0]] += number
+    kinds = [f"{kind} {number}" for kind, number in merged.items()]
     done = f"; {plan.finished} have their results here" if plan.finished else ""
     return (
         f"{plan.project.path}: {', '.join(plan.project.experiments)}\n"
-        f"{len(plan.estimates)} jobs for {TARGETS[plan.target]}{done}: {', '.join(told)}"
+        f"{len(plan.estimates)} jobs for {TARGETS[plan.target]}{done}: {', '.join(kinds)}"
     )
 
 
 def _trainings(plan: Plan) -> str:
-    found = [e for e in plan.estimates if e.job.kind == "train"]
-    if not found:
+    trainings = [e for e in plan.estimates if e.job.kind == "train"]
+    if not trainings:
         return ""
-    used = [n for n in NETWORKS if any(e.passes.get(n) and e.passes[n].mean for e in found)]
-    rows = [["training", "steps", *used, "hours", "memory"]]
-    for estimate in found:
-        numbers = (estimate.passes.get(name) for name in used)
-        rows.append(
-            [
-                estimate.job.label,
-                f"{estimate.job.step:,}",
-                *(count(n.mean) if n is not None and n.mean else "-" for n in numbers),
-                hours(estimate.wall),
-                _memory(estimate),
-            ]
-        )
-    return "Forward passes of trainings, in images:\n" + table(rows)
+    used = [name for name in NETWORKS if any(e.passes.get(name) for e in trainings)]
+    rows = [
+        [
+            e.job.label,
+            f"{e.job.step:,}",
+            *(_count_or_dash(e.passes.get(name)) for name in used),
+            hours(e.wall),
+            _memory(e),
+        ]
+        for e in trainings
+    ]
+    header = ["training", "steps", *used, "hours", "memory"]
+    return "Forward passes of trainings, in images:\n" + table(header, rows)
 
 
 def _evaluations(plan: Plan) -> str:
@@ -74,39 +75,29 @@ def _evaluations(plan: Plan) -> str:
             groups.setdefault((job.experiment.experiment, job.model), []).append(estimate)
     if not groups:
         return ""
-    sums = {
-        key: {kind: sum(_mean(each, kind) for each in group) for kind in KINDS}
-        for key, group in groups.items()
-    }
-    used = [kind for kind in KINDS if any(total[kind] for total in sums.values())]
-    rows = [["evaluations of", "jobs", *(name.replace("_", " ") for name in used), "hours", ""]]
-    rows[0][-1] = "memory"
-    for (name, model), group in groups.items():
-        total = sums[name, model]
-        rows.append(
-            [
-                f"{name} {model}",
-                str(len(group)),
-                *(count(total[kind]) if total[kind] else "-" for kind in used),
-                hours(sum(each.wall for each in group)),
-                size(max(each.memory for each in group)),
-            ]
-        )
-    return "Forward passes of evaluations, in images:\n" + table(rows)
-
-
-def _mean(estimate: Estimate, kind: str) -> float:
-    number = estimate.passes.get(kind)
-    return 0.0 if number is None else number.mean
+    used = [k for k in KINDS if any(e.passes.get(k) for group in groups.values() for e in group)]
+    rows = [
+        [
+            f"{name} {model}",
+            str(len(group)),
+            *(_count_or_dash(sum(e.passes.get(kind, 0.0) for e in group)) for kind in used),
+            hours(sum(e.wall for e in group)),
+            size(max(e.memory for e in group)),
+        ]
+        for (name, model), group in groups.items()
+    ]
+    kinds = [kind.replace("_", " ") for kind in used]
+    header = ["evaluations of", "jobs", *kinds, "hours", "memory"]
+    return "Forward passes of evaluations, in images:\n" + table(header, rows)
 
 
 def _time(plan: Plan) -> str:
-    found, machine = plan.hours, f"{plan.speed.device}, {plan.speed.threads} threads"
+    spent, machine = plan.hours, f"{plan.speed.device}, {plan.speed.threads} threads"
     if plan.device is None:
         where = f"on the machine that was measured ({machine})"
         advice = (
             ["Give --device-speed, such as 40x or 60TFLOP/s, for hours of another device."]
-            if found["gpu"]
+            if spent["gpu"]
             else []
         )
     else:
@@ -115,9 +106,9 @@ def _time(plan: Plan) -> str:
             where += f" ({machine} is 1x)"
         advice = []
     kinds = [
-        f"{clock(3600 * found[kind])} of {name} jobs"
+        f"{clock(3600 * spent[kind])} of {name} jobs"
         for kind, name in (("gpu", "GPU"), ("cpu", "CPU"))
-        if found[kind]
+        if spent[kind]
     ]
     lines = [
         f"Networks take {plan.operations:.3g} operations: {' and '.join(kinds) or 'nothing'}, "
@@ -161,9 +152,9 @@ def _record(plan: Plan) -> str:
     lines = []
     if plan.comparisons:
         device = f", on {plan.recorded_on}" if plan.recorded_on else ""
-        rows = [["job", "what", "predicted", "measured", "off"]]
-        rows += [_compared(each) for each in plan.comparisons]
-        lines = [f"Predicted, and measured by the run that is here{device}:", table(rows)]
+        rows = [_compared(each) for each in plan.comparisons]
+        header = ["job", "what", "predicted", "measured", "off"]
+        lines = [f"Predicted, and measured by the run that is here{device}:", table(header, rows)]
     if plan.others:
         lines.append(f"Records of another configuration, not compared: {', '.join(plan.others)}.")
     return "\n".join(lines)
@@ -171,13 +162,8 @@ def _record(plan: Plan) -> str:
 
 def _compared(each: Comparison) -> list[str]:
     show = size if each.what == "memory" else clock if each.what == "seconds" else count
-    predicted = show(each.predicted)
-    if each.deviation:
-        predicted += f" ± {count(each.deviation)}"
-    off = f"{each.off:+.1%}" if abs(each.off) != float("inf") else "not predicted"
-    if each.deviations is not None:
-        off += f" ({each.deviations:+.1f} sd)"
-    return [each.job, each.what, predicted, show(each.measured), off]
+    off = f"{each.off:+.1%}" if each.off != float("inf") else "not predicted"
+    return [each.job, each.what, show(each.predicted), show(each.measured), off]
 
 
 def _command(plan: Plan) -> str:
@@ -227,15 +213,16 @@ def _memory(estimate: Estimate) -> str:
     return each if estimate.processes == 1 else f"{estimate.processes} x {each}"
 
 
-def table(rows: Sequence[Iterable[str]]) -> str:
+def _count_or_dash(value: float | None) -> str:
+    return count(value) if value else "-"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
     """Columns of equal width, the first to the left and the others to the right."""
-    cells = [list(row) for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
+    text = DataFrame(rows, columns=header).to_markdown(
+        index=False,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", *("right" for _ in header[1:])),
     )
+    return indent(text, "  ")

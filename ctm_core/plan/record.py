@@ -31,17 +31,14 @@ class Comparison:
         The job's label.
     what
         ``passes of the teacher``, ``seconds``, ``memory``.
-    predicted, deviation
-        With the standard deviation that chance gives it, where it is known.
-    measured
-        From the record.
+    predicted, measured
+        By the plan, and from the record.
     """
 
     job: str
     what: str
     predicted: float
     measured: float
-    deviation: float | None = None
 
     @property
     def off(self) -> float:
@@ -49,13 +46,6 @@ class Comparison:
         if not self.predicted:
             return 0.0 if not self.measured else float("inf")
         return self.measured / self.predicted - 1
-
-    @property
-    def deviations(self) -> float | None:
-        """The difference in standard deviations; None where there is no chance in it."""
-        if not self.deviation:
-            return None
-        return (self.measured - self.predicted) / self.deviation
 
 
 def compare(
@@ -82,7 +72,7 @@ def compare(
     UserError
         If a record is damaged.
     """
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     others: list[str] = []
     device = None
     for estimate in estimates:
@@ -92,12 +82,12 @@ def compare(
             if not _belongs(record, job.experiment, job.model):
                 others.append(job.label)
                 continue
-            found += _of_record(estimate, record)
+            comparisons += _of_record(estimate, record)
             if job.kind == "train":
                 hardware = record.get("hardware", {})
                 device = f"{hardware.get('device')}, {hardware.get('threads')} threads"
-        found += _of_benchmark(estimate, results, timed=record is None)
-    return found, others, device
+        comparisons += _of_benchmark(estimate, results, timed=record is None)
+    return comparisons, others, device
 
 
 def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
@@ -114,7 +104,7 @@ def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
         return None
     record = read_json(file)
     if not isinstance(record, dict):
-        raise UserError(f"{file} is damaged: it holds no record; make it again")
+        raise UserError(f"{file} is corrupt: it holds no record; make it again")
     return record
 
 
@@ -130,24 +120,20 @@ def _belongs(record: Mapping[str, Any], experiment: Experiment, model: str) -> b
 
 
 def _of_record(estimate: Estimate, record: Mapping[str, Any]) -> list[Comparison]:
-    label = estimate.job.label
-    found = []
+    measured: dict[str, float] = {}
     if estimate.job.kind == "train":
-        for name, count in record["forward_passes"].items():
-            number = estimate.passes.get(name)
-            if number is not None:
-                found.append(
-                    Comparison(
-                        label, f"passes: {name}", number.mean, float(count), number.deviation
-                    )
-                )
+        measured = record["forward_passes"]
     else:
-        measured = [row for row in record["rows"] if row["protocol"] == "likelihood"]
-        if measured and "likelihood" in estimate.passes:
-            spent = float(sum(row["nfe"] * row["n"] for row in measured))
-            predicted = estimate.passes["likelihood"].mean
-            found.append(Comparison(label, "passes: likelihood", predicted, spent))
-    return [*found, Comparison(label, "seconds", estimate.work, float(record["seconds"]))]
+        rows = [row for row in record["rows"] if row["protocol"] == "likelihood"]
+        if rows:
+            measured = {"likelihood": sum(row["nfe"] * row["n"] for row in rows)}
+    label = estimate.job.label
+    comparisons = [
+        Comparison(label, f"passes: {name}", estimate.passes[name], float(count))
+        for name, count in measured.items()
+        if name in estimate.passes
+    ]
+    return [*comparisons, Comparison(label, "seconds", estimate.work, float(record["seconds"]))]
 
 
 def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Comparison]:
@@ -159,14 +145,14 @@ def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Com
         rows = list(csv.DictReader(lines, delimiter="\t"))
     if not rows:
         return []
-    label, row, found = estimate.job.label, rows[-1], []
+    label, row, comparisons = estimate.job.label, rows[-1], []
     try:
         if timed and estimate.wall:
-            found.append(Comparison(label, "seconds", estimate.wall, float(row["s"])))
+            comparisons.append(Comparison(label, "seconds", estimate.wall, float(row["s"])))
         if estimate.memory and row["max_rss"] not in ("NA", "-"):
             measured = float(row["max_rss"]) * 2**20
             predicted = estimate.memory * estimate.processes
-            found.append(Comparison(label, "memory", predicted, measured))
+            comparisons.append(Comparison(label, "memory", predicted, measured))
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{file} is no table of Snakemake's; remove it") from None
-    return found
+        raise UserError(f"{file} is not a benchmark table of Snakemake; remove it") from None
+    return comparisons

@@ -14,7 +14,7 @@ from ctm_core.evaluation.metrics.extrapolation import is_long_enough
 from ctm_core.evaluation.previews import SHOWN
 from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost, features
-from ctm_core.plan.samples import sampled
+from ctm_core.plan.passes import sampled
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
@@ -62,11 +62,13 @@ def averages(experiment: Experiment, model: str) -> int:
     return len({*target, *training.ema})
 
 
-def checkpoint(experiment: Experiment, model: str, network: Cost, judge: Cost | None) -> int:
+def checkpoint(
+    experiment: Experiment, model: str, network: Cost, discriminator: Cost | None
+) -> int:
     """Bytes of one checkpoint: student, averages, two moments of the optimiser, and the same of
     the discriminator's heads."""
     copies = 1 + averages(experiment, model) + 2
-    heads = 0 if judge is None else 3 * judge.trained
+    heads = 0 if discriminator is None else 3 * discriminator.trained
     return SINGLE * (copies * network.parameters + heads)
 
 
@@ -85,32 +87,34 @@ def on_disk(
     shapes
         By data set; what is unknown counts nothing.
     """
-    found = dict.fromkeys(("data", "weights", "runs", "scores"), 0.0)
+    disk = dict.fromkeys(("data", "weights", "runs", "scores"), 0.0)
     for job in jobs:
         if job.kind == "data" and job.name is not None:
             dataset, split = job.name.split()
             if (shape := shapes.get(dataset)) is not None:
                 channels, height, width = shape.image
                 # Levels of a byte, and a label of eight.
-                found["data"] += shape.counts.get(split, 0) * (channels * height * width + 8)
+                disk["data"] += shape.counts.get(split, 0) * (channels * height * width + 8)
         elif job.kind == "train" and job.experiment is not None:
-            network, judge = networks[job.experiment.experiment, job.model]
+            network, discriminator = networks[job.experiment.experiment, job.model]
             training = job.experiment.training(job.model)
-            exported = len(job.experiment.exported_steps(job.model))
-            exported += len(job.experiment.fork_steps(job.model))
-            bytes_ = SINGLE * network.parameters * exported
-            found["weights"] += bytes_
+            files = len(job.experiment.exported_steps(job.model))
+            files += len(job.experiment.fork_steps(job.model))
+            exports = SINGLE * network.parameters * files
+            disk["weights"] += exports
             # One more than is kept stands while it is written; exports stand here once more.
             kept = min(training.keep + 1, -(-training.steps // training.checkpoint_every))
-            found["runs"] += bytes_ + kept * checkpoint(job.experiment, job.model, network, judge)
+            disk["runs"] += exports + kept * checkpoint(
+                job.experiment, job.model, network, discriminator
+            )
         elif job.kind == "convert":
             for (name, model), (network, _) in networks.items():
                 if project.experiments[name].imported(model) == job.name:
-                    found["weights"] += SINGLE * network.parameters
+                    disk["weights"] += SINGLE * network.parameters
                     break
         elif job.kind == "evaluate" and job.experiment is not None:
-            found["scores"] += _scores(project, job, shapes)
-    return found
+            disk["scores"] += _scores(project, job, shapes)
+    return disk
 
 
 def _scores(project: Project, job: Job, shapes: Mapping[str, Shape | None]) -> float:
@@ -146,7 +150,7 @@ def training_memory(
     model: str,
     network: Cost,
     teacher: Cost | None,
-    judge: Cost | None,
+    discriminator: Cost | None,
     frozen: Cost | None,
 ) -> float:
     """Peak bytes of one process of a training, beside the program itself.
@@ -161,10 +165,10 @@ def training_memory(
     for other in (teacher, frozen):
         if other is not None:
             standing += (2 if half else SINGLE) * other.parameters
-    graphs = network.kept * micro * (1 if model == "teacher" else 2)
-    if judge is not None:
-        standing += SINGLE * (judge.parameters + 3 * judge.trained)
-        graphs += judge.kept * micro
+    graphs = network.activation_bytes * micro * (1 if model == "teacher" else 2)
+    if discriminator is not None:
+        standing += SINGLE * (discriminator.parameters + 3 * discriminator.trained)
+        graphs += discriminator.activation_bytes * micro
     if half:
         graphs /= 2
     if training.recompute:
@@ -186,7 +190,7 @@ def evaluation_memory(
     found = float(SINGLE * network.parameters)
     if teacher is not None:
         found += SINGLE * teacher.parameters
-    found += network.kept * experiment.evaluation.batch_size / 6
+    found += network.activation_bytes * experiment.evaluation.batch_size / 6
     for name in experiment.protocols(job.model, job.step):
         if (known := features(project.protocols[name], shape.image)) is not None:
             cost, dimensions = known
@@ -194,5 +198,5 @@ def evaluation_memory(
             found += SINGLE * cost.parameters
             found += 2 * state_bytes(project.protocols[name], dimensions, seeds)
     if sampled(experiment, project.protocols, job.model, job.step).likelihood:
-        found += network.kept * 64
+        found += network.activation_bytes * 64
     return found

@@ -76,9 +76,6 @@ class DsmObjective(Objective):
         Whether a mirrored image is an image of the same set; if not, augmentation flips none.
     """
 
-    time_s = False
-    uses_teacher = False
-
     def __init__(self, section: Teacher, student: Trajectory, *, flip: bool = True) -> None:
         super().__init__()
         self.section = section

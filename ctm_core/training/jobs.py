@@ -118,7 +118,7 @@ def train_student(
     with distributed.session() as device:
         experiment = assembly.resolved(experiment, device)
         section = experiment.student(model)
-        kind = objectives.find(section.objective)
+        traits, kind = section.traits, objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
         assembly.check_inputs(section, model, teacher, init, init_average)
         denoiser = None
@@ -126,7 +126,9 @@ def train_student(
             denoiser, record = weight_file.load_weights(teacher)
             assembly.check_teacher(experiment, dataset, record, teacher)
             denoiser.to(device)
-        student = assembly.fresh(experiment, dataset, seed, time_s=kind.time_s, inner=kind.inner)
+        student = assembly.fresh(
+            experiment, dataset, seed, time_s=traits.time_s, inner=traits.inner
+        )
         if section.initial == "teacher" and denoiser is not None:
             copy_shared(denoiser, student)
         if init is not None:
@@ -228,7 +230,9 @@ class _Job:
             "class_names": dataset.class_names,
             "time_s": self.student.time_s,
             "inner": self.student.parametrisation,
-            "final_only": self.model != "teacher" and objectives.find(self.objective).final_only,
+            "final_only": (
+                self.model != "teacher" and self.experiment.student(self.model).traits.final_only
+            ),
         }
 
     def run(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -19,12 +19,25 @@ from ctm_core.training import balance
 from ctm_core.training.batches import Batch
 
 if TYPE_CHECKING:
+    from ctm_core.config import Student
+    from ctm_core.diffusion.schedule import Draws
     from ctm_core.diffusion.trajectory import Trajectory
     from ctm_core.training.adversary import Adversary
 
-__all__ = ["Objective"]
+__all__ = ["Mode", "Objective", "Use"]
 
 Tensor = torch.Tensor
+
+#: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
+#: or that to the weights.
+Mode = Literal["forward", "through", "twice", "train"]
+
+
+class Use(NamedTuple):
+    """A network and what is done with it."""
+
+    network: str  #: teacher, student, target, perceptual or features
+    mode: Mode
 
 
 class Objective(ABC):
@@ -35,15 +48,6 @@ class Objective(ABC):
     evaluations
         Evaluations of each network so far, counted in images: teacher, student, target, ….
     """
-
-    #: Whether the student knows the target time s.
-    time_s: ClassVar[bool] = True
-    #: Whether a teacher is integrated.
-    uses_teacher: ClassVar[bool] = True
-    #: Whether the student jumps to sigma_min alone, so that it is sampled with gamma = 1.
-    final_only: ClassVar[bool] = False
-    #: The inner parametrisation of the student: see :mod:`ctm_core.diffusion.scalings`.
-    inner: ClassVar[str] = "edm"
 
     student: Trajectory
     adversary: Adversary | None = None
@@ -67,6 +71,35 @@ class Objective(ABC):
     def generated(self, batch: Batch) -> Tensor:
         """The images of :meth:`calls` that an adversary judges, without gradient."""
 
+    # -- what it will take, before anything runs ------------------------------------------------
+
+    @classmethod
+    def passes(cls, section: Student, draws: Draws) -> Iterator[tuple[Use, Tensor]]:
+        """Forward passes of :meth:`calls` per sample, by its draw, for ``ctm plan``.
+
+        Parameters
+        ----------
+        section
+            The student's configuration.
+        draws
+            D draws of k, i and j.
+
+        Yields
+        ------
+        A network of the objective's own and counts (D,); those of equal use are summed. By default
+        one call of the student, and two passes of the teacher, if there is one, for each step.
+        """
+        yield Use("student", "train"), torch.ones_like(draws.k)
+        if section.traits.teacher:
+            yield Use("teacher", "forward"), 2 * draws.k
+
+    @classmethod
+    def generated_passes(cls, section: Student, draws: Draws) -> Iterator[tuple[Use, Tensor]]:
+        """The same of :meth:`generated`: by default one call of the student."""
+        yield Use("student", "forward"), torch.ones_like(draws.k)
+
+    # -- the record ------------------------------------------------------------------------------
+
     def facts(self, batch: Batch) -> dict[str, float]:
         """Numbers worth recording beside the losses, such as k."""
         return {}
@@ -74,6 +107,8 @@ class Objective(ABC):
     def frozen(self) -> list[torch.nn.Module]:
         """Networks that training reads and never changes."""
         return []
+
+    # -- gradients -------------------------------------------------------------------------------
 
     def gradients_at_w(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the reference and of every weighted loss at the student's output weight.

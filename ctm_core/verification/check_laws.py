@@ -88,16 +88,8 @@ def index_laws(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
 def _index_law(n: int, max_steps: int) -> Array:
     """P(i, i + h, j) of our draws, exactly: shape (n, n, n)."""
     law = np.zeros((n, n, n))
-    cells = max_steps * (max_steps + 1) // 2
-    steps = [schedule.heun_steps_from_uniform(u, max_steps) for u in _midpoints(cells)]
-    for h in range(1, max_steps + 1):
-        p_h = steps.count(h) / cells
-        starts = n - h
-        for u_t in _midpoints(starts):
-            i = int(schedule.indices_from_uniforms(u_t[None], torch.zeros(1), h, n)[0])
-            room = n - h - i
-            at, to = schedule.indices_from_uniforms(u_t.expand(room), _midpoints(room), h, n)
-            np.add.at(law, (at.numpy(), at.numpy() + h, to.numpy()), p_h / starts / room)
+    k, i, j, probability = (column.numpy() for column in schedule.all_draws(n, max_steps))
+    np.add.at(law, (i, i + k, j), probability)
     return law
 
 

@@ -1,25 +1,23 @@
 """Training objectives, one file each.
 
 An objective is a class with a module-level name ``OBJECTIVE`` in a file of this folder
-(:mod:`ctm_core.training.objective` is its interface); the file's name is the objective's name in
+(:mod:`ctm_core.training.objective` is its interface), and its traits, a literal ``TRAITS``
+(:mod:`ctm_core.config.objective_traits`); the file's name is the objective's name in
 configurations.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING
+
+from ctm_core.config.objective_traits import objectives
+from ctm_core.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from ctm_core.training.objectives.ctm import CtmObjective
 
-__all__ = ["find", "names"]
-
-
-def names() -> list[str]:
-    """Names of the objectives that students can be trained with: files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+__all__ = ["find"]
 
 
 def find(name: str) -> type[CtmObjective]:
@@ -30,9 +28,7 @@ def find(name: str) -> type[CtmObjective]:
     UserError
         If there is no such objective.
     """
-    from ctm_core.runtime.errors import UserError
-
-    if name not in names():
-        raise UserError(f"no objective {name!r}; there are: {', '.join(names())}")
-    found: type[CtmObjective] = importlib.import_module(f"{__name__}.{name}").OBJECTIVE
-    return found
+    if name not in objectives():
+        raise UserError(f"no objective {name!r}; there are: {', '.join(objectives())}")
+    kind: type[CtmObjective] = importlib.import_module(f"{__name__}.{name}").OBJECTIVE
+    return kind

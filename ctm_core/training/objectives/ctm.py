@@ -23,20 +23,24 @@ import torch
 
 from ctm_core import config
 from ctm_core.diffusion import schedule
+from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.solvers import heun_step
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.balance import Call, Loss, Rule
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
-from ctm_core.training.objective import Objective
+from ctm_core.training.objective import Objective, Use
 
 if TYPE_CHECKING:
     from ctm_core.training.adversary import Adversary
     from ctm_core.training.perceptual import Distance
 
-__all__ = ["OBJECTIVE", "CtmObjective", "Draw", "take"]
+__all__ = ["OBJECTIVE", "TRAITS", "CtmObjective", "Draw", "take"]
 
 Tensor = torch.Tensor
+
+#: See :class:`ctm_core.config.objective_traits.ObjectiveTraits`, whose defaults are CTM's.
+TRAITS: dict[str, object] = {}
 
 
 class Draw(NamedTuple):
@@ -48,7 +52,7 @@ class Draw(NamedTuple):
 
 
 class CtmObjective(Objective):
-    """CTM + DSM for a student that knows s.
+    """CTM + DSM, and by their traits what is left of it in other objectives.
 
     Parameters
     ----------
@@ -60,7 +64,7 @@ class CtmObjective(Objective):
         The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
         passes through it to its input in the estimate.
     teacher
-        The frozen denoiser that the solver integrates; None where :attr:`uses_teacher` is False.
+        The frozen denoiser that the solver integrates; None if the objective has none.
     distance
         d of the consistency loss.
     adversary
@@ -111,7 +115,7 @@ class CtmObjective(Objective):
         del estimate, ctm
         yield Call(raw, tuple(losses))
 
-        if self.denoises:
+        if self.section.dsm.enabled:
             del raw, losses
             dsm, dsm_raw = self.denoising(batch)
             yield Call(dsm_raw, (Loss.of("dsm", dsm, dsm_raw, self.rules()["dsm"]),))
@@ -125,7 +129,7 @@ class CtmObjective(Objective):
     def rules(self) -> dict[str, Rule]:
         """lambda_dsm clipped to [0, 1e4], lambda_gan to [0.01, 10] (released code)."""
         rules = {}
-        if self.denoises:
+        if self.section.dsm.enabled:
             rules["dsm"] = Rule(self.section.dsm.weight, self.section.dsm.adaptive)
         if self.adversary is not None:
             rules["gan"] = self.adversary.rule
@@ -154,8 +158,38 @@ class CtmObjective(Objective):
             k = schedule.heun_steps_from_uniform(
                 batch.shared_uniform("k"), self.section.heun_steps
             )
-        i, j = schedule.indices_from_uniforms(batch.uniform("t"), batch.uniform("s"), k, n)
+        i, j = schedule.indices_from_uniforms(
+            batch.uniform("t"), batch.uniform("s"), k, n, self.section.traits.final_only
+        )
         return Draw(k, i, j)
+
+    @classmethod
+    def passes(cls, section: config.Student, draws: Draws) -> Iterator[tuple[Use, Tensor]]:
+        """None for maps that are the identity, where u = s or s = sigma_min."""
+        k, i, j, _ = draws
+        everywhere = section.matching == "global"
+        yield from cls.solver_passes(section, j - i if everywhere else k)
+        yield Use("student", "train"), torch.full_like(k, 2 if section.dsm.enabled else 1)
+        # The outer map: of the target without gradient, of the estimate with it.
+        outer = j < section.grid_points - 1
+        yield Use("target", "forward"), outer
+        yield Use("target", "through" if section.adversarial is None else "twice"), outer
+        if not everywhere:
+            live = section.inner == "model"
+            yield Use("student" if live else "target", "forward"), j > i + k
+
+    @classmethod
+    def solver_passes(cls, section: config.Student, steps: Tensor) -> Iterator[tuple[Use, Tensor]]:
+        """Of :meth:`solve` by its number of steps: a Heun step is two, also the last."""
+        yield Use("teacher", "forward"), 2 * steps
+
+    @classmethod
+    def generated_passes(
+        cls, section: config.Student, draws: Draws
+    ) -> Iterator[tuple[Use, Tensor]]:
+        """Of the student and the outer map."""
+        yield Use("student", "forward"), torch.ones_like(draws.k)
+        yield Use("target", "forward"), draws.j < section.grid_points - 1
 
     def noised(self, batch: Batch) -> tuple[Draw, Tensor, Tensor]:
         """The draw, the grid (N,) and x_t, on the batch's device."""
@@ -210,8 +244,9 @@ class CtmObjective(Objective):
         rows = (j > at).nonzero().flatten()
         if len(rows) == 0:
             return x_u
-        self.evaluations["student" if self.live_target else "target"] += len(rows)
-        network = self.student if self.live_target else self.target
+        live = self.section.inner == "model"
+        self.evaluations["student" if live else "target"] += len(rows)
+        network = self.student if live else self.target
         moved = network.G(x_u[rows], grid[at[rows]], grid[j[rows]], take(labels, rows))
         return x_u.index_copy(0, rows, moved.to(x_u.dtype))
 
@@ -239,17 +274,7 @@ class CtmObjective(Objective):
         assert self.teacher is not None
         return self.teacher, "teacher"
 
-    @property
-    def live_target(self) -> bool:
-        """Whether the inner map of the target takes live weights, not the EMA's."""
-        return self.section.inner == "model"
-
     # -- denoising -----------------------------------------------------------------------------
-
-    @property
-    def denoises(self) -> bool:
-        """Whether the denoising loss is part of the objective."""
-        return self.section.dsm.enabled
 
     def denoising(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean DSM loss, and the raw output it came through."""

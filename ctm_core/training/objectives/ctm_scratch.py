@@ -13,19 +13,23 @@ model to the data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from ctm_core.config import Student
 from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.objective import Use
 from ctm_core.training.objectives.ctm import CtmObjective, take
 
-__all__ = ["OBJECTIVE", "ScratchObjective"]
+__all__ = ["OBJECTIVE", "TRAITS", "ScratchObjective"]
+
+TRAITS = {"teacher": False, "scratch_solver": True}
 
 
 class ScratchObjective(CtmObjective):
     """See the module."""
-
-    uses_teacher = False
 
     @torch.no_grad()
     def solve(
@@ -43,6 +47,12 @@ class ScratchObjective(CtmObjective):
     def denoiser(self) -> tuple[Trajectory, str]:
         """The EMA network."""
         return self.target, "target"
+
+    @classmethod
+    def solver_passes(cls, section: Student, steps: Tensor) -> Iterator[tuple[Use, Tensor]]:
+        """Of the EMA: two for each Heun step, or one for the jump."""
+        heun = section.own_solver == "heun"
+        yield Use("target", "forward"), 2 * steps if heun else steps > 0
 
 
 OBJECTIVE = ScratchObjective

@@ -12,9 +12,8 @@ from fixtures import tiny
 from ctm_core import config
 from ctm_core.config import Cell, Experiment, Released, Student
 from ctm_core.config import objective_traits as objective_module
-from ctm_core.config.objective_traits import OTHERS, TRAITS, objectives, traits
+from ctm_core.config.objective_traits import ObjectiveTraits, objectives, traits
 from ctm_core.runtime.errors import UserError
-from ctm_core.training.objectives import find
 
 ROOT = Path(__file__).parents[3]
 CTM = "models.ctm"
@@ -45,31 +44,32 @@ def section(**keys: Any) -> dict[str, Any]:
 # -- objectives --------------------------------------------------------------------------------
 
 
-def test_objectives_are_those_of_the_paper_and_the_files_of_the_folder() -> None:
-    files = {path.stem for path in (ROOT / "ctm_core/training/objectives").glob("[!_]*.py")}
-    assert set(objectives()) == (files | set(TRAITS)) - set(OTHERS)
-    assert {"ctm", "ctm_scratch", "ctm_s0", "cd", "ct"} <= set(objectives())
-
-
-@pytest.mark.parametrize("name", sorted(TRAITS))
-def test_what_the_configuration_knows_of_an_objective_is_true(name: str) -> None:
-    kind = find(name)
-    assert traits(name).time_s == kind.time_s
-    assert traits(name).teacher == kind.uses_teacher
-    assert traits(name).sigma_min_only == kind.final_only
+def test_objectives_are_the_files_of_the_folder() -> None:
+    assert objectives() == ["cd", "ct", "ctm", "ctm_s0", "ctm_scratch"]
+    assert traits("ctm") == ObjectiveTraits()
+    assert not traits("cd").time_s and traits("cd").teacher and not traits("ct").teacher
+    assert traits("ctm_s0") == ObjectiveTraits(final_only=True)
 
 
 def test_a_new_objective_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "raise ImportError('this is read and not run')\n"
-        "class Mine:\n    uses_teacher = False\n    final_only: bool\n    final_only = True\n"
+        "TRAITS = {'teacher': False, 'final_only': True}\n"
     )
     monkeypatch.setattr(objective_module, "FOLDER", tmp_path)
-    assert "mine" in objectives() and "ctm" in objectives()
-    found = traits("mine")
-    assert (found.time_s, found.teacher, found.sigma_min_only) == (True, False, True)
-    made = tiny.experiment(with_model("new", section(objective="mine")))
-    assert made.student("new").initial == "random"
+    assert objectives() == ["mine"]
+    assert traits("mine") == ObjectiveTraits(teacher=False, final_only=True)
+    changes = {"models.ctm.objective": "mine", "evaluation.samplers.ctm": FINAL}
+    assert tiny.experiment(changes).student("ctm").initial == "random"
+
+
+def test_a_mistake_in_the_traits_of_an_objective_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("TRAITS = {'teachers': False}\n")
+    monkeypatch.setattr(objective_module, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match=r"mine\.py: TRAITS\['teachers'\] is unknown; there are"):
+        tiny.experiment({"models.ctm.objective": "mine"})
 
 
 @pytest.mark.parametrize("objective", ["cd", "ct"])
@@ -91,7 +91,7 @@ def test_consistency_models_go_one_step_and_have_no_dsm(objective: str) -> None:
         ({"objective": "ct", "max_heun_steps": 2}, "ct goes one step of the grid"),
         ({"objective": "cd", "target_inner": "ema"}, "cd has no inner target map"),
         ({"objective": "cd", "dsm": {"weight": 2.0}}, "cd has no dsm term; leave dsm out"),
-        ({"objective": "ctm", "scratch_solver": "heun"}, "scratch_solver belongs to"),
+        ({"objective": "ctm", "scratch_solver": "heun"}, "does not solve with its own average"),
         ({"init_from": {"model": "ctm", "step": 6}, "initial": "random"}, "leave initial out"),
         ({"init_from": {"model": "ctm"}}, "the key 'models.new.init_from.step' is missing"),
         ({"lambda_scope": "batch"}, "models.new.lambda_scope: Input should be 'microbatch' or"),

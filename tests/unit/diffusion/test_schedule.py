@@ -95,6 +95,42 @@ def test_drawn_indices_follow_the_law() -> None:
     assert stats.chisquare([ks[k] for k in range(1, 6)], expected).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize("final_only", [False, True])
+@pytest.mark.parametrize(("n", "max_steps"), [(6, 1), (6, 5), (10, 4), (40, 39)])
+def test_all_draws_follow_the_closed_form(n: int, max_steps: int, final_only: bool) -> None:
+    """P(k) = 2k / (M (M + 1)), then i uniform on {0, …, N-1-k}, then j on {i+k, …, N-1}."""
+    cells = max_steps * (max_steps + 1) // 2
+    law = {
+        (k, i, j): k / cells / (n - k) / (1 if final_only else n - k - i)
+        for k in range(1, max_steps + 1)
+        for i in range(n - k)
+        for j in ((n - 1,) if final_only else range(i + k, n))
+    }
+    draws = schedule.all_draws(n, max_steps, final_only)
+    rows = list(zip(draws.k.tolist(), draws.i.tolist(), draws.j.tolist(), strict=True))
+    assert len(rows) == len(law) and set(rows) == set(law)
+    probabilities = dict(zip(rows, draws.probability.tolist(), strict=True))
+    assert probabilities == pytest.approx(law)
+
+
+@pytest.mark.parametrize("final_only", [False, True])
+def test_uniforms_on_a_fine_grid_give_each_draw_as_often_as_it_is_likely(final_only: bool) -> None:
+    n, max_steps = 6, 5
+    draws = schedule.all_draws(n, max_steps, final_only)
+    fine = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    steps = Counter(schedule.heun_steps_from_uniform(u, max_steps) for u in fine)
+    side = (torch.arange(240, dtype=torch.float64) + 0.5) / 240
+    u_t, u_s = (u.flatten() for u in torch.meshgrid(side, side, indexing="ij"))
+    for k in range(1, max_steps + 1):
+        own = draws.k == k
+        p_k = float(draws.probability[own].sum())
+        assert steps[k] / len(fine) == pytest.approx(p_k, abs=2e-3)
+        at, end = schedule.indices_from_uniforms(u_t, u_s, k, n, final_only)
+        for i, j, p in zip(draws.i[own], draws.j[own], draws.probability[own], strict=True):
+            share = float(((at == i) & (end == j)).double().mean())
+            assert share == pytest.approx(float(p) / p_k, abs=1e-12)
+
+
 def test_mean_steps_of_the_paper() -> None:
     """Spec: N = 18, M = 17: mean k 11.67, P(t = 80) 0.294, P(s = u) 0.496."""
     weights = [k / (17 * 9) for k in range(1, 18)]

@@ -49,7 +49,7 @@ def test_a_training_costs_its_passes(estimated: Made) -> None:
     assert network.operations["forward"] < 1e6
     updating = 12 * network.parameters * 1e-9
     assert each.seconds == pytest.approx(each.operations / 2e9 + updating)
-    assert each.passes == expected(made, "teacher").recorded
+    assert each.passes == expected(made, "teacher").by_network
 
 
 def test_more_of_something_costs_more(estimated: Made) -> None:

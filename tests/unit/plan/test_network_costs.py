@@ -26,7 +26,7 @@ def test_a_convolution_costs_what_it_multiplies() -> None:
         "train": 3 * forward,
     }
     assert (cost.parameters, cost.trained) == (3 * 5 * 9 + 5, 3 * 5 * 9 + 5)
-    assert cost.kept == 4 * 3 * 64, "the input, and no weight"
+    assert cost.activation_bytes == 4 * 3 * 64, "the input, and no weight"
     assert all(parameter.requires_grad for parameter in layer.parameters())
 
 
@@ -45,7 +45,7 @@ def test_a_denoiser_has_the_weights_of_the_built_one(time_s: bool) -> None:
     assert cost.parameters == cost.trained == sum(p.numel() for p in model.parameters())
     work = cost.operations
     assert work["forward"] < work["through"] < work["train"]
-    assert cost.kept > 0
+    assert cost.activation_bytes > 0
 
 
 def test_a_backward_pass_costs_what_the_rule_says() -> None:
@@ -69,7 +69,7 @@ def test_a_backward_pass_costs_what_the_rule_says() -> None:
 
 def test_only_heads_of_a_discriminator_learn() -> None:
     section = Discriminator(backbones=("tiny",), resolution=64, width=8)
-    cost = network_costs.judge(section, (1, 8, 8))
+    cost = network_costs.discriminator(section, (1, 8, 8))
     assert 0 < cost.trained < cost.parameters
     assert cost.operations["forward"] < cost.operations["train"]
 

@@ -125,7 +125,7 @@ def test_a_finished_run_stands_beside_its_prediction(config: Path, student: Trai
     assert [line[4:6] for line in lines if "passes:" in line] == [
         ["passes:", name] for name in ("student", "target", "teacher")
     ]
-    assert "sd)" in text and "Predicted, and measured by the run that is here, on " in text
+    assert "Predicted, and measured by the run that is here, on " in text
     told = made.to_json()["comparisons"]
     assert {each["what"] for each in told} >= {"seconds", "passes: teacher"}
 
@@ -172,4 +172,4 @@ def test_numbers_for_people() -> None:
     assert [clock(n) for n in (2, 120, 7200, 3.6e6)] == ["2.0 s", "2.0 min", "2.0 h", "1,000.0 h"]
     assert [hours(n) for n in (36, 3600 * 12.34, 3600 * 1234)] == ["0.01", "12.3", "1,234"]
     assert [size(n) for n in (5e5, 2e9, 3e12)] == ["0.5 MB", "2.0 GB", "3.0 TB"]
-    assert table([["a", "b"], ["long", "1"]]) == "  a     b\n  long  1"
+    assert table(["a", "b"], [["long", "1"]]) == "  a       b\n  long    1"

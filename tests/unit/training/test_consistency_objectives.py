@@ -47,12 +47,13 @@ def objective(name: str, **changes: Any) -> CtmObjective:
         "training": {"steps": 1, "batch_size": BATCH},
     }
     section = config.Student.model_validate(described | changes)
+    known = section.traits
     return kind(
         section=section,
         diffusion=config.Diffusion(),
-        student=network(0, time_s=kind.time_s, inner=kind.inner),
-        target=ema.frozen_copy(network(1, time_s=kind.time_s, inner=kind.inner)),
-        teacher=ema.frozen_copy(network(2, time_s=False)) if kind.uses_teacher else None,
+        student=network(0, time_s=known.time_s, inner=known.inner),
+        target=ema.frozen_copy(network(1, time_s=known.time_s, inner=known.inner)),
+        teacher=ema.frozen_copy(network(2, time_s=False)) if known.teacher else None,
         distance=perceptual.build_distance(section.distance),
     )
 
