@@ -1,17 +1,17 @@
-"""A training step of CTM the plain way: the denominator of the benchmark, and its oracle.
+"""A plain training step of CTM: the baseline of the benchmark, for speed and for gradients.
 
-The mathematics is the library's and so are the networks; what differs is how they are used.
+It uses the library's mathematics and networks, and differs only in how they are called.
 
 ==============================  ==================================================================
 here                            in the library
 ==============================  ==================================================================
 one sum of losses; lambda by    gradients at the raw output F serve the norms and the sum
-backward passes of their own
-both graphs live until the end  the graph of a call is gone before the next call begins
-the distance's graph, of all    its gradient with its value, a few images at a time
+separate backward passes
+both graphs live until the end  the graph of a call is freed before the next call
+the distance's graph, for all   its gradient with its value, a few images at a time
 images, until the end
 every map on every row          rows on which a map is the identity are not evaluated
-a loop over tensors             optimiser and EMA take all tensors in one call
+a loop over tensors             optimiser and EMA update all tensors in one call
 fp32, contiguous                as configured: bf16 autocast, channels_last
 float64 sampling loop           float32
 ==============================  ==================================================================
@@ -35,7 +35,7 @@ Tensor = torch.Tensor
 
 
 class Plain(FixedSteps):
-    """The objective with its step written as the formulas stand in the paper."""
+    """The objective with its step written like the paper's formulas."""
 
     def backward(
         self,
@@ -66,7 +66,7 @@ class Plain(FixedSteps):
         return {"loss": float(total.detach()), **values, **terms}
 
     def solve(self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Any) -> Tensor:
-        """Three Heun steps of every row."""
+        """Three Heun steps on every row."""
         with torch.no_grad():
             for m in range(int(steps.max())):
                 t, t_next = grid[i + m], grid[i + m + 1]
@@ -88,7 +88,7 @@ class Plain(FixedSteps):
 
 
 def compare(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
-    """The distance; a perceptual one as its formula stands, with the graph of the whole batch."""
+    """The distance; a perceptual one by its formula, with the graph of the whole batch."""
     if not isinstance(distance, VggDistance):
         return distance(a, b)
     total = a.new_zeros(len(a))
@@ -101,7 +101,7 @@ def compare(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
 
 
 def at_weight(loss: Tensor, w: Tensor) -> Tensor:
-    """Gradient of a loss at w by a backward pass of its own."""
+    """Gradient of a loss at w by a separate backward pass."""
     return torch.autograd.grad(loss, w, retain_graph=True)[0]
 
 

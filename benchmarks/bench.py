@@ -1,12 +1,12 @@
-"""How long the parts of a training step, of sampling and of scoring take here.
+"""Time the parts of a training step, sampling and scoring on this machine.
 
     python benchmarks/bench.py [--sizes tiny cifar10] [--images N] [--repeats N]
                                [--parts step gan sampling memory scores passes]
                                [--output FILE] [--docs]
 
-Ways of doing a thing run in turn on the same inputs, in one process, so their ratio means
-something even on a machine that is busy. Beside wall time stands processor time, which other
-programs disturb less. ``--docs`` writes the table into docs/performance.md.
+Variants are interleaved on the same inputs in one process, so their ratios are meaningful even on
+a busy machine. CPU time is reported along with wall time, because other programs affect it less.
+``--docs`` writes the tables to docs/performance.md.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ LEVERS: dict[str, dict[str, Any]] = {
 
 
 def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: str) -> None:
-    """The engine's own step in several ways, on the same batches in turn."""
+    """The trainer's own step in several variants, interleaved on the same batches."""
     trainers = {way: sizes.trainer(size, **keys) for way, keys in ways.items()}
     times: dict[str, list[Any]] = {way: [] for way in ways}
     spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -104,7 +104,7 @@ def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: st
 
 
 def gan(table: Table, size: str, repeats: int) -> None:
-    """Both steps with an adversary: random DeiT and Lite0 at 224."""
+    """Both steps with the adversarial loss: random DeiT and Lite0 at 224."""
     trainers = {way: sizes.trainer(size, adversarial=True, **keys) for way, keys in WAYS.items()}
     for part, name in (("D step", "_discriminator_step"), ("G step", "_generator_step")):
         works = {way: getattr(trainer, name) for way, trainer in trainers.items()}
@@ -118,7 +118,7 @@ def gan(table: Table, size: str, repeats: int) -> None:
 
 
 def sampling(table: Table, size: str, repeats: int) -> None:
-    """Images by one jump of the student and by 35 evaluations of the teacher."""
+    """Sampling by one jump of the student and by 35 evaluations of the teacher."""
     made, count = SIZES[size], SIZES[size].sampled
     record = {
         "channels": 3,
@@ -157,7 +157,7 @@ def sampling(table: Table, size: str, repeats: int) -> None:
 
 
 def memory(table: Table, size: str) -> None:
-    """Largest resident memory of a process that does two steps, of one that only builds."""
+    """Peak resident memory of a process that does two steps, and of one that only builds."""
     for way in WAYS | SAVING:
         found = {}
         for count in (0, 2):
@@ -176,7 +176,7 @@ def memory_of(size: str, way: str, count: int) -> None:
     trainer = sizes.trainer(size, **(WAYS | SAVING)[way])
     for _ in range(count):
         trainer._generator_step()
-    # Not getrusage: its peak is inherited from the process that started this one.
+    # Not getrusage: its peak is inherited from the parent process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     print(json.dumps(int(peak.split()[1]) * 1024 / 1e9))
@@ -186,7 +186,7 @@ def memory_of(size: str, way: str, count: int) -> None:
 
 
 def kind() -> str:
-    """Whether this processor multiplies matrices of bf16 by units of its own."""
+    """Whether this CPU has bf16 matrix units."""
     return "AMX" if optimizers.resolve_precision("auto") == "bf16" else "no AMX"
 
 
@@ -197,7 +197,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}; "
         f"medians of {result['repeats']}.",
         "",
-        "| size | what | way | s | CPU-s | faster | by CPU time |",
+        "| size | what | variant | s | CPU-s | speed-up | by CPU time |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
     for row in result["rows"]:
@@ -210,7 +210,10 @@ def markdown(result: dict[str, Any]) -> str:
         )
     peaks = [row for row in result["rows"] if "gigabytes" in row]
     if peaks:
-        text += ["", "| size | way | peak memory, GB | of it before the first step | of plain |"]
+        text += [
+            "",
+            "| size | variant | peak memory, GB | before the first step | vs plain |",
+        ]
         text += ["|---|---|--:|--:|--:|"]
         for row in peaks:
             share = f"{row['share']:.2f}" if "share" in row else ""
@@ -243,11 +246,11 @@ def main() -> None:
         "--images",
         type=int,
         default=scoring.IMAGES,
-        help="that the passes score (default: %(default)s)",
+        help="images to score in the passes (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md")
-    parser.add_argument("--add", action="store_true", help="keep other rows of the output")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the output")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -15,10 +15,10 @@ SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, toke
 
 
 def docstrings(tree: ast.Module) -> set[int]:
-    """Numbers of the lines that docstrings stand on."""
+    """Line numbers of docstrings."""
     lines: set[int] = set()
     for node in ast.walk(tree):
-        # Strings that stand alone: docstrings, and those of attributes.
+        # Bare string expressions: docstrings, and those of attributes.
         value = node.value if isinstance(node, ast.Expr) else None
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))

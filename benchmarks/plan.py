@@ -1,12 +1,12 @@
-"""How fast this machine is, for `ctm plan`; and how long planning itself takes.
+"""Measure this machine's speed for `ctm plan`, and how long planning itself takes.
 
     python benchmarks/plan.py [--threads N] [--repeats N] [--clock cpu] [--output FILE]
-    python benchmarks/plan.py --planning     only the second, which changes no file
+    python benchmarks/plan.py --planning     only the latter, which changes no file
 
-Networks of three experiments, with random weights, are run forward, and forward and backward, in
-fp32 and bf16; their operations are those that a plan counts. A likelihood's number of evaluations
-is that of a mixture of Gaussians, whose exact denoiser needs no training. On a busy machine
-``--clock cpu`` takes processor seconds a thread, which other programs disturb less.
+The networks of three experiments run forward, and forward and backward, with random weights in
+fp32 and bf16; operations are counted as in a plan. The number of evaluations of a likelihood is
+measured on a mixture of Gaussians, whose exact denoiser needs no training. On a busy machine, use
+``--clock cpu`` to measure CPU seconds per thread, which other programs affect less.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/speed.json")
-    parser.add_argument("--planning", action="store_true", help="time plans and nothing else")
+    parser.add_argument("--planning", action="store_true", help="only time planning")
     arguments = parser.parse_args()
     if arguments.planning:
         planning()
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def shortest(work: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds of a piece of work at its quickest, after one round that is not counted."""
+    """Shortest time of ``work`` in seconds, after one warm-up round."""
     work()
     times = []
     for _ in range(repeats):
@@ -90,7 +90,7 @@ def shortest(work: Callable[[], object], repeats: int, clock: Callable[[], float
 
 
 def start(repeats: int, clock: str) -> float:
-    """Seconds of a process that loads what a training loads, and ends."""
+    """Seconds of a process that imports what training imports, and exits."""
     command = [
         sys.executable,
         "-c",
@@ -108,7 +108,7 @@ def start(repeats: int, clock: str) -> float:
 
 
 def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """Operations a second of an experiment's student."""
+    """Operations per second of an experiment's student."""
     experiment = load_experiment(ROOT / f"config/experiments/{name}.yaml")
     known = traits(experiment.dataset.name)
     assert known.shape is not None and known.classes is not None
@@ -165,7 +165,7 @@ def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str
 
 
 def update(repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds that RAdam and one average take for a weight in a step."""
+    """Seconds per weight and step for RAdam and one EMA."""
     experiment = load_experiment(ROOT / "config/experiments/digits.yaml")
     model = weight_file.build_model(
         network=experiment.network,
@@ -188,7 +188,7 @@ def update(repeats: int, clock: Callable[[], float]) -> float:
 
 
 def evaluations(tolerance: float) -> int:
-    """Evaluations of the denoiser in a likelihood of a mixture like images of eight by eight."""
+    """Denoiser evaluations per likelihood, on a mixture that resembles 8x8 images."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(10, 1, 8, 8, generator=generator) / 2
     mixture = GaussianMixture(torch.full((10,), 0.1), means, torch.full((10,), 0.01))
@@ -202,7 +202,7 @@ def evaluations(tolerance: float) -> int:
 
 
 def planning() -> None:
-    """Seconds of plans: of the paper, and of a configuration with ten thousand cells."""
+    """Seconds for planning the paper, and a configuration with ten thousand cells."""
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.yaml"
         large.write_text(f"experiments: [{ten_thousand_cells(Path(folder))}]\n")

@@ -1,4 +1,4 @@
-"""The rows of the benchmark, and ways of doing a thing timed in turn."""
+"""The rows of the benchmark, and interleaved timing of variants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Table:
     def add(
         self, size: str, part: str, way: str, times: list[tuple[float, float]], **more: Any
     ) -> None:
-        """Medians of (wall, processor) seconds; ``against`` is another way's list."""
+        """Medians of (wall, CPU) seconds; ``against`` is the list of another variant."""
         against = more.pop("against", None)
         row: dict[str, Any] = {
             "size": size,
@@ -43,7 +43,7 @@ class Table:
 
 
 def once(work: Callable[[], object]) -> tuple[float, float]:
-    """(Wall, processor) seconds; of the processes that end meanwhile, too."""
+    """(Wall, CPU) seconds, including child processes that end meanwhile."""
     began, cpu = time.perf_counter(), _processor()
     work()
     return time.perf_counter() - began, _processor() - cpu
@@ -55,7 +55,7 @@ def _processor() -> float:
 
 
 def alternate(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[Any]]:
-    """(Wall, processor) seconds of each, taken in turn after one round that is not counted."""
+    """(Wall, CPU) seconds of each, interleaved, after one warm-up round."""
     for work in works.values():
         work()
     times: dict[str, list[Any]] = {name: [] for name in works}

@@ -1,10 +1,10 @@
 """Scoring: a pass over images against clean-fid's, and the Fréchet distance against sqrtm.
 
-Both passes go from images to mean and covariance of the features of EfficientNet-Lite0 with its
-pretrained weights, at 299 pixels, resized as clean-fid does. Ours begins with uint8 arrays, as an
-evaluation does; clean-fid's (``get_folder_features``, batches of 32) with a folder of PNG, whose
-writing is not counted. The time within the network and all other time are taken apart; with
-workers, which overlap the two, only the whole is known.
+Both passes go from images to the mean and covariance of pretrained EfficientNet-Lite0 features at
+299 pixels, resized like clean-fid. Ours starts from uint8 arrays, as an evaluation does;
+clean-fid's (``get_folder_features``, batches of 32) starts from a folder of PNG files, excluding
+the time to write them. Network time and other time are measured separately; with workers, which
+overlap the two, only the total is known.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Ours:
 
 
 def passes(table: Table, count: int, threads: int) -> None:
-    """Rows of ``count`` images each, the ways in turn after a few images that are not counted."""
+    """Rows of ``count`` images each, with the variants interleaved, after a short warm-up."""
     workers = WITH.format(threads)
     ours = {"fp32": Ours("fp32"), "bf16": Ours("bf16")}
     ways: dict[str, Any] = {WITHOUT: CleanFid(0), workers: CleanFid(threads), **ours}
@@ -172,7 +172,7 @@ def _ratio(ones: list[Any], others: list[Any], place: int) -> float:
 
 
 def _photographs(count: int, stream: str) -> torch.Tensor:
-    """uint8 (count, 3, 32, 32): patches of scikit-learn's two photographs, one half of each."""
+    """uint8 (count, 3, 32, 32): patches of scikit-learn's two photographs, half from each."""
     sources = [torch.from_numpy(np.array(image)) for image in load_sample_images().images]
     generator = torch.Generator().manual_seed(sum(stream.encode()))
     made = torch.empty(count, SIDE, SIDE, 3, dtype=torch.uint8)
@@ -215,14 +215,14 @@ def distances(table: Table, repeats: int) -> None:
 
 
 def _features(dim: int, n: int, stream: str) -> torch.Tensor:
-    """Correlated features (n, dim) with a spectrum that falls as those of networks do."""
+    """Correlated features (n, dim) with a decaying spectrum, like that of network features."""
     noise = randomness.normal(0, f"features/{stream}", 0, 0, n, (dim,)).double()
     mixing = randomness.normal(0, f"mixing/{stream}", 0, 0, dim, (dim,)).double() / dim**0.5
     return noise * torch.logspace(0, -2, dim, dtype=torch.float64) @ mixing + 0.1 * noise
 
 
 def _by_sqrtm(a: Moments, b: Moments) -> float:
-    """The distance as it is usually computed."""
+    """The distance by the usual formula."""
     one, two = a.covariance().numpy(), b.covariance().numpy()
     root = linalg.sqrtm(one @ two)
     shift = float((a.mean - b.mean).square().sum())
@@ -233,15 +233,15 @@ def _by_sqrtm(a: Moments, b: Moments) -> float:
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of the table of passes: network and other time apart."""
+    """Lines of the table of passes: network and other time separately."""
     apart = [row for row in rows if "network_seconds" in row]
     if not apart:
         return []
     lines = [
         "",
-        f"{apart[0]['part'].capitalize()} of 32 pixels, network and other time apart:",
+        f"{apart[0]['part'].capitalize()} of 32 pixels, network and other time separately:",
         "",
-        "| way | network, s | less | other, s | less | whole, s | faster | FD differs by |",
+        "| variant | network, s | ratio | other, s | ratio | total, s | ratio | FD differs by |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in apart:

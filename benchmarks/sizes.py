@@ -1,12 +1,12 @@
-"""The two sizes that are measured, built from random weights, and the engine's own step on them.
+"""The two benchmark sizes, with random weights, and the trainer's own step on them.
 
 ``cifar10``
     The paper's CIFAR-10: DDPM++ of 55.7 million parameters, LPIPS on VGG16 at 224, batch 4.
 ``tiny``
     16 x 16 images, 32 channels, multipliers 1 and 2, one block, l2, batch 64.
 
-Both take three Heun steps. Dropout is off, so that two ways of doing a step can be compared number
-by number. Weights are random, since they do not change the time.
+Both take three Heun steps. Dropout is off, so that two variants of a step can be compared
+number by number. Weights are random, since they do not affect the time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DECAY = 0.999
 
 @dataclass(frozen=True)
 class Size:
-    """What one size is made of."""
+    """The settings of one size."""
 
     network: dict[str, Any]
     resolution: int
@@ -55,7 +55,7 @@ SIZES = {
 
 
 class Images:
-    """A data set of noise, as the engine reads it."""
+    """A data set of noise with the interface that the trainer expects."""
 
     flip = False
     classes = 0
@@ -79,14 +79,14 @@ class FixedSteps(CtmObjective):
     """CTM with k = 3 in every step."""
 
     def draw(self, batch: Any) -> Draw:
-        """As in CTM, but for k."""
+        """As in CTM, except for k."""
         t, s = batch.uniform("t"), batch.uniform("s")
         i, j = schedule.indices_from_uniforms(t, s, HEUN_STEPS, self.section.grid_points)
         return Draw(HEUN_STEPS, i, j)
 
 
 def network(size: Size, *, time_s: bool) -> Any:
-    """A model of this size; what usually starts at zero is noise, lest gradients vanish."""
+    """A model of this size; zero-initialised layers get noise, so that gradients do not vanish."""
     torch.manual_seed(int(time_s))
     model = weight_file.build_model(
         network=config.Network(**size.network),
@@ -104,7 +104,7 @@ def network(size: Size, *, time_s: bool) -> Any:
 
 
 def lpips(resize: int) -> perceptual.LpipsVgg:
-    """LPIPS of the true size with random weights."""
+    """LPIPS at full size with random weights."""
     torch.manual_seed(2)
     convolutions, incoming = [], 3
     for width, count in VGG16_STAGES:
@@ -124,7 +124,7 @@ def trainer(
     adversarial: bool = False,
     **training: Any,
 ) -> Trainer:
-    """The engine at one size; ``training`` holds keys of the section of that name."""
+    """The trainer at one size; ``training`` holds keys of the section of that name."""
     size = SIZES[name]
     options: dict[str, Any] = {"distance": size.distance}
     if size.distance == "lpips_vgg":

@@ -1,6 +1,6 @@
-"""Which part of a step takes how long: processor seconds of named functions, callees apart.
+"""CPU seconds per part of a step: self time of named functions, excluding their callees.
 
-Functions are wrapped where they are defined, once for all ways of doing a step; a function that is
+Functions are wrapped where they are defined, once for all variants of a step. A wrapped function
 called within another one stops the other's clock.
 """
 
@@ -21,7 +21,7 @@ from ctm_core.training.loop import Trainer
 from ctm_core.training.objectives.ctm import CtmObjective
 from ctm_core.training.perceptual import Distance
 
-#: Components in the order in which a step has them.
+#: Components in the order of a step.
 COMPONENTS = (
     "teacher solve",
     "target maps",
@@ -43,7 +43,7 @@ _since = time.process_time()
 
 
 def reset() -> None:
-    """Forget what was measured."""
+    """Reset all measurements."""
     global _since
     spent.update(dict.fromkeys(COMPONENTS, 0.0))
     _since = time.process_time()

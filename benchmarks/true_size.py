@@ -1,12 +1,12 @@
-"""One whole training of one step of each of the paper's experiments, at its true size, on the CPU.
+"""Train one step of each of the paper's experiments at full scale, on the CPU.
 
     python benchmarks/true_size.py [EXPERIMENT …] [--model ctm] [--batch 2] [--k 3]
 
-The way is that of ``ctm train``: config file, prepared data set, teacher's file, run folder,
-checkpoint, exported weights. Only what cannot be had here is replaced: images are noise, the
-teacher, LPIPS and the discriminator's feature networks have random weights of the true sizes, a
-fork starts from the teacher, and the batch and k are those asked for. Experiments run one at a
-time, each in a process of its own, whose peak memory is reported.
+The run goes through everything that ``ctm train`` does: config file, prepared data set, teacher
+file, run folder, checkpoint, exported weights. Only what is not available is replaced: images are
+noise; the teacher, LPIPS and the discriminator's feature networks have full-size random weights; a
+fork starts from the teacher; batch size and k are set by the options. Experiments run one at a
+time, each in a separate process whose peak memory is reported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIDES = {"cifar10": 32, "imagenet64": 64}
 
 
 def shortened(path: Path, model: str, batch: int) -> Experiment:
-    """The experiment with one step of a small batch, and no fork."""
+    """The experiment cut down to one step on a small batch, without a fork."""
     described = load_experiment(path).model_dump(mode="json")
     section = described["models"][model]
     section["training"] |= {"steps": 1, "batch_size": batch, "micro_batch": None, "snapshots": []}
@@ -65,7 +65,7 @@ def shortened(path: Path, model: str, batch: int) -> Experiment:
 
 
 def write_dataset(experiment: Experiment, folder: Path, count: int = 16) -> Dataset:
-    """Noise in the form of a prepared data set."""
+    """Write noise as a prepared data set."""
     name = experiment.dataset.name
     known, side = traits(name), SIDES[name]
     names = known.class_names or [str(n) for n in range(1000)]
@@ -120,7 +120,7 @@ def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
 
 
 def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: int) -> None:
-    """Train one step and print what it took, as JSON."""
+    """Train one step and print its time and memory as JSON."""
     experiment = shortened(ROOT / f"config/experiments/{name}.yaml", model, batch)
     experiment = experiment.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
@@ -166,7 +166,7 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
 
 
 def peak() -> float:
-    """Largest resident memory of this process so far, in GB."""
+    """Peak resident memory of this process so far, in GB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9

@@ -1,9 +1,10 @@
-"""The experiment `gaussian`: the method where every answer is known. No training, half a minute.
+"""The experiment `gaussian`: the method where exact solutions are known. Takes half a minute.
 
     python docs/ground_truth.py [--output FOLDER]
 
 Runs solvers, samplers, objectives and likelihood on a mixture of Gaussians, whose denoiser and
-flow are exact, and writes the picture and the numbers of docs/ground-truth.md (there by default).
+flow are exact, without training. Writes the figure and the numbers of docs/ground-truth.md (in
+docs/ by default).
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def slope(x: tuple[int, ...], y: list[float]) -> float:
     return -float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
 
 
-# -- what is measured ---------------------------------------------------------------------------
+# -- measurements ------------------------------------------------------------------------------
 
 
 def solver_errors() -> dict[str, list[float]]:
-    """Root mean square error at sigma_min against the exact flow, for each number of steps."""
+    """Root mean square error at sigma_min against the exact flow, per number of steps."""
     x = draws(64, HIGH)
     exact = MIXTURE.flow(x, HIGH, LOW)
     errors: dict[str, list[float]] = {"Euler": [], "Heun": []}
@@ -99,7 +100,7 @@ def marginals(count: int) -> dict[tuple[str, float], tuple[Tensor, float]]:
                 clamp=False,
             )
             cells[f"NFE {nfe}", gamma] = made
-        # For contrast the same plan with an Euler step where G should stand.
+        # For contrast, the same jumps with an Euler step in place of G.
         cells["wrong G", gamma] = sample_jumps(
             lambda x, t, s: x * (s / t) + (1 - s / t) * MIXTURE.denoise(x, t),
             start,
@@ -178,7 +179,7 @@ def dsm_minimiser(count: int) -> tuple[Tensor, Tensor]:
 
 
 def likelihood_errors() -> dict[float, tuple[float, float, int]]:
-    """By tolerance: mean and largest error in bits/dim against p_sigma_min; evaluations."""
+    """Per tolerance: mean and largest error in bits/dim against p_sigma_min, and the NFE."""
     x = draws(64, LOW)
     exact = MIXTURE.log_density(x, LOW)
     found = {}
@@ -195,7 +196,7 @@ def likelihood_errors() -> dict[float, tuple[float, float, int]]:
 
 
 def residual_bits(count: int) -> dict[str, float]:
-    """Bits/dim that the published residual term takes off, by reading, for N(0, 0.25) data."""
+    """Bits/dim that the published residual term subtracts, per reading, for N(0, 0.25) data."""
     one = GaussianMixture(torch.ones(1), torch.zeros(1, 1, 4, 4), torch.full((1,), 0.25))
     x = one.sample(
         torch.full((count,), 0.5), randomness.normal(0, "residual data", 0, 0, count, one.shape)
@@ -214,7 +215,7 @@ def residual_bits(count: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """All of it."""
+    """All measurements."""
 
     solvers: Mapping[str, list[float]]
     cells: Mapping[tuple[str, float], tuple[Tensor, float]]
@@ -239,7 +240,7 @@ def measure(count: int = 2000) -> Measured:
     )
 
 
-# -- what is written ----------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------
 
 
 def numbers(made: Measured) -> str:
@@ -276,8 +277,8 @@ def numbers(made: Measured) -> str:
         lines.append(f"| {row} | {values} |")
     lines += [
         "",
-        "What the residual term of the published likelihood takes off for data N(0, 0.25 I), by "
-        "the way its description can be read:",
+        "What the residual term of the published likelihood subtracts for data N(0, 0.25 I), for "
+        "each reading of its description:",
         "",
         "| reading | bits/dim |",
         "|---|---|",
@@ -291,7 +292,7 @@ def _p(value: float) -> str:
 
 
 def draw(made: Measured, path: Path) -> None:
-    """The picture: orders above, marginals of gamma × NFE below."""
+    """The figure: convergence orders on top, marginals of gamma × NFE below."""
     rows = list(dict.fromkeys(name for name, _ in made.cells))
     with style():
         figure = plt.figure(figsize=(10, 9.5), layout="constrained")
@@ -299,7 +300,7 @@ def draw(made: Measured, path: Path) -> None:
         _orders(above.subplots(1, 3), made)
         panels = below.subplots(len(rows), len(GAMMAS), sharex=True, sharey="row")
         below.suptitle(
-            "First pixel of samples (bars) and p_σmin (line), with the p-value of the law",
+            "First pixel of samples (bars) and p_σmin (line), with the p-value",
             fontsize=10,
             x=0.02,
             ha="left",
@@ -340,7 +341,7 @@ def _ticks(axes: Axes, values: Sequence[int]) -> None:
 
 
 def _plane(axes: Axes) -> None:
-    """The law, and trajectories of the exact flow, scaled to unit spread at every time."""
+    """The density, and trajectories of the exact flow, scaled to unit spread at every time."""
     side = torch.linspace(-1.5, 1.5, 150, dtype=torch.float64)
     x, y = torch.meshgrid(side, side, indexing="xy")
     density = MIXTURE.log_density(torch.stack([x, y], -1).view(-1, 1, 1, 2), 0.05).exp()
@@ -354,7 +355,7 @@ def _plane(axes: Axes) -> None:
     for k in range(path.shape[1]):
         axes.plot(path[:, k, 0], path[:, k, 1], color="black", linewidth=0.6, alpha=0.7)
     axes.plot(path[-1, :, 0], path[-1, :, 1], "o", color=COLORS[3], markersize=3)
-    axes.set(title="The law and its flow, x/√(1 + t²/σ²)", aspect="equal")
+    axes.set(title="The density and its flow, x/√(1 + t²/σ²)", aspect="equal")
     axes.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xlabel="first pixel", ylabel="second pixel")
 
 
@@ -373,7 +374,7 @@ def _marginal(axes: Axes, samples: Tensor, p: float) -> None:
 
 
 def write(output: Path, made: Measured) -> None:
-    """The picture, and the page with its numbers brought up to date."""
+    """Write the figure, and the page with its numbers updated."""
     page = (DOCS / "ground-truth.md").read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]

@@ -1,6 +1,6 @@
-"""The study's result as docs/gamma-table.md and docs/images/gamma.png.
+"""Write the study's results to docs/gamma-table.md and docs/images/gamma.png.
 
-Run after the study, from the project's root: ``python studies/gamma/summary.py``.
+Run it after the study, from the project's root: ``python studies/gamma/summary.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARKERS = {0.0: "o", 0.5: "s", 1.0: "^"}
 
 
 def verdict(zero: pd.Series, one: pd.Series) -> str:
-    """Which gamma is ahead, by intervals that do not meet."""
+    """Which gamma is ahead, if their intervals do not overlap."""
     if zero[f"{METRIC}_ci95_high"] < one[f"{METRIC}_ci95_low"]:
         return "γ = 0"
     if one[f"{METRIC}_ci95_high"] < zero[f"{METRIC}_ci95_low"]:
@@ -37,7 +37,7 @@ def verdict(zero: pd.Series, one: pd.Series) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """One line for each student, step and NFE: FD at each gamma and who is ahead."""
+    """One row per student, step and NFE: FD at each gamma, and which gamma is ahead."""
     lines = [
         "| student | step | NFE | γ = 0 | γ = 0.5 | γ = 1 | ahead |",
         "|---|---|---|---|---|---|---|",
@@ -55,7 +55,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """FD against training step, a column for each NFE and a row for each student."""
+    """FD against training step, one column per NFE and one row per student."""
     sizes = sorted(table.nfe.unique())
     figure, axes = plt.subplots(
         len(TITLES), len(sizes), figsize=(9, 7.5), sharex=True, sharey=True, layout="constrained"
