@@ -130,6 +130,7 @@ METRICS = {
             "memorisation": Family("Memorisation", "", with_features=False),
             "memorisation_ratio": Family("Memorisation ratio", "", with_features=False),
         },
+        "nearest",
         problem=_memorisation,
     ),
 }  # fmt: skip

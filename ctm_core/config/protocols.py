@@ -223,8 +223,7 @@ class Protocol(_Section):
     @property
     def scored(self) -> list[str]:
         """The metrics of samples."""
-        kept = [metric for metric in self.metrics if METRICS[metric].needs != TEACHER]
-        return ["fd" if metric == "fid" else metric for metric in kept]
+        return [metric for metric in self.metrics if METRICS[metric].needs != TEACHER]
 
     @property
     def needs(self) -> frozenset[str]:

@@ -19,11 +19,11 @@ from ctm_core.config import Cell
 from ctm_core.config.protocols import Protocol
 from ctm_core.diffusion import randomness
 from ctm_core.evaluation.inputs import Inputs
-from ctm_core.evaluation.metrics.extrapolation import is_long_enough
+from ctm_core.evaluation.metrics.fd import is_long_enough
 from ctm_core.evaluation.metrics.nearest import nearest_distances
-from ctm_core.evaluation.metrics.reference import Reference, settings
+from ctm_core.evaluation.metrics.reference import Reference
 from ctm_core.evaluation.metrics.scoring import scores
-from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import FeatureExtractor, build_features
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError
@@ -65,18 +65,18 @@ def _content(inputs: Inputs, name: str) -> dict[str, Any]:
     """What decides on the state of a cell beside the cell itself."""
     reference = inputs.references[name]
     protocol = reference.protocol
-    needs = State(1, protocol.scored).needs
-    training = "nearest" in needs or protocol.labels == "training"
     decisive = ("features", "input_size", "resize", "samples", "rounding", "labels", "precision")
     return {
         "weights": inputs.digest,
         "protocol": protocol.model_dump(mode="json", include=set(decisive)),
         "features": reference.weights_sha256,
         "batch_size": inputs.experiment.evaluation.batch_size,
-        "needs": sorted(needs),
+        "needs": sorted(protocol.needs),
         "keep": protocol.neighbours.rows if protocol.keeps_features else None,
         "blocks": _blocks(reference, inputs.experiment.evaluation.sample_seeds),
-        "training": inputs.datasets["train"].fingerprint if training else None,
+        "training": inputs.datasets["train"].fingerprint
+        if protocol.needs_training_images
+        else None,
     }
 
 
@@ -142,14 +142,14 @@ def _pass(
     states = {
         task: State(
             protocol.samples,
-            protocol.scored,
+            protocol.needs,
             blocks=_blocks(inputs.references[task.protocol], seeds),
             keep=protocol.neighbours.rows,
         )
         for task, protocol in protocols.items()
     }
     training = None
-    if any("nearest" in state.needs for state in states.values()):
+    if any("nearest" in protocol.needs for protocol in protocols.values()):
         learned = inputs.datasets["train"]
         training = learned.batch(torch.arange(len(learned)))[0]
     for images in generator.batches(
@@ -162,10 +162,10 @@ def _pass(
         rounding=first.rounding,
         labels=_labels(inputs, generator, first, seed),
     ):
-        nearest = None if training is None else nearest_distances(images, training)
+        nearest = {} if training is None else {"nearest": nearest_distances(images, training)}
         for task, state in states.items():
             outputs = extractors[task.protocol].extract(images, protocols[task].outputs)
-            state.update(Outputs(**outputs, nearest=nearest))
+            state.update({**outputs, **nearest})
     for task, state in states.items():
         metadata = {"kind": "cell state", "cell": task.cell.label, "seed": str(seed)}
         save_tensors(task.file, state.tensors(), metadata)
@@ -191,7 +191,7 @@ def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
         by_cell.setdefault((task.protocol, task.cell), []).append(task)
     for (name, cell), same in by_cell.items():
         reference = inputs.references[name]
-        wanted = settings(reference.protocol, errors=_single(reference.protocol, seeds))
+        errors = _single(reference.protocol, seeds)
         for seed, state in _states(reference.protocol, same):
             place = {
                 "sample_seed": seed,
@@ -200,7 +200,10 @@ def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
                 "nfe": cell.nfe,
                 "protocol": name,
             }
-            found += [place | row for row in scores(state, reference.state, wanted)]
+            found += [
+                place | row
+                for row in scores(state, reference.state, reference.protocol, errors=errors)
+            ]
     return found
 
 
@@ -219,7 +222,7 @@ def _done(task: Task) -> bool:
     if not task.file.exists():
         return False
     try:
-        _read(task.file).moments  # noqa: B018  reads them
+        _read(task.file).moments()
     except (UserError, ValueError) as error:
         log.warning("%s is damaged and made again: %s", task.file, error)
         return False

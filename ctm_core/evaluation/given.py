@@ -21,9 +21,9 @@ from ctm_core.config.protocols import Protocol, ReferenceSplit
 from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.evaluation.inputs import read_references
 from ctm_core.evaluation.metrics.nearest import nearest_distances
-from ctm_core.evaluation.metrics.reference import Reference, settings
+from ctm_core.evaluation.metrics.reference import Reference
 from ctm_core.evaluation.metrics.scoring import scores
-from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import build_features
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, sha256_file, sha256_json, write_json
@@ -167,7 +167,7 @@ def score_files(
     for name, reference in loaded.items():
         state = _pass(images, reference, data)
         try:
-            found = scores(state, reference.state, settings(reference.protocol, errors=True))
+            found = scores(state, reference.state, reference.protocol, errors=True)
         except ValueError as error:
             raise UserError(f"{samples} cannot be scored by {name}: {error}") from None
         rows += [place | {"protocol": name} | row for row in found]
@@ -248,13 +248,14 @@ def _check(images: Images, reference: Reference, record: dict[str, Any]) -> None
 def _pass(images: Images, reference: Reference, data: Sequence[Path]) -> State:
     protocol = reference.protocol
     keep = protocol.neighbours.rows
-    state = State(images.count, protocol.scored, blocks=BLOCKS, keep=keep)
-    training = _training(protocol, reference, data) if "nearest" in state.needs else None
+    state = State(images.count, protocol.needs, blocks=BLOCKS, keep=keep)
+    training = _training(protocol, reference, data) if "nearest" in protocol.needs else None
     extractor = build_features(protocol)
     for batch in images.batches():
-        outputs = extractor.extract(batch, protocol.outputs)
-        nearest = None if training is None else nearest_distances(batch, training)
-        state.update(Outputs(**outputs, nearest=nearest))
+        outputs = dict(extractor.extract(batch, protocol.outputs))
+        if training is not None:
+            outputs["nearest"] = nearest_distances(batch, training)
+        state.update(outputs)
     return state
 
 

@@ -10,7 +10,7 @@ from ctm_core.config import Experiment, datasets, layout
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
 from ctm_core.evaluation.cells import BLOCKS
-from ctm_core.evaluation.metrics.extrapolation import is_long_enough
+from ctm_core.evaluation.metrics.fd import is_long_enough
 from ctm_core.evaluation.previews import SHOWN
 from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost, features

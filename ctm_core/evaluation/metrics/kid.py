@@ -18,10 +18,13 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from ctm_core.config.protocols import Protocol
 from ctm_core.diffusion import randomness
+from ctm_core.evaluation.metrics.names import MetricName
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, delete_d, of_independent
 
-__all__ = ["kid", "kid_of_subsets", "self_similarity", "subset_draws"]
+__all__ = ["kid", "kid_of_subsets", "score_kid", "self_similarity", "subset_draws"]
 
 PIECE = 4096
 
@@ -140,3 +143,16 @@ def kid_of_subsets(
         across = float(kernel(x, y).mean())
         values.append(self_similarity(x) + self_similarity(y) - 2 * across)
     return Estimate(of_independent(torch.tensor(values, dtype=torch.float64)).value)
+
+
+def score_kid(
+    samples: State, reference: State, protocol: Protocol, errors: bool
+) -> dict[MetricName, Estimate]:
+    """The distance over all pairs of kept features, or over the protocol's subsets."""
+    x, y = samples["features"], reference["features"]
+    if protocol.kid.subsets:
+        draws = subset_draws(0, len(x), len(y), protocol.kid.subsets, protocol.kid.size)
+        estimate = kid_of_subsets(x, y, draws)
+    else:
+        estimate = kid(x, y, reference.remembered("similarity", lambda: self_similarity(y)))
+    return {MetricName("kid", protocol.features, len(x)): estimate}

@@ -8,16 +8,16 @@ merge without loss (Chan, Golub & LeVeque, 1983): with :math:`\delta = \mu_b - \
           S = S_a + S_b + \tfrac{n_a n_b}{n} \delta \delta^\top.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
 __all__ = ["Moments"]
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Count, mean and scatter of the rows seen so far.
 
     Attributes
@@ -35,7 +35,7 @@ class Moments:
     scatter: torch.Tensor
 
     @classmethod
-    def empty(cls, dim: int) -> "Moments":
+    def empty(cls, dim: int) -> Moments:
         """The state before the first row."""
         return cls(
             0,
@@ -44,7 +44,7 @@ class Moments:
         )
 
     @classmethod
-    def of(cls, features: torch.Tensor) -> "Moments":
+    def of(cls, features: torch.Tensor) -> Moments:
         """The state of one batch, features of shape (n, D).
 
         Raises
@@ -67,11 +67,7 @@ class Moments:
     def dim(self) -> int:
         return int(self.mean.shape[0])
 
-    def update(self, features: torch.Tensor) -> "Moments":
-        """The state after further rows, features of shape (n, D)."""
-        return self.merge(Moments.of(features))
-
-    def merge(self, other: "Moments") -> "Moments":
+    def merge(self, other: Moments) -> Moments:
         """The state of both sets of rows together."""
         if self.dim != other.dim:
             raise ValueError(f"moments of {self.dim} and {other.dim} dimensions do not merge")
@@ -85,7 +81,7 @@ class Moments:
             self.scatter + other.scatter + torch.outer(delta, delta) * (self.n * other.n / n),
         )
 
-    def without(self, part: "Moments") -> "Moments":
+    def without(self, part: Moments) -> Moments:
         """The inverse of :meth:`merge`: the state of all rows but those of ``part``.
 
         Raises
@@ -114,31 +110,3 @@ class Moments:
         if self.n < 2:
             raise ValueError(f"a covariance needs two rows, there are {self.n}")
         return self.scatter / (self.n - 1)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The state as named tensors, for a safetensors file."""
-        return {
-            "n": torch.tensor([self.n], dtype=torch.int64),
-            "mean": self.mean,
-            "scatter": self.scatter,
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Moments":
-        """The inverse of :meth:`tensors`.
-
-        Raises
-        ------
-        ValueError
-            If a tensor is missing or has another shape or type.
-        """
-        try:
-            n, mean, scatter = tensors["n"], tensors["mean"], tensors["scatter"]
-        except KeyError as error:
-            raise ValueError(f"the tensor {error} is missing") from None
-        dim = mean.shape[0] if mean.ndim == 1 else -1
-        if n.shape != (1,) or scatter.shape != (dim, dim):
-            raise ValueError("shapes do not belong to moments")
-        if mean.dtype != torch.float64 or scatter.dtype != torch.float64:
-            raise ValueError("moments are float64")
-        return cls(int(n[0]), mean, scatter)

@@ -22,9 +22,12 @@ from typing import NamedTuple
 
 import torch
 
+from ctm_core.config.protocols import Protocol
+from ctm_core.evaluation.metrics.names import MetricName
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, of_independent
 
-__all__ = ["Memorisation", "memorisation", "nearest_distances"]
+__all__ = ["Memorisation", "memorisation", "nearest_distances", "score_memorisation"]
 
 #: Training images compared at a time.
 PIECE = 8192
@@ -95,3 +98,15 @@ def memorisation(samples: torch.Tensor, held_out: torch.Tensor) -> Memorisation:
     middle = float(held_out.quantile(0.5))
     ratio = float(samples.quantile(0.5)) / middle if middle > 0 else None
     return Memorisation(of_independent(share), ratio)
+
+
+def score_memorisation(
+    samples: State, reference: State, protocol: Protocol, errors: bool
+) -> dict[MetricName, Estimate]:
+    """The probability, and the ratio where there is one."""
+    n = len(samples["nearest"])
+    compared = memorisation(samples["nearest"], reference["nearest"])
+    estimates = {MetricName("memorisation", n=n): compared.probability}
+    if compared.ratio is not None:
+        estimates[MetricName("memorisation_ratio", n=n)] = Estimate(compared.ratio)
+    return estimates

@@ -13,21 +13,20 @@ from typing import Any
 
 import torch
 
-from ctm_core.config.metric_registry import FID_SAMPLES
 from ctm_core.config.protocols import Protocol, ReferenceFile
 from ctm_core.data import assets
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
+from ctm_core.evaluation.metrics.blocks import whole
 from ctm_core.evaluation.metrics.moments import Moments
 from ctm_core.evaluation.metrics.nearest import nearest_distances
 from ctm_core.evaluation.metrics.published_statistics import read_published
-from ctm_core.evaluation.metrics.scoring import Settings
-from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import FeatureExtractor, build_features, weights_sha256
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
-__all__ = ["Reference", "load_reference", "settings", "write_reference"]
+__all__ = ["Reference", "load_reference", "write_reference"]
 
 #: The parts of a protocol that reference statistics depend on.
 DECISIVE = ("features", "input_size", "resize", "reference", "precision")
@@ -61,7 +60,7 @@ class Reference:
     @property
     def moments(self) -> Moments:
         """Of the features of all images."""
-        return self.state.moments.whole()
+        return whole(self.state.moments())
 
     def record(self) -> dict[str, Any]:
         """Protocol and reference as an evaluation file states them (JSON types only)."""
@@ -69,22 +68,8 @@ class Reference:
         described["weights_sha256"] = self.weights_sha256
         described["reference"] |= {"fingerprint": self.fingerprint, "n": self.state.samples}
         if "features" in self.state.held:
-            described["reference"]["features"] = len(self.state.features)
+            described["reference"]["features"] = len(self.state["features"])
         return described
-
-
-def settings(protocol: Protocol, *, errors: bool) -> Settings:
-    """How a protocol's values are computed and named; ``errors`` as in :class:`Settings`."""
-    return Settings(
-        features=protocol.features,
-        metrics=protocol.scored,
-        published=protocol.too_little_for_fid(FID_SAMPLES) is None,
-        errors=errors,
-        precision_k=protocol.neighbours.precision_recall,
-        density_k=protocol.neighbours.density_coverage,
-        kid_subsets=protocol.kid.subsets,
-        kid_size=protocol.kid.size,
-    )
 
 
 def _check_split(protocol: Protocol, dataset: Dataset | None) -> Dataset:
@@ -110,18 +95,18 @@ def _of_dataset(
     """Statistics of every image."""
     names = [name for name in protocol.outputs if name != "probabilities"]
     keep = protocol.neighbours.rows
-    state = State.reference(len(dataset), protocol.scored, keep=keep)
+    state = State(len(dataset), protocol.needs - {"probabilities", "nearest"}, blocks=1, keep=keep)
     order = torch.arange(len(dataset))
     if protocol.keeps_features and keep < len(dataset):
         # The first images of a file may be of one class.
         chosen = randomness.permutation(0, "reference features", 0, len(dataset))
         order = torch.from_numpy(chosen)
     for rows in torch.split(order, CHUNK):
-        state.update(Outputs(**extractor.extract(dataset.batch(rows)[0], names)))
-    if "memorisation" in protocol.metrics:
-        for distances in _held_out_distances(protocol, dataset, held_out):
-            state.add_nearest(distances)
-    return state
+        state.update(extractor.extract(dataset.batch(rows)[0], names))
+    if "nearest" not in protocol.needs:
+        return state
+    distances = torch.cat(list(_held_out_distances(protocol, dataset, held_out)))
+    return State.from_tensors(state.tensors() | {"nearest": distances})
 
 
 def _held_out_distances(
@@ -150,33 +135,34 @@ def _held_out_distances(
 def _of_file(protocol: Protocol, wanted: ReferenceFile, extractor: FeatureExtractor) -> State:
     """Statistics that somebody published."""
     path = assets.require(wanted.asset)
-    found = read_published(path, wanted.images, images=protocol.keeps_features)
-    if found.moments.dim != extractor.dim:
+    published = read_published(path, wanted.images, images=protocol.keeps_features)
+    if published.moments.dim != extractor.dim:
         raise UserError(
-            f"{path} holds statistics of {found.moments.dim} features, but {extractor.name} has "
-            f"{extractor.dim}; correct reference.asset of the protocol {protocol.name}"
+            f"{path} holds statistics of {published.moments.dim} features, but {extractor.name} "
+            f"has {extractor.dim}; correct reference.asset of the protocol {protocol.name}"
         )
-    if "sfid" in protocol.metrics and found.spatial is None:
-        raise UserError(
-            f"{path} holds no spatial statistics (mu_s and sigma_s), which sfid needs; leave sfid "
-            f"out of the protocol {protocol.name}"
-        )
-    features = None
-    if protocol.keeps_features:
-        if found.images is None:
+    spatial = features = None
+    if asking := ", ".join(protocol.needing("spatial")):
+        spatial = published.spatial
+        if spatial is None:
             raise UserError(
-                f"{path} holds no images (arr_0), whose features kid, precision_recall and "
-                f"density_coverage need; leave these out of the protocol {protocol.name}, or "
-                "compare with a prepared data set"
+                f"{path} holds no spatial statistics (mu_s and sigma_s), which {asking} needs; "
+                f"leave it out of the protocol {protocol.name}"
             )
-        if found.images.shape[-1] != wanted.resolution:
+    if asking := ", ".join(protocol.needing("features")):
+        images = published.images
+        if images is None:
             raise UserError(
-                f"{path} holds images of {found.images.shape[-1]} pixels, and the protocol "
+                f"{path} holds no images (arr_0), whose features {asking} needs; leave it out of "
+                f"the protocol {protocol.name}, or compare with a prepared data set"
+            )
+        if images.shape[-1] != wanted.resolution:
+            raise UserError(
+                f"{path} holds images of {images.shape[-1]} pixels, but the protocol "
                 f"{protocol.name} says {wanted.resolution}; correct reference.resolution"
             )
-        features = extractor(found.images[: protocol.neighbours.rows])
-    spatial = found.spatial if "sfid" in protocol.metrics else None
-    return State.of_moments(found.moments, spatial, features)
+        features = extractor(images[: protocol.neighbours.rows])
+    return State.of_moments(published.moments, spatial, features)
 
 
 def write_reference(
@@ -304,7 +290,7 @@ def _check_held(
     """Check that the file holds what the metrics need, made with the protocol's settings."""
     protocol = reference.protocol
     wanted = protocol.model_dump(mode="json")
-    for part in State(1, protocol.scored).needs & HELD.keys():
+    for part in protocol.needs & HELD.keys():
         what, section, key = HELD[part]
         if part not in reference.state.held:
             raise UserError(

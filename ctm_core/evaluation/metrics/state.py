@@ -2,95 +2,51 @@
 
 How evaluation uses it::
 
-    state = State(protocol.samples, metrics, blocks=4)        # one (cell, sampling seed, protocol)
-    for images in batches:                                    # in order of sample index
-        state.update(Outputs(features, probabilities, spatial, nearest))
-    save_tensors(path, state.tensors(), metadata)             # the cell's file
+    state = State(protocol.samples, protocol.needs, blocks=4)  # one (cell, seed, protocol)
+    for outputs in batches:                                    # in order of sample index
+        state.update(outputs)                                  # {"features": …, "spatial": …}
+    save_tensors(path, state.tensors(), metadata)              # the cell's file
     state = State.from_tensors(load_tensors(path)[0])
-    pooled = state.merge(state_of_the_next_seed)              # protocols that pool their seeds
-    rows = scores(state, reference, Settings(features, metrics))  # of .scoring
+    pooled = state.merge(state_of_the_next_seed)               # protocols that pool their seeds
+    rows = scores(state, reference, protocol)                  # of .scoring
 
-A reference is a state too: :meth:`State.reference`, with :meth:`State.add_nearest` for the
-held-out images, or :meth:`State.of_moments` where a file gives nothing but mean and covariance.
+A state is a table of named tensors, and two states merge by joining each of their tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
-from ctm_core.evaluation.metrics.blocks import Blocks
-from ctm_core.evaluation.metrics.inception_score import InceptionSums
-from ctm_core.evaluation.metrics.kid import self_similarity
+from ctm_core.evaluation.metrics.blocks import pieces
 from ctm_core.evaluation.metrics.moments import Moments
-from ctm_core.evaluation.metrics.neighbours import radii
 
-__all__ = ["METRICS", "Outputs", "State", "needs"]
+__all__ = ["State"]
 
 T = TypeVar("T")
 
-#: Names of a protocol's ``metrics``. ``trajectory`` needs no samples, hence no state.
-METRICS = (
-    "fd",
-    "kid",
-    "is",
-    "sfid",
-    "precision_recall",
-    "density_coverage",
-    "trajectory",
-    "memorisation",
-)
-#: What the metrics need of a state, by the names of :class:`Outputs`.
-NEEDS = {
-    "fd": "moments",
-    "kid": "features",
-    "is": "probabilities",
-    "sfid": "spatial",
-    "precision_recall": "features",
-    "density_coverage": "features",
-    "memorisation": "nearest",
-}
+#: Splits of the inception score.
 SPLITS = 10
 
-
-def needs(metrics: Collection[str]) -> frozenset[str]:
-    """What a list of metrics needs: of ``moments``, ``features``, ``probabilities``, ….
-
-    Raises
-    ------
-    ValueError
-        If a metric is unknown.
-    """
-    for metric in metrics:
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}; known are {', '.join(METRICS)}")
-    return frozenset(NEEDS[metric] for metric in metrics if metric in NEEDS)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the networks give for one batch.
-
-    Attributes
-    ----------
-    features
-        float32 (rows, D).
-    probabilities
-        Class probabilities (rows, K), for the inception score.
-    spatial
-        Flat spatial features (rows, S), for sFID.
-    nearest
-        float64 (rows,): :func:`ctm_core.evaluation.metrics.nearest.nearest_distances`.
-    """
-
-    features: torch.Tensor
-    probabilities: torch.Tensor | None = None
-    spatial: torch.Tensor | None = None
-    nearest: torch.Tensor | None = None
+#: Types and shapes; equal letters are equal sizes, the first of which grows when states merge. B
+#: blocks of D features and S spatial features, P splits over K classes, features of the first R
+#: samples, and the distances of Q images.
+LAYOUT = {
+    "samples": (torch.int64, "1"),
+    "moments.n": (torch.int64, "B"),
+    "moments.mean": (torch.float64, "BD"),
+    "moments.scatter": (torch.float64, "BDD"),
+    "spatial.n": (torch.int64, "B"),
+    "spatial.mean": (torch.float64, "BS"),
+    "spatial.scatter": (torch.float64, "BSS"),
+    "scores.n": (torch.int64, "P"),
+    "scores.negative_entropy": (torch.float64, "P"),
+    "scores.probabilities": (torch.float64, "PK"),
+    "features": (torch.float32, "RD"),
+    "nearest": (torch.float64, "Q"),
+}
 
 
 class State:
@@ -100,8 +56,17 @@ class State:
     ----------
     samples
         How many there will be; blocks and splits are parts of this number.
-    metrics
-        Names out of :data:`METRICS`; they decide what is held.
+    needs
+        What to hold beside the moments of the features, which are always held:
+
+        ``features``
+            The features themselves, float32 (R, D).
+        ``spatial``
+            Moments of flat spatial features (rows, S), for sFID.
+        ``probabilities``
+            Sums over class probabilities (rows, K), for the inception score.
+        ``nearest``
+            float64 (Q,): :func:`ctm_core.evaluation.metrics.nearest.nearest_distances`.
     blocks
         Of the moments: a multiple of 4 for the extrapolated distance, more for a better standard
         error, 1 for a reference.
@@ -110,30 +75,20 @@ class State:
     """
 
     def __init__(
-        self, samples: int, metrics: Collection[str], *, blocks: int = 4, keep: int | None = None
+        self, samples: int, needs: Collection[str], *, blocks: int = 4, keep: int | None = None
     ) -> None:
-        self.needs = needs(metrics)
         self.samples = samples
         self.seen = 0
-        self.blocks = min(blocks, samples)
-        self.keep = samples if keep is None else min(keep, samples)
-        self._moments: Blocks | None = None
-        self._spatial: Blocks | None = None
-        self._scores: InceptionSums | None = None
-        self._features: list[torch.Tensor] = []
-        self._nearest: list[torch.Tensor] = []
-
-    @classmethod
-    def reference(
-        cls, samples: int, metrics: Collection[str], *, keep: int | None = None
-    ) -> State:
-        """A state for real images: one block, and nothing that is wanted of samples alone.
-
-        Distances of held-out images to the training images come by :meth:`add_nearest`.
-        """
-        state = cls(samples, metrics, blocks=1, keep=keep)
-        state.needs -= {"probabilities", "nearest"}
-        return state
+        self.inputs = {"features", *needs} - {"moments"}
+        self.keeps_features = "features" in needs
+        self._sizes = {
+            "B": min(blocks, samples),
+            "P": min(SPLITS, samples),
+            "R": samples if keep is None else min(keep, samples),
+            "Q": samples,
+        }
+        self._tensors = {"samples": torch.tensor([samples])}
+        self._remembered: dict[str, Any] = {}
 
     @classmethod
     def of_moments(
@@ -143,56 +98,115 @@ class State:
         features: torch.Tensor | None = None,
     ) -> State:
         """A reference of known mean and covariance, and perhaps features of a few images."""
-        state = cls(moments.n, ["fd"], blocks=1)
-        state._moments = Blocks((moments,))
-        state._spatial = None if spatial is None else Blocks((spatial,))
+        tensors = {"samples": torch.tensor([moments.n])}
+        for part, known in (("moments", moments), ("spatial", spatial)):
+            if known is not None:
+                tensors[f"{part}.n"] = torch.tensor([known.n])
+                tensors[f"{part}.mean"] = known.mean[None]
+                tensors[f"{part}.scatter"] = known.scatter[None]
         if features is not None:
-            state._features, state.keep = [features], len(features)
-        state.seen = moments.n
-        return state
+            tensors["features"] = features
+        return cls.from_tensors(tensors)
 
     # -- filling --------------------------------------------------------------------------------
 
-    def update(self, outputs: Outputs) -> None:
+    def update(self, outputs: Mapping[str, torch.Tensor]) -> None:
         """Take in the next batch, in order of sample index.
+
+        Parameters
+        ----------
+        outputs
+            ``features`` (rows, D), and what else is needed; the rest is ignored.
 
         Raises
         ------
         ValueError
-            If a metric's part is missing, parts differ in rows, features are not finite, or there
-            are more samples than announced.
+            If a metric's part is missing, parts differ in rows, features are not finite, rows of
+            probabilities are not distributions, or there are more samples than announced.
         """
-        rows, start = len(outputs.features), self.seen
-        given = {name: getattr(outputs, name) for name in ("probabilities", "spatial", "nearest")}
-        for name, part in given.items():
-            if name in self.needs and part is None:
-                raise ValueError(f"a metric needs {name}, which the batch does not bring")
-            if part is not None and len(part) != rows:
-                raise ValueError(f"{len(part)} rows of {name} for {rows} rows of features")
-        if start + rows > self.samples:
+        rows = len(outputs["features"])
+        for name in self.inputs:
+            if name not in outputs:
+                raise ValueError(f"a metric needs {name}, but the batch has none")
+            if len(outputs[name]) != rows:
+                raise ValueError(f"{len(outputs[name])} rows of {name} for {rows} of features")
+        if self.seen + rows > self.samples:
             raise ValueError(f"more than the {self.samples} samples announced")
-        self._moments = self._add(self._moments, outputs.features)
-        if "spatial" in self.needs and outputs.spatial is not None:
-            self._spatial = self._add(self._spatial, outputs.spatial)
-        if "probabilities" in self.needs and outputs.probabilities is not None:
-            sums = self._scores or InceptionSums.empty(
-                outputs.probabilities.shape[1], min(SPLITS, self.samples)
-            )
-            self._scores = sums.update(outputs.probabilities, start, self.samples)
-        if "features" in self.needs and start < self.keep:
-            kept = outputs.features[: self.keep - start]
-            self._features.append(kept.detach().to("cpu", torch.float32))
-        if "nearest" in self.needs and outputs.nearest is not None:
-            self.add_nearest(outputs.nearest)
+        self._add_moments("moments", "D", outputs["features"])
+        if "spatial" in self.inputs:
+            self._add_moments("spatial", "S", outputs["spatial"])
+        if "probabilities" in self.inputs:
+            self._add_probabilities(outputs["probabilities"])
+        if self.keeps_features:
+            self._fill("features", outputs["features"])
+        if "nearest" in self.inputs:
+            self._fill("nearest", outputs["nearest"])
         self.seen += rows
 
-    def _add(self, blocks: Blocks | None, features: torch.Tensor) -> Blocks:
-        before = blocks or Blocks.empty(features.shape[1], self.blocks)
-        return before.update(features, self.seen, self.samples)
+    def _held(self, name: str) -> torch.Tensor:
+        """The tensor of a name, zeros at first."""
+        if name not in self._tensors:
+            dtype, shape = LAYOUT[name]
+            self._tensors[name] = torch.zeros([self._sizes[i] for i in shape], dtype=dtype)
+        return self._tensors[name]
 
-    def add_nearest(self, distances: torch.Tensor) -> None:
-        """Take in distances (rows,) of samples, or of held-out images, to the training images."""
-        self._nearest.append(distances.detach().to("cpu", torch.float64))
+    def _add_moments(self, part: str, letter: str, rows: torch.Tensor) -> None:
+        self._sizes[letter] = rows.shape[1]
+        n, mean, scatter = (self._held(f"{part}.{name}") for name in Moments._fields)
+        for block, place in pieces(self.samples, len(n), self.seen, len(rows)):
+            before = Moments(int(n[block]), mean[block], scatter[block])
+            n[block], mean[block], scatter[block] = before.merge(Moments.of(rows[place]))
+
+    def _add_probabilities(self, rows: torch.Tensor) -> None:
+        p = rows.detach().to(device="cpu", dtype=torch.float64)
+        sums = p.sum(dim=1)
+        if not bool(((sums - 1).abs() < 1e-3).all()) or bool((p < 0).any()):
+            raise ValueError("class probabilities must be non-negative and sum to 1")
+        p = p / sums[:, None]
+        self._sizes["K"] = p.shape[1]
+        n, entropy = self._held("scores.n"), self._held("scores.negative_entropy")
+        total = self._held("scores.probabilities")
+        for split, place in pieces(self.samples, len(n), self.seen, len(p)):
+            n[split] += place.stop - place.start
+            entropy[split] += torch.xlogy(p[place], p[place]).sum()
+            total[split] += p[place].sum(dim=0)
+
+    def _fill(self, name: str, rows: torch.Tensor) -> None:
+        room = self._held(name)[self.seen : self.seen + len(rows)]
+        room.copy_(rows[: len(room)].detach())
+
+    # -- reading --------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> frozenset[str]:
+        """What the state holds, by the names of ``needs``."""
+        parts = {name.partition(".")[0] for name in self._tensors} - {"samples"}
+        return frozenset("probabilities" if part == "scores" else part for part in parts)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A tensor of :data:`LAYOUT`.
+
+        Raises
+        ------
+        ValueError
+            If the state does not hold it, or samples are missing.
+        """
+        self._check_complete()
+        if name not in self._tensors:
+            raise ValueError(f"there are no {name.partition('.')[0]} here")
+        return self._tensors[name]
+
+    def moments(self, part: str = "moments") -> list[Moments]:
+        """Moments of every block, of the features or (``spatial``) of the spatial features."""
+        n, mean, scatter = (self[f"{part}.{name}"] for name in Moments._fields)
+        return [Moments(int(n[b]), mean[b], scatter[b]) for b in range(len(n))]
+
+    def remembered(self, name: str, compute: Callable[[], T]) -> T:
+        """What a metric computes of a reference once for all cells."""
+        if name not in self._remembered:
+            self._remembered[name] = compute()
+        value: T = self._remembered[name]
+        return value
 
     def merge(self, other: State) -> State:
         """The samples of both: blocks and splits side by side.
@@ -200,114 +214,19 @@ class State:
         Raises
         ------
         ValueError
-            If one is not complete, or they do not hold the same.
+            If samples are missing, or the states do not hold the same.
         """
-        for state in (self, other):
-            state._check_complete()
-        if self.held != other.held:
+        one, two = self.tensors(), other.tensors()
+        shapes = [{name: held[name].shape[1:] for name in held} for held in (one, two)]
+        if shapes[0] != shapes[1]:
             raise ValueError("states that hold different things do not merge")
-        merged = State(self.samples + other.samples, [])
-        merged.needs, merged.seen = self.needs, merged.samples
-        merged.blocks, merged.keep = self.blocks + other.blocks, self.keep + other.keep
-
-        def both(get: Callable[[State], Any]) -> Any:
-            one, two = get(self), get(other)
-            return None if one is None else one.merge(two)
-
-        merged._moments = both(lambda state: state._moments)
-        merged._spatial = both(lambda state: state._spatial)
-        merged._scores = both(lambda state: state._scores)
-        merged._features = self._features + other._features
-        merged._nearest = self._nearest + other._nearest
-        return merged
-
-    def _check_complete(self) -> None:
-        if self.seen != self.samples:
-            raise ValueError(f"the state holds {self.seen} of {self.samples} samples")
-
-    # -- reading --------------------------------------------------------------------------------
-
-    @property
-    def held(self) -> frozenset[str]:
-        """What the state holds, by the names of :func:`needs`."""
-        parts = {
-            "moments": self._moments,
-            "spatial": self._spatial,
-            "probabilities": self._scores,
-            "features": self._features,
-            "nearest": self._nearest,
-        }
-        return frozenset(name for name, part in parts.items() if part)
-
-    @property
-    def moments(self) -> Blocks:
-        """Blocks of the features' moments."""
-        return self._part("moments", self._moments)
-
-    @property
-    def spatial(self) -> Blocks:
-        """Blocks of the spatial features' moments."""
-        return self._part("spatial features", self._spatial)
-
-    @property
-    def probabilities(self) -> InceptionSums:
-        """Sums of the inception score."""
-        return self._part("class probabilities", self._scores)
-
-    @cached_property
-    def features(self) -> torch.Tensor:
-        """float32 (kept, D)."""
-        self._part("features", self._features)
-        return torch.cat(self._features)
-
-    @cached_property
-    def nearest(self) -> torch.Tensor:
-        """float64: distances to the nearest training image."""
-        self._part("distances to training images", self._nearest)
-        return torch.cat(self._nearest)
-
-    @cached_property
-    def similarity(self) -> float:
-        """The mean kernel between the state's own features, see :func:`self_similarity`."""
-        return self_similarity(self.features)
-
-    def radii(self, k: int) -> torch.Tensor:
-        """Squared distance of each of the features to its k-th nearest other one, remembered."""
-        if k not in self._radii:
-            self._radii[k] = radii(self.features, k)
-        return self._radii[k]
-
-    @cached_property
-    def _radii(self) -> dict[int, torch.Tensor]:
-        return {}
-
-    def _part(self, name: str, part: T | None) -> T:
-        self._check_complete()
-        if not part:
-            raise ValueError(f"there are no {name} here")
-        return part
-
-    # -- files ----------------------------------------------------------------------------------
+        joined = {name: torch.cat([one[name], two[name]]) for name in one}
+        return State.from_tensors(joined | {"samples": one["samples"] + two["samples"]})
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The state as named tensors, for a safetensors file.
-
-        Raises
-        ------
-        ValueError
-            If samples are missing.
-        """
+        """The tensors of :data:`LAYOUT` that are held; ValueError if samples are missing."""
         self._check_complete()
-        found = {"samples": torch.tensor([self.samples], dtype=torch.int64)}
-        parts = {"moments": self._moments, "spatial": self._spatial, "scores": self._scores}
-        for name, part in parts.items():
-            if part is not None:
-                found |= {f"{name}.{key}": value for key, value in part.tensors().items()}
-        if self._features:
-            found["features"] = self.features
-        if self._nearest:
-            found["nearest"] = self.nearest
-        return found
+        return dict(self._tensors)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> State:
@@ -318,26 +237,27 @@ class State:
         ValueError
             If a tensor is missing or does not fit.
         """
-        if "samples" not in tensors or tensors["samples"].shape != (1,):
-            raise ValueError("the tensor 'samples' is missing")
-        state = cls(int(tensors["samples"][0]), [])
+        parts = {name.partition(".")[0] for name in tensors} | {"samples"}
+        sizes = {"1": 1}
+        for name, (dtype, shape) in LAYOUT.items():
+            if name.partition(".")[0] not in parts:
+                continue
+            if name not in tensors:
+                raise ValueError(f"the tensor {name!r} is missing")
+            tensor = tensors[name]
+            fits = tensor.dtype == dtype and tensor.ndim == len(shape) and tensor.numel() > 0
+            for letter, size in zip(shape, tensor.shape, strict=False):
+                fits = fits and size == sizes.setdefault(letter, size)
+            if not fits:
+                raise ValueError(
+                    f"the tensor {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, which "
+                    "does not fit"
+                )
+        state = cls(int(tensors["samples"][0]), ())
         state.seen = state.samples
-
-        def part(name: str) -> dict[str, torch.Tensor]:
-            start = f"{name}."
-            return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-        if found := part("moments"):
-            state._moments = Blocks.from_tensors(found)
-            state.blocks = len(state._moments.parts)
-        if found := part("spatial"):
-            state._spatial = Blocks.from_tensors(found)
-        if found := part("scores"):
-            state._scores = InceptionSums.from_tensors(found)
-        if "features" in tensors:
-            state._features = [tensors["features"]]
-            state.keep = len(tensors["features"])
-        if "nearest" in tensors:
-            state._nearest = [tensors["nearest"]]
-        state.needs = state.held
+        state._tensors = {name: tensors[name] for name in LAYOUT if name in tensors}
         return state
+
+    def _check_complete(self) -> None:
+        if self.seen != self.samples:
+            raise ValueError(f"the state holds {self.seen} of {self.samples} samples")

@@ -25,11 +25,15 @@ __all__ = ["Estimate", "delete_d", "of_independent"]
 
 
 class Estimate(NamedTuple):
-    """A value, the standard error of its samples, and the error's degrees of freedom."""
+    """A value, the standard error of its samples, and the error's degrees of freedom.
+
+    ``rank_deficient`` as :class:`ctm_core.evaluation.metrics.frechet.FrechetDistance` has it.
+    """
 
     value: float
     standard_error: float | None = None
     freedom: int | None = None
+    rank_deficient: bool = False
 
 
 def delete_d(value: float, left_out: Sequence[float]) -> Estimate:

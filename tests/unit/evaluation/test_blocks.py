@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctm_core.evaluation.metrics.blocks import Blocks, bounds, pieces
+from ctm_core.evaluation.metrics.blocks import bounds, groups, left_out, pieces, whole
 from ctm_core.evaluation.metrics.moments import Moments
+from ctm_core.evaluation.metrics.state import State
 
 
 def draw(n, dim=5, seed=0):
@@ -13,10 +14,10 @@ def draw(n, dim=5, seed=0):
 
 
 def filled(features, count, batch):
-    blocks = Blocks.empty(features.shape[1], count)
+    state = State(len(features), (), blocks=count)
     for start in range(0, len(features), batch):
-        blocks = blocks.update(features[start : start + batch], start, len(features))
-    return blocks
+        state.update({"features": features[start : start + batch]})
+    return state
 
 
 def close(moments, rows):
@@ -37,56 +38,38 @@ def test_bounds_cover_everything_in_nearly_equal_parts():
 @pytest.mark.parametrize("batch", [1, 7, 16, 100])
 def test_blocks_are_slices_of_the_samples_at_any_batch_size(batch):
     features = draw(37)
-    blocks = filled(features, 4, batch)
+    blocks = filled(features, 4, batch).moments()
     edges = bounds(37, 4)
-    for block, part in enumerate(blocks.parts):
+    for block, part in enumerate(blocks):
         close(part, features[edges[block] : edges[block + 1]])
-    close(blocks.whole(), features)
-    for group, half in enumerate(blocks.groups(2)):
+    close(whole(blocks), features)
+    for group, half in enumerate(groups(blocks, 2)):
         close(half, features[edges[2 * group] : edges[2 * group + 2]])
 
 
 def test_left_out():
     features = draw(41)
-    blocks = filled(features, 8, 10)
+    blocks = filled(features, 8, 10).moments()
     edges = bounds(41, 8)
-    for block, rest in enumerate(blocks.left_out()):
+    for block, rest in enumerate(left_out(blocks)):
         close(rest, torch.cat([features[: edges[block]], features[edges[block + 1] :]]))
 
 
 def test_a_part_must_be_smaller_than_the_whole():
-    whole = Moments.of(draw(5))
+    everything = Moments.of(draw(5))
     with pytest.raises(ValueError, match="no part"):
-        whole.without(whole)
+        everything.without(everything)
     with pytest.raises(ValueError, match="no part"):
-        whole.without(Moments.of(draw(2, dim=3)))
+        everything.without(Moments.of(draw(2, dim=3)))
 
 
 def test_seeds_stand_side_by_side():
     one, two = draw(20), draw(12, seed=1)
-    merged = filled(one, 4, 5).merge(filled(two, 4, 5))
-    assert [part.n for part in merged.parts] == [5, 5, 5, 5, 3, 3, 3, 3]
-    close(merged.whole(), torch.cat([one, two]))
-    close(merged.groups(2)[1], two)
+    merged = filled(one, 4, 5).merge(filled(two, 4, 5)).moments()
+    assert [part.n for part in merged] == [5, 5, 5, 5, 3, 3, 3, 3]
+    close(whole(merged), torch.cat([one, two]))
+    close(groups(merged, 2)[1], two)
     with pytest.raises(ValueError, match="equal groups"):
-        merged.groups(3)
+        groups(merged, 3)
     with pytest.raises(ValueError, match="do not merge"):
-        merged.merge(filled(draw(4, dim=2), 2, 4))
-
-
-def test_tensors_and_back():
-    blocks = filled(draw(20), 4, 6)
-    tensors = blocks.tensors()
-    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
-        "n": (4,),
-        "mean": (4, 5),
-        "scatter": (4, 5, 5),
-    }
-    again = Blocks.from_tensors(tensors)
-    for one, two in zip(blocks.parts, again.parts, strict=True):
-        assert one.n == two.n
-        assert torch.equal(one.mean, two.mean) and torch.equal(one.scatter, two.scatter)
-    with pytest.raises(ValueError, match="missing"):
-        Blocks.from_tensors({"n": tensors["n"]})
-    with pytest.raises(ValueError, match="one number of blocks"):
-        Blocks.from_tensors(tensors | {"n": tensors["n"][:3]})
+        filled(one, 4, 5).merge(filled(draw(4, dim=2), 2, 4))

@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from ctm_core.evaluation.metrics.inception_score import InceptionSums, inception_score
+from ctm_core.evaluation.metrics import state as states
+from ctm_core.evaluation.metrics.inception_score import inception_score
+from ctm_core.evaluation.metrics.state import State
 
 
 def probabilities(n, classes=7, seed=0):
@@ -13,11 +15,11 @@ def probabilities(n, classes=7, seed=0):
     return torch.softmax(torch.from_numpy(logits), dim=1)
 
 
-def streamed(p, splits=10, batch=9):
-    sums = InceptionSums.empty(p.shape[1], splits)
-    for start in range(0, len(p), batch):
-        sums = sums.update(p[start : start + batch], start, len(p))
-    return sums
+def streamed(p, batch=9):
+    state = State(len(p), {"probabilities"})
+    for part in p.split(batch):
+        state.update({"features": torch.zeros(len(part), 1), "probabilities": part})
+    return state
 
 
 def as_published(p, splits):
@@ -30,9 +32,10 @@ def as_published(p, splits):
 
 
 @pytest.mark.parametrize(("n", "splits", "batch"), [(100, 10, 9), (103, 10, 50), (40, 1, 64)])
-def test_the_authors_form(n, splits, batch):
+def test_the_authors_form(n, splits, batch, monkeypatch):
+    monkeypatch.setattr(states, "SPLITS", splits)
     p = probabilities(n)
-    found = inception_score(streamed(p, splits, batch))
+    found = inception_score(streamed(p, batch))
     values = as_published(p.numpy(), splits)
     assert found.value == pytest.approx(values.mean(), rel=1e-10)
     if splits > 1:
@@ -42,11 +45,12 @@ def test_the_authors_form(n, splits, batch):
         assert found.standard_error is None
 
 
-def test_certain_and_even_classes_score_their_number_and_equal_ones_score_1():
+def test_certain_and_even_classes_score_their_number_and_equal_ones_score_1(monkeypatch):
+    monkeypatch.setattr(states, "SPLITS", 4)
     certain = torch.eye(5).repeat(8, 1)
-    assert inception_score(streamed(certain, splits=4)).value == pytest.approx(5.0, rel=1e-12)
+    assert inception_score(streamed(certain)).value == pytest.approx(5.0, rel=1e-12)
     equal = torch.full((40, 5), 0.2)
-    assert inception_score(streamed(equal, splits=4)).value == pytest.approx(1.0, rel=1e-12)
+    assert inception_score(streamed(equal)).value == pytest.approx(1.0, rel=1e-12)
 
 
 def test_pooled_seeds_keep_their_splits():
@@ -57,17 +61,15 @@ def test_pooled_seeds_keep_their_splits():
 
 
 def test_tensors_and_back():
-    sums = streamed(probabilities(50))
-    again = InceptionSums.from_tensors(sums.tensors())
-    assert inception_score(again) == inception_score(sums)
+    state = streamed(probabilities(50))
+    tensors = state.tensors()
+    assert inception_score(State.from_tensors(tensors)) == inception_score(state)
     with pytest.raises(ValueError, match="missing"):
-        InceptionSums.from_tensors({"n": sums.n})
-    with pytest.raises(ValueError, match="shapes"):
-        InceptionSums.from_tensors(sums.tensors() | {"n": sums.n[:3]})
+        State.from_tensors({k: v for k, v in tensors.items() if k != "scores.probabilities"})
+    with pytest.raises(ValueError, match="does not fit"):
+        State.from_tensors(tensors | {"scores.n": tensors["scores.n"][:3]})
 
 
-def test_logits_and_empty_splits_are_refused():
+def test_logits_are_refused():
     with pytest.raises(ValueError, match="sum to 1"):
-        InceptionSums.empty(3, 2).update(torch.randn(4, 3), 0, 4)
-    with pytest.raises(ValueError, match="no samples"):
-        inception_score(InceptionSums.empty(3, 2))
+        streamed(torch.randn(4, 3))

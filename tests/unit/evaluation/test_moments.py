@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctm_core.evaluation.metrics.moments import Moments
-from ctm_core.runtime.files import load_tensors, save_tensors
 
 
 def features(n, dim, seed=0, offset=0.0):
@@ -41,7 +40,7 @@ def test_any_split_gives_the_same_moments(sizes, dim, seed, offset):
     x = features(sum(sizes), dim, seed, offset)
     state = Moments.empty(dim)
     for part in x.split(sizes):
-        state = state.update(part)
+        state = state.merge(Moments.of(part))
     close(state, Moments.of(x), 1e-10)
 
 
@@ -58,17 +57,9 @@ def test_float32_features_are_summed_in_float64():
     expected = np.cov(x.double().numpy(), rowvar=False)
     state = Moments.empty(4)
     for part in x.split(37):
-        state = state.update(part)
+        state = state.merge(Moments.of(part))
     assert state.scatter.dtype == torch.float64
     np.testing.assert_allclose(state.covariance(), expected, atol=1e-10)
-
-
-def test_a_file_keeps_them_bit_for_bit(tmp_path):
-    moments = Moments.of(features(50, 6))
-    save_tensors(tmp_path / "m.safetensors", moments.tensors(), {})
-    read = Moments.from_tensors(load_tensors(tmp_path / "m.safetensors")[0])
-    assert read.n == 50 and torch.equal(read.mean, moments.mean)
-    assert torch.equal(read.scatter, moments.scatter)
 
 
 def test_misuse_is_refused():
@@ -76,15 +67,8 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="do not merge"):
         moments.merge(Moments.of(features(5, 4)))
     with pytest.raises(ValueError, match="NaN"):
-        moments.update(torch.full((2, 3), float("nan")))
+        Moments.of(torch.full((2, 3), float("nan")))
     with pytest.raises(ValueError, match="two rows"):
         Moments.of(features(1, 3)).covariance()
     with pytest.raises(ValueError, match="shape"):
         Moments.of(features(5, 3)[0])
-    tensors = moments.tensors()
-    with pytest.raises(ValueError, match="missing"):
-        Moments.from_tensors({k: v for k, v in tensors.items() if k != "mean"})
-    with pytest.raises(ValueError, match="shapes"):
-        Moments.from_tensors(tensors | {"scatter": tensors["scatter"][:2]})
-    with pytest.raises(ValueError, match="float64"):
-        Moments.from_tensors(tensors | {"mean": tensors["mean"].float()})

@@ -156,7 +156,7 @@ def test_features_of_the_files_images(published: Path) -> None:
     made = published.parent / "p.safetensors"
     write_reference(made, wanted)
     expected = build_features(wanted)(torch.from_numpy(IMAGES[:12]).permute(0, 3, 1, 2))
-    assert torch.equal(load_reference(made, wanted).state.features, expected)
+    assert torch.equal(load_reference(made, wanted).state["features"], expected)
     wrong = {"reference": {"asset": "edm-reference-cifar10", "images": 200, "resolution": 32}}
-    with pytest.raises(UserError, match="images of 8 pixels, and the protocol p says 32"):
+    with pytest.raises(UserError, match="images of 8 pixels, but the protocol p says 32"):
         write_reference(made, protocol(**lite0, **wrong, metrics=["kid"]))

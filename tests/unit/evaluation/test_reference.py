@@ -141,7 +141,7 @@ def test_features_of_single_images_are_kept_where_a_metric_needs_them(digits, wr
     write_reference(path, few, digits)
     reference = load_reference(path, few)
     everything = build_features(protocol())(digits.batch(range(len(digits)))[0])
-    kept = reference.state.features
+    kept = reference.state["features"]
     places = [int((everything == row).all(dim=1).nonzero()[0]) for row in kept]
     # A random choice from the whole file, whose first images may be of one class elsewhere.
     assert len(set(places)) == 100 and max(places) > 1500 and min(places) < 300
@@ -149,7 +149,7 @@ def test_features_of_single_images_are_kept_where_a_metric_needs_them(digits, wr
     torch.testing.assert_close(reference.moments.scatter, moments.scatter)
     assert reference.record()["reference"]["features"] == 100
     write_reference(path, protocol(**wants), digits)
-    assert torch.equal(load_reference(path, protocol(**wants)).state.features, everything)
+    assert torch.equal(load_reference(path, protocol(**wants)).state["features"], everything)
     with pytest.raises(
         UserError, match=r"made for neighbours\.rows 10000, the protocol p has 100"
     ):
@@ -164,7 +164,7 @@ def test_distances_of_held_out_images(digits, tmp_path):
     path = tmp_path / "p.safetensors"
     own = {"metrics": ["memorisation"], "memorisation": {"held_out": "others", "images": 2000}}
     write_reference(path, protocol(**own), digits)
-    found = load_reference(path, protocol(**own)).state.nearest
+    found = load_reference(path, protocol(**own)).state["nearest"]
     assert len(found) == len(digits) and float(found.min()) > 0
     images = digits.batch(range(len(digits)))[0]
     for row in (0, 5, 1796):
@@ -177,7 +177,7 @@ def test_distances_of_held_out_images(digits, tmp_path):
     ):
         load_reference(path, few)
     write_reference(path, few, digits)
-    assert torch.equal(load_reference(path, few).state.nearest, found[:50])
+    assert torch.equal(load_reference(path, few).state["nearest"], found[:50])
 
 
 def test_memorisation_needs_held_out_images(digits, tmp_path):

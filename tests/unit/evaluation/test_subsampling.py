@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ctm_core.evaluation.metrics.blocks import Blocks
+from ctm_core.evaluation.metrics.blocks import left_out, whole
 from ctm_core.evaluation.metrics.frechet import frechet_distance
 from ctm_core.evaluation.metrics.moments import Moments
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, delete_d, of_independent
 
 
@@ -40,9 +41,10 @@ def test_of_a_frechet_distance_it_is_the_spread_over_seeds():
     values, variances = [], []
     for _ in range(repeats):
         rows = torch.from_numpy(generator.normal(size=(n, dim)) * [1.0, 0.5, 2.0, 1.0] + 0.5)
-        blocks = Blocks.empty(dim, 16).update(rows, 0, n)
-        value = frechet_distance(reference, blocks.whole()).value
-        left = [frechet_distance(reference, part).value for part in blocks.left_out()]
+        state = State(n, (), blocks=16)
+        state.update({"features": rows})
+        value = frechet_distance(reference, whole(state.moments())).value
+        left = [frechet_distance(reference, part).value for part in left_out(state.moments())]
         found = delete_d(value, left)
         values.append(value)
         variances.append(found.standard_error**2)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ctm_core.diffusion.gaussian import GaussianMixture, three_modes
+from ctm_core.evaluation.metrics.subsampling import Estimate
 from ctm_core.evaluation.metrics.trajectory_error import (
     path,
     rms,
@@ -99,5 +100,5 @@ def test_the_error_of_the_noises_is_the_spread_over_seeds():
         variances.append(found.standard_error**2)
         assert found.freedom == 59
     assert np.mean(variances) == pytest.approx(np.var(values, ddof=1), rel=0.2)
-    assert trajectory_error(torch.full((2, 1), 4.0)) == (2.0, None, None)
-    assert trajectory_error(torch.zeros(2, 5).double()) == (0.0, 0.0, 4)
+    assert trajectory_error(torch.full((2, 1), 4.0)) == Estimate(2.0)
+    assert trajectory_error(torch.zeros(2, 5).double()) == Estimate(0.0, 0.0, 4)

@@ -14,7 +14,7 @@ from ctm_core.config import datasets
 from ctm_core.config.project import read_project
 from ctm_core.config.protocols import Protocol
 from ctm_core.data.dataset import Dataset
-from ctm_core.evaluation.metrics.state import Outputs, State
+from ctm_core.evaluation.metrics.state import State
 from ctm_core.plan import network_costs, storage
 from ctm_core.plan.dag import graph
 from ctm_core.runtime.files import write_json
@@ -86,7 +86,7 @@ def test_a_cell_state_has_the_predicted_size(metrics: list[str], seeds: int) -> 
     described: dict[str, Any] = tiny.PROTOCOL | {"metrics": metrics, "samples": 40}
     protocol = Protocol.model_validate(described)
     blocks = 8 if seeds == 1 else 1
-    state = State(40, protocol.scored, blocks=blocks, keep=protocol.neighbours.rows)
-    state.update(Outputs(features=torch.randn(40, 64)))
+    state = State(40, protocol.needs, blocks=blocks, keep=protocol.neighbours.rows)
+    state.update({"features": torch.randn(40, 64)})
     stored = sum(tensor.nbytes for tensor in state.tensors().values())
     assert storage.state_bytes(protocol, 64, seeds) == pytest.approx(stored, rel=0.02)

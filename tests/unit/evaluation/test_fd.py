@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from ctm_core.evaluation.metrics.blocks import Blocks
-from ctm_core.evaluation.metrics.extrapolation import intercept, is_long_enough, series
+from ctm_core.evaluation.metrics.fd import at_parts, intercept, is_long_enough
 from ctm_core.evaluation.metrics.frechet import frechet_distance
 from ctm_core.evaluation.metrics.moments import Moments
+from ctm_core.evaluation.metrics.state import State
+
+
+def blocks(rows, count):
+    state = State(len(rows), (), blocks=count)
+    state.update({"features": rows})
+    return state.moments()
 
 
 def test_a_line_over_1_by_n_is_continued_exactly():
@@ -20,12 +26,11 @@ def test_a_line_over_1_by_n_is_continued_exactly():
 def test_values_at_parts_are_means_over_parts():
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(96, 3)))
     reference = Moments.of(rows[:50] * 1.2)
-    found = series(Blocks.empty(3, 8).update(rows, 0, 96), reference)
-    assert list(found.values) == [96, 48, 24]
-    for n, value in found.values.items():
+    values = at_parts(blocks(rows, 8), reference)
+    assert list(values) == [96, 48, 24]
+    for n, value in values.items():
         each = [frechet_distance(reference, Moments.of(part)).value for part in rows.split(n)]
         assert value == pytest.approx(np.mean(each), rel=1e-9)
-    assert found.extrapolated == pytest.approx(intercept(found.values))
 
 
 def test_the_bias_of_few_samples_goes():
@@ -36,9 +41,9 @@ def test_the_bias_of_few_samples_goes():
     plain, extrapolated = [], []
     for _ in range(40):
         rows = torch.from_numpy(generator.normal(size=(n, dim)) + 0.2)
-        found = series(Blocks.empty(dim, 4).update(rows, 0, n), reference)
-        plain.append(found.values[n] - 0.64)
-        extrapolated.append(found.extrapolated - 0.64)
+        values = at_parts(blocks(rows, 4), reference)
+        plain.append(values[n] - 0.64)
+        extrapolated.append(intercept(values) - 0.64)
     bias, left = np.mean(plain), np.mean(extrapolated)
     error = np.std(extrapolated, ddof=1) / 40**0.5
     assert bias > 0.08  # about (D + D(D + 1)/4) / n
