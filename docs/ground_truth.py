@@ -29,7 +29,8 @@ from torch import Tensor
 from ctm_core import config
 from ctm_core.diffusion import randomness, schedule
 from ctm_core.diffusion.gaussian import GaussianMixture, exact_model, three_modes
-from ctm_core.diffusion.sampling import gamma_jumps, sample, sample_jumps, sigmas
+from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
+from ctm_core.diffusion.sampling import sample, sample_jumps, sigmas
 from ctm_core.diffusion.solvers import euler_step, heun_solve
 from ctm_core.evaluation.likelihood import log_density, published_protocol
 from ctm_core.report.figures.style import COLORS, style

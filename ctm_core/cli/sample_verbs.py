@@ -21,9 +21,7 @@ __all__ = ["likelihood", "sample"]
     show_default=True,
     help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) are written beside it.",
 )
-@click.option(
-    "--sampler", help="gamma, gamma_paper, heun or euler  [default: gamma; heun for a teacher]"
-)
+@click.option("--sampler", help="Sampler's name  [default: gamma; heun for a teacher]")
 @click.option(
     "--nfe", type=click.IntRange(min=1), help="Network evaluations  [default: 1; 35 for a teacher]"
 )
@@ -53,15 +51,10 @@ def sample(
     if output.suffix != ".npy":
         raise UserError(f"--output {output} must end in .npy; the picture is put beside it")
     generator = Generator.from_file(weights)
-    sampler = sampler or ("gamma" if generator.has_jumps else "heun")
-    nfe = nfe or (1 if generator.has_jumps else 35)
-    if gamma is None and sampler.startswith("gamma"):
-        gamma = generator.default_gamma
+    cell = generator.cell(sampler, nfe, gamma)
     images = generator.images(
         count,
-        sampler=sampler,
-        nfe=nfe,
-        gamma=gamma,
+        **cell._asdict(),
         seed=seed,
         label=None if label is None else generator.class_index(label),
         batch_size=batch_size,
@@ -73,10 +66,10 @@ def sample(
     picture = output.with_suffix(".png")
     save_array(output, images)
     save_grid(picture, images[:256])
-    place = {"sampler": sampler, "nfe": nfe, "gamma": gamma, "sample_seed": seed}
+    place = cell._asdict() | {"sample_seed": seed}
     made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
     write_json(output.with_suffix(".json"), generator.describe_samples() | place | made)
-    click.echo(f"{output} and {picture}: times {generator.describe(sampler, nfe, gamma)}")
+    click.echo(f"{output} and {picture}: times {generator.describe(*cell)}")
 
 
 @click.command()

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from ctm_core.config._section import Name, OneOf, Positive, Section
 from ctm_core.config.metric_registry import FAMILIES
-from ctm_core.config.sampling_grid import Cell
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, samplers, sampling_problem
+from ctm_core.config.sampling_grid import ADAPTIVE, Cell
 
 #: Families of which one value can be better than another; ``fd`` includes ``fid``.
 Kind = Annotated[str, OneOf(tuple(f for f in FAMILIES if FAMILIES[f].direction and f != "fid"))]
@@ -19,7 +20,7 @@ class ClaimedCell(Section):
     """A cell of a model, at its last evaluated step."""
 
     model: Name
-    sampler: Literal["gamma", "gamma_paper", "heun", "euler", "ode"] = "gamma"
+    sampler: Annotated[str, OneOf((*samplers(), ADAPTIVE))] = JUMP_SAMPLER
     nfe: Positive | None = Field(
         default=None, description="left out only for `ode`, whose evaluations are an outcome"
     )
@@ -27,11 +28,14 @@ class ClaimedCell(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClaimedCell:
-        if (self.nfe is None) != (self.sampler == "ode"):
-            raise ValueError("nfe is left out for the sampler ode, and only there")
-        wanted = self.sampler.startswith("gamma") and self.nfe != 1
-        if wanted != (self.gamma is not None):
-            raise ValueError("gamma belongs to the samplers gamma and gamma_paper from NFE 2 on")
+        if (self.nfe is None) != (self.sampler == ADAPTIVE):
+            raise ValueError(f"nfe is left out for the sampler {ADAPTIVE}, and only there")
+        if self.nfe is not None:
+            problem = sampling_problem(self.sampler, self.nfe, self.gamma)
+            if problem:
+                raise ValueError(problem)
+        if self.nfe in (None, 1) and self.gamma is not None:
+            raise ValueError(f"sampler {self.sampler} has no gamma here; leave it out")
         return self
 
     def fits(self, cell: Cell) -> bool:

@@ -143,18 +143,12 @@ class Experiment(Section):
         for name in sorted(known - set(self.evaluation.samplers)):
             raise ValueError(f"evaluation.samplers lacks the model {name!r}")
         for name, grids in self.evaluation.samplers.items():
-            objective = None if name == "teacher" else self.models[name].objective
+            student = None if name == "teacher" else self.models[name].traits
+            final_only = student is not None and student.final_only
             for grid in grids:
-                if objective is None and grid.gamma:
-                    raise ValueError("the teacher has no jumps: its samplers are heun and euler")
-                if objective is None or not self.models[name].traits.final_only:
-                    continue
-                if any(gamma != 1 for gamma in grid.gamma) or not grid.gamma:
-                    given = f"gamma {list(grid.gamma)}" if grid.gamma else grid.sampler
-                    raise ValueError(
-                        f"evaluation.samplers.{name}: the objective {objective} jumps to "
-                        f"sigma_min alone, so it is sampled with gamma: [1], not {given}"
-                    )
+                problem = grid.problem(jumps=student is not None, final_only=final_only)
+                if problem:
+                    raise ValueError(f"evaluation.samplers.{name}: {problem}")
 
     def _check_protocols(self) -> None:
         # Once a model: thousands of cells may be named.

@@ -13,11 +13,11 @@ from ctm_core.config import datasets
 from ctm_core.config._section import Name, OneOf, Positive, Section
 from ctm_core.config.experiment import Experiment
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, SamplerName
 from ctm_core.config.sampling_grid import Cell
 from ctm_core.runtime.errors import UserError
 
 Family = Annotated[str, OneOf(tuple(FAMILIES))]
-Sampler = Literal["gamma", "gamma_paper", "heun", "euler"]
 
 #: read: in the source itself. secondary: another text's account of it. plot: read off a figure.
 #: recalled: from memory, confirmed by nothing that could be opened.
@@ -50,15 +50,15 @@ class Ours(Section):
 
     experiment: Name
     model: Name
-    sampler: Sampler = "gamma"
+    sampler: SamplerName = JUMP_SAMPLER
     nfe: Positive
     gamma: float | None = Field(default=None, ge=0, le=1)
     step: Positive | None = Field(default=None, description="default: the last that is evaluated")
 
     @property
     def cell(self) -> Cell:
-        """The cell; gamma has no meaning at NFE 1."""
-        return Cell(self.sampler, self.nfe, None if self.nfe == 1 else self.gamma)
+        """The cell."""
+        return Cell.of(self.sampler, self.nfe, self.gamma)
 
     def __str__(self) -> str:
         step = "" if self.step is None else f" step {self.step}"

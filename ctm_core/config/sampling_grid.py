@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
+from ctm_core.config.sampler_traits import SamplerName, sampling_problem
 
 #: The sampler of rows that an adaptive solver made: those of likelihood.
 ADAPTIVE = "ode"
@@ -19,6 +20,11 @@ class Cell(NamedTuple):
     nfe: int
     gamma: float | None
 
+    @classmethod
+    def of(cls, sampler: str, nfe: int, gamma: float | None) -> Cell:
+        """The cell of these numbers; at NFE 1 gamma adds no noise, so it is left out."""
+        return cls(sampler, nfe, None if nfe == 1 else gamma)
+
     @property
     def label(self) -> str:
         """File-friendly name, e.g. ``gamma/nfe-4/gamma-0.5``."""
@@ -29,30 +35,26 @@ class Cell(NamedTuple):
 class SamplerGrid(Section):
     """NFE x gamma for one sampler."""
 
-    sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
+    sampler: SamplerName
     nfe: tuple[Positive, ...] = Field(min_length=1)
     gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     steps: Literal["all", "last"] = Field(
         default="all", description="last: snapshots are not sampled this way"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> SamplerGrid:
-        if self.sampler.startswith("gamma") != bool(self.gamma):
-            raise ValueError(
-                "gamma values belong to the samplers gamma and gamma_paper, and only there"
-            )
-        if self.sampler == "heun" and any(n % 2 == 0 for n in self.nfe):
-            raise ValueError("heun on n points takes 2n - 1 evaluations: its nfe must be odd")
-        return self
+    def problem(self, *, jumps: bool, final_only: bool) -> str | None:
+        """Why a model cannot be sampled this way; see :func:`.sampler_traits.sampling_problem`."""
+        problems = (
+            sampling_problem(self.sampler, nfe, gamma, jumps=jumps, final_only=final_only)
+            for nfe in self.nfe
+            for gamma in self.gamma or (None,)
+        )
+        return next(filter(None, problems), None)
 
     def cells(self) -> list[Cell]:
-        """Every cell once; at NFE 1 gamma adds no noise, so it is left empty."""
-        cells = [
-            Cell(self.sampler, nfe, None if nfe == 1 else gamma)
-            for nfe in self.nfe
-            for gamma in (self.gamma or (None,))
-        ]
+        """Every cell once."""
+        gammas = self.gamma or (None,)
+        cells = [Cell.of(self.sampler, nfe, gamma) for nfe in self.nfe for gamma in gammas]
         return list(dict.fromkeys(cells))
 
 
@@ -60,14 +62,14 @@ class ProtocolCell(Section):
     """A single cell that a protocol scores."""
 
     model: Name
-    sampler: Literal["gamma", "gamma_paper", "heun", "euler"]
+    sampler: SamplerName
     nfe: Positive
     gamma: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def cell(self) -> Cell:
         """The cell without its model."""
-        return Cell(self.sampler, self.nfe, None if self.nfe == 1 else self.gamma)
+        return Cell.of(self.sampler, self.nfe, self.gamma)
 
 
 class Likelihood(Section):

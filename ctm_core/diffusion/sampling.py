@@ -1,62 +1,46 @@
-r"""Samplers as pure functions: from noise at sigma_max to images, by jumps or along the ODE.
+r"""From noise at sigma_max to images, by jumps or along the ODE.
 
-A *jump* sampler walks down noise levels :math:`\sigma_0 > … > \sigma_n`, jumps with G from
-:math:`\sigma_i` to some :math:`s_i \le \sigma_{i+1}` and adds noise up to :math:`\sigma_{i+1}`;
-:class:`Jumps` lists these numbers, so every variant is one short function. An *ODE* sampler
-integrates the probability-flow ODE of the denoiser down to 0.
-
-==============  ====================================================================  ========
-sampler         jump i → i + 1                                                        NFE
-==============  ====================================================================  ========
-``gamma``       :math:`s=\sqrt{1-\gamma^2}(\sigma_{i+1}-\sigma_\min)+\sigma_\min`,    n
-                noise :math:`\sqrt{\sigma_{i+1}^2-s^2}` (released code)
-``gamma_paper`` :math:`s=\max(\sqrt{1-\gamma^2}\,\sigma_{i+1}, \sigma_\min)`, noise   n
-                :math:`\gamma\sigma_{i+1}` (CTM, algorithm 2); none at the last
-``heun``        n grid points, then 0 by an Euler step (Karras et al. 2022, alg. 1)   2n - 1
-``euler``       n grid points, then 0                                                 n
-==============  ====================================================================  ========
-
-:math:`\gamma = 0` is exact, deterministic sampling and :math:`\gamma = 1` consistency sampling.
-NFE counts evaluations of the network per image.
+A sampler is a plan, :class:`Jumps`: levels t from which it moves, levels s where it lands, and
+noise added there. A sampler that jumps moves by G; an ODE sampler moves by a step along the
+probability-flow ODE of the denoiser, down to 0 and without noise. Each has a file of its own in
+:mod:`ctm_core.diffusion.samplers`. NFE counts evaluations of the network per image.
 """
 
 from __future__ import annotations
 
-import math
+import importlib
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ctm_core.config.sampler_traits import sampler_traits, sampling_problem
 from ctm_core.diffusion.schedule import karras_grid
-from ctm_core.diffusion.solvers import Denoiser, euler_step, heun_step
+from ctm_core.diffusion.solvers import Denoiser
 from ctm_core.runtime.errors import UserError
 
 __all__ = [
     "ROUNDINGS",
-    "SAMPLERS",
     "Jumps",
+    "Move",
     "Noise",
-    "gamma_jumps",
-    "gamma_paper_jumps",
+    "denoiser",
+    "move",
+    "plan",
     "return_jumps",
     "sample",
-    "sample_euler",
-    "sample_gamma",
-    "sample_gamma_paper",
-    "sample_heun",
     "sample_jumps",
     "sigmas",
     "to_uint8",
+    "to_zero",
+    "variance_gap",
 ]
 
-SAMPLERS = ("gamma", "gamma_paper", "heun", "euler")
 ROUNDINGS = ("truncate", "round")
 
-#: G(x, t, s) with labels bound: x (B, C, H, W), times scalar tensors in the dtype of x.
-Jump = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: From x (B, C, H, W) at t to s, which are scalar tensors in the dtype of x: G or a solver's step.
+Move = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: Standard normal noise (B, C, H, W) of injection k = 0, 1, …: a function of k or a list.
 Noise = Callable[[int], Tensor] | Sequence[Tensor] | Tensor
@@ -77,9 +61,9 @@ class Model(Protocol):
 
 
 class Jumps(NamedTuple):
-    """A plan of n jumps; each field is a float64 tensor (n,)."""
+    """A plan of n moves; each field is a float64 tensor (n,)."""
 
-    t: Tensor  #: level a jump starts from
+    t: Tensor  #: level a move starts from
     s: Tensor  #: level it lands on
     noise: Tensor  #: standard deviation of the noise added after it, 0 at the last
 
@@ -91,32 +75,11 @@ def sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float
     return karras_grid(n + 1, sigma_min, sigma_max, rho)
 
 
-def gamma_jumps(levels: Tensor, gamma: float) -> Jumps:
-    r"""Plan of the released gamma-sampling over ``levels`` (n + 1,).
-
-    :math:`s_i = \sqrt{1-\gamma^2}(\sigma_{i+1}-\sigma_\min)+\sigma_\min` with
-    :math:`\sigma_\min = \sigma_n`, and noise of variance :math:`\sigma_{i+1}^2 - s_i^2`, so that
-    the level after each step is exactly :math:`\sigma_{i+1}` and nothing lands below sigma_min.
-    """
-    levels, after = levels.double(), levels.double()[1:]
-    floor = levels[-1]
-    if gamma == 0:  # exact: no rounding may leave a trace of noise
-        return Jumps(levels[:-1], after, torch.zeros_like(after))
-    target = math.sqrt(1 - gamma**2) * (after - floor) + floor
-    return Jumps(levels[:-1], target, _variance_gap(after, target))
-
-
-def gamma_paper_jumps(levels: Tensor, gamma: float) -> Jumps:
-    r"""Plan of gamma-sampling as printed (CTM, algorithm 2), floored at sigma_min.
-
-    :math:`s_i = \max(\sqrt{1-\gamma^2}\,\sigma_{i+1}, \sigma_\min)`, noise
-    :math:`\gamma\sigma_{i+1}`; the last jump lands on sigma_min and adds none.
-    """
-    levels, after = levels.double(), levels.double()[1:]
-    target = (math.sqrt(1 - gamma**2) * after).clamp(min=float(levels[-1]))
-    noise = gamma * after
-    noise[-1] = 0
-    return Jumps(levels[:-1], target, noise)
+def to_zero(levels: Tensor) -> Jumps:
+    """Plan of an ODE sampler: from each of ``levels`` (n,) to the next, from the last to 0."""
+    levels = levels.double()
+    after = torch.cat([levels[1:], levels.new_zeros(1)])
+    return Jumps(levels, after, torch.zeros_like(after))
 
 
 def return_jumps(grid: Tensor, down: int, up: int) -> Jumps:
@@ -137,64 +100,67 @@ def return_jumps(grid: Tensor, down: int, up: int) -> Jumps:
     grid = grid.double()
     t, s = grid[[0, up]], grid[[down, -1]]
     noise = torch.zeros_like(t)
-    noise[0] = _variance_gap(t[1], s[0])
+    noise[0] = variance_gap(t[1], s[0])
     return Jumps(t, s, noise)
 
 
-def sample_jumps(jump: Jump, x: Tensor, jumps: Jumps, noise: Noise | None = None) -> Tensor:
-    """Follow a plan: n evaluations.
+def plan(
+    sampler: str,
+    nfe: int,
+    gamma: float | None = None,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Jumps:
+    """The plan of a named sampler on a Karras grid; parameters as :func:`sample` takes them."""
+    traits = sampler_traits(sampler)
+    points = 1 + (nfe - 1) // traits.evaluations_per_step
+    if not traits.jumps:
+        return to_zero(karras_grid(points, sigma_min, sigma_max, rho))
+    # With one jump gamma has no effect; 1 makes every plan go from sigma_max to sigma_min at once.
+    levels = sigmas(points, sigma_min, sigma_max, rho)
+    jumps: Jumps = _module(sampler).plan(levels, 1.0 if gamma is None else gamma)
+    return jumps
+
+
+def move(model: Model, sampler: str, labels: Tensor | None, dtype: torch.dtype) -> Move:
+    """How a named sampler moves; the network runs in ``dtype``, results have that of x."""
+    if sampler_traits(sampler).jumps:
+        return lambda x, t, s: model.G(x.to(dtype), t, s, labels).to(x)
+    step, denoise = _module(sampler).step, denoiser(model, labels, dtype)
+    return lambda x, t, s: step(denoise, x, t, s)
+
+
+def denoiser(model: Model, labels: Tensor | None, dtype: torch.dtype) -> Denoiser:
+    """The model's denoiser; the network runs in ``dtype``, results have that of x."""
+    return lambda x, t: model.denoise(x.to(dtype), t, labels).to(x)
+
+
+def _module(sampler: str) -> Any:
+    return importlib.import_module(f"ctm_core.diffusion.samplers.{sampler}")
+
+
+def sample_jumps(move: Move, x: Tensor, jumps: Jumps, noise: Noise | None = None) -> Tensor:
+    """Follow a plan.
 
     Parameters
     ----------
-    jump
-        G with labels bound.
+    move
+        G with labels bound, or a solver's step.
     x
         (B, C, H, W) at level ``jumps.t[0]``.
     jumps
         The plan.
     noise
-        Unit noise of the k-th injection, which follows jump k; k ≤ n - 2. Needed only where the
+        Unit noise of the k-th injection, which follows move k; k ≤ n - 2. Needed only where the
         plan adds any.
     """
     if noise is None and bool((jumps.noise > 0).any()):
         raise UserError("this sampler injects noise between its jumps: give noise")
     for k in range(len(jumps.t)):
-        x = jump(x, jumps.t[k].to(x), jumps.s[k].to(x))
+        x = move(x, jumps.t[k].to(x), jumps.s[k].to(x))
         if noise is not None and jumps.noise[k] > 0:
             x = x + jumps.noise[k].to(x) * (noise(k) if callable(noise) else noise[k]).to(x)
-    return x
-
-
-def sample_gamma(
-    jump: Jump, x: Tensor, levels: Tensor, gamma: float = 0.0, noise: Noise | None = None
-) -> Tensor:
-    """Released gamma-sampling: :func:`sample_jumps` along :func:`gamma_jumps`."""
-    return sample_jumps(jump, x, gamma_jumps(levels, gamma), noise)
-
-
-def sample_gamma_paper(
-    jump: Jump, x: Tensor, levels: Tensor, gamma: float = 0.0, noise: Noise | None = None
-) -> Tensor:
-    """Printed gamma-sampling: :func:`sample_jumps` along :func:`gamma_paper_jumps`."""
-    return sample_jumps(jump, x, gamma_paper_jumps(levels, gamma), noise)
-
-
-def sample_heun(denoiser: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
-    """EDM's deterministic sampler over ``levels`` (n,) > 0, then 0; 2n - 1 evaluations.
-
-    ``x`` (B, C, H, W) is at ``levels[0]``; the step to 0 is an Euler step.
-    """
-    levels = levels.to(x)
-    for t, t_next in pairwise(levels):
-        x = heun_step(denoiser, x, t, t_next)
-    return euler_step(denoiser, x, levels[-1], torch.zeros_like(levels[-1]))
-
-
-def sample_euler(denoiser: Denoiser, x: Tensor, levels: Tensor) -> Tensor:
-    """Euler's method over ``levels`` (n,) > 0, then 0; n evaluations (DDIM's trajectory)."""
-    levels = levels.to(x)
-    for t, t_next in zip(levels, [*levels[1:], torch.zeros_like(levels[-1])], strict=True):
-        x = euler_step(denoiser, x, t, t_next)
     return x
 
 
@@ -224,12 +190,12 @@ def sample(
     model
         Trajectory or anything with its ``G``, ``denoise`` and ``time_s``.
     sampler
-        ``gamma``, ``gamma_paper``, ``heun`` or ``euler``.
+        Name of a file of :mod:`ctm_core.diffusion.samplers`.
     nfe
         Evaluations; for ``heun`` odd, 2n - 1 on n grid points.
     gamma
-        In [0, 1] for the gamma samplers; None otherwise, and allowed at ``nfe`` 1, where no noise
-        is added whatever it is.
+        In [0, 1] for samplers that take it, else None; may be None at ``nfe`` 1, where it has no
+        effect.
     latents
         (B, C, H, W) standard normal; scaled by sigma_max here. Their dtype is the network's.
     noise
@@ -254,20 +220,14 @@ def sample(
     UserError
         For an unknown sampler, or a combination of model, sampler, nfe and gamma that cannot be.
     """
-    _check(model, sampler, nfe, gamma, only_gamma_one)
+    problem = sampling_problem(sampler, nfe, gamma, jumps=model.time_s, final_only=only_gamma_one)
+    if problem:
+        raise UserError(problem)
     dtype = latents.dtype
-    jumping = sampler in ("gamma", "gamma_paper")
-    x = latents.to(state_dtype or (dtype if jumping else torch.float64)) * sigma_max
-    if jumping:
-        plan = gamma_jumps if sampler == "gamma" else gamma_paper_jumps
-        # With one jump gamma is void; 1 makes both plans say sigma_max -> sigma_min at once.
-        jumps = plan(sigmas(nfe, sigma_min, sigma_max, rho), 1.0 if gamma is None else gamma)
-        x = sample_jumps(lambda z, t, s: model.G(z.to(dtype), t, s, labels).to(z), x, jumps, noise)
-    else:
-        run, points = (sample_heun, (nfe + 1) // 2) if sampler == "heun" else (sample_euler, nfe)
-        levels = karras_grid(points, sigma_min, sigma_max, rho)
-        x = run(lambda z, t: model.denoise(z.to(dtype), t, labels).to(z), x, levels)
-    x = x.to(dtype)
+    state = dtype if sampler_traits(sampler).jumps else torch.float64
+    x = latents.to(state_dtype or state) * sigma_max
+    jumps = plan(sampler, nfe, gamma, sigma_min, sigma_max, rho)
+    x = sample_jumps(move(model, sampler, labels, dtype), x, jumps, noise).to(dtype)
     return x.clamp(-1, 1) if clamp else x
 
 
@@ -286,40 +246,6 @@ def to_uint8(x: Tensor, rounding: str = "truncate") -> Tensor:
     return levels.clamp(0, 255).to(torch.uint8)
 
 
-def _variance_gap(high: Tensor, low: Tensor) -> Tensor:
+def variance_gap(high: Tensor, low: Tensor) -> Tensor:
+    """Standard deviation of the noise that raises level ``low`` to ``high``."""
     return (high**2 - low**2).clamp(min=0).sqrt()
-
-
-def _check(
-    model: Model, sampler: str, nfe: int, gamma: float | None, only_gamma_one: bool
-) -> None:
-    if sampler not in SAMPLERS:
-        raise UserError(f"unknown sampler {sampler!r}; allowed: {', '.join(SAMPLERS)}")
-    if nfe < 1:
-        raise UserError(f"sampling needs at least one evaluation, not nfe = {nfe}")
-    if sampler in ("heun", "euler"):
-        if gamma is not None:
-            raise UserError(f"sampler {sampler} has no gamma; leave it out")
-        if sampler == "heun" and nfe % 2 == 0:
-            raise UserError(
-                f"sampler heun takes 2n - 1 evaluations on n points, so nfe must be odd, not {nfe}"
-            )
-        if only_gamma_one:
-            raise UserError(
-                f"this model knows only the target time sigma_min, so sampler {sampler} has no "
-                "denoiser to follow; use gamma with gamma = 1"
-            )
-        return
-    if not (model.time_s or only_gamma_one):
-        raise UserError(
-            f"sampler {sampler} needs a model that jumps, and this one is a denoiser (a teacher); "
-            "use heun or euler"
-        )
-    if gamma is None and nfe > 1:
-        raise UserError(f"sampler {sampler} with nfe = {nfe} needs a gamma in [0, 1]")
-    if gamma is not None and not 0 <= gamma <= 1:
-        raise UserError(f"gamma must lie in [0, 1], not {gamma:g}")
-    if only_gamma_one and gamma not in (None, 1):
-        raise UserError(
-            f"this model knows only the target time sigma_min: gamma must be 1, not {gamma:g}"
-        )

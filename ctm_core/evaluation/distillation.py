@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctm_core.config import Cell
-from ctm_core.diffusion import randomness
-from ctm_core.diffusion.sampling import gamma_jumps, gamma_paper_jumps, sigmas
+from ctm_core.config.sampler_traits import JUMP_SAMPLER
+from ctm_core.diffusion import randomness, sampling
 from ctm_core.diffusion.schedule import karras_grid
-from ctm_core.diffusion.solvers import euler_step, heun_step
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.metrics.subsampling import Estimate
 from ctm_core.evaluation.metrics.trajectory_error import (
-    Move,
     Step,
     path,
     rms,
@@ -91,13 +88,9 @@ def steps(cell: Cell, diffusion: Mapping[str, float]) -> list[Step]:
     from sigma_min to 0, is left out: the fine solve ends the same way.
     """
     grid = diffusion["sigma_min"], diffusion["sigma_max"], diffusion["rho"]
-    if cell.sampler in ("gamma", "gamma_paper"):
-        plan = gamma_jumps if cell.sampler == "gamma" else gamma_paper_jumps
-        jumped = plan(sigmas(cell.nfe, *grid), 1.0 if cell.gamma is None else cell.gamma)
-        return list(zip(jumped.t.tolist(), jumped.s.tolist(), strict=True))
-    points = (cell.nfe + 1) // 2 if cell.sampler == "heun" else cell.nfe
-    levels = karras_grid(points, *grid).tolist()
-    return list(pairwise(levels)) if points > 1 else [(levels[0], 0.0)]
+    plan = sampling.plan(*cell, *grid)
+    pairs = list(zip(plan.t.tolist(), plan.s.tolist(), strict=True))
+    return pairs if len(pairs) == 1 else [(t, s) for t, s in pairs if s > 0]
 
 
 def jumps(points: int, diffusion: Mapping[str, float], final_only: bool = False) -> list[Step]:
@@ -147,7 +140,7 @@ def errors(
         cell: (cell.sampler, steps(cell, noises.diffusion)) for cell in cells
     }
     if pairs:
-        wanted["jumps"] = ("gamma", list(pairs))
+        wanted["jumps"] = (JUMP_SAMPLER, list(pairs))
     squares = _squares(model, teacher, wanted, noises)
     found = rms(squares["jumps"]).tolist() if pairs else []
     return (
@@ -168,17 +161,13 @@ def _squares(
     found: dict[Any, list[Tensor]] = {key: [] for key in wanted}
     for noise, labels, count in noises.batches():
         y = None if labels is None else labels.to(device)
-        denoise = _move(teacher, "denoise", noise.dtype, y)
         x = noise.to(device, torch.float64) * noises.diffusion["sigma_max"]
-        states = path(
-            lambda z, t, denoise=denoise: denoise(z, t, t),  # type: ignore[misc]
-            x,
-            levels,
-            points=noises.points,
-            **noises.grid,
-        )
+        denoiser = sampling.denoiser(teacher, y if teacher.label_dim else None, noise.dtype)
+        states = path(denoiser, x, levels, points=noises.points, **noises.grid)
+        own_labels = y if model.label_dim else None
         for key, (sampler, pairs) in wanted.items():
-            errors = squared_errors(_move(model, sampler, noise.dtype, y), states, pairs)
+            move = sampling.move(model, sampler, own_labels, noise.dtype)
+            errors = squared_errors(move, states, pairs)
             if not bool(torch.isfinite(errors).all()):
                 raise UserError(
                     "a step of the model or its teacher gives NaN or infinity; the weights are "
@@ -186,19 +175,3 @@ def _squares(
                 )
             found[key].append(errors[:, :count])
     return {key: torch.cat(batches, dim=1) for key, batches in found.items()}
-
-
-def _move(model: Trajectory, sampler: str, dtype: torch.dtype, labels: Tensor | None) -> Move:
-    """A sampler's step as a function of (x, t, s); the network runs in ``dtype``."""
-    y = labels if model.label_dim else None
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return model.denoise(x.to(dtype), t, y).to(x)
-
-    if sampler == "denoise":
-        return lambda x, t, s: denoise(x, t)
-    if sampler in ("gamma", "gamma_paper"):
-        return lambda x, t, s: model.G(x.to(dtype), t, s, y).to(x)
-    if sampler == "heun":
-        return lambda x, t, s: (heun_step if s > 0 else euler_step)(denoise, x, t, s)
-    return lambda x, t, s: euler_step(denoise, x, t, s)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import JUMP_SAMPLER
 from ctm_core.diffusion import randomness, sampling
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import save_tensors
@@ -71,7 +72,7 @@ def write_previews(
 
 def path_cells(cells: Sequence[Cell]) -> list[Cell]:
     """The cells of the gamma sampler of most jumps, at most 8: one for each gamma."""
-    several = [c for c in cells if c.sampler == "gamma" and 1 < c.nfe <= LONGEST]
+    several = [c for c in cells if c.sampler == JUMP_SAMPLER and 1 < c.nfe <= LONGEST]
     longest = max((cell.nfe for cell in several), default=0)
     return [cell for cell in several if cell.nfe == longest]
 

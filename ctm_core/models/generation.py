@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctm_core.diffusion import randomness, sampling, schedule
+from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_traits
+from ctm_core.diffusion import randomness, sampling
 from ctm_core.models.weight_file import load_weights
 from ctm_core.runtime.errors import UserError
 
@@ -55,7 +57,7 @@ class Generator:
 
     @property
     def has_jumps(self) -> bool:
-        """Whether the model jumps, so that the gamma samplers apply."""
+        """Whether the model has a G."""
         return self.model.has_jumps
 
     @property
@@ -63,10 +65,18 @@ class Generator:
         """Whether it jumps to sigma_min alone, so that gamma is 1."""
         return bool(self.record.get("final_only", False))
 
-    @property
-    def default_gamma(self) -> float:
-        """0, or 1 where nothing else is possible."""
-        return 1.0 if self.final_only else 0.0
+    def cell(self, sampler: str | None, nfe: int | None, gamma: float | None) -> Cell:
+        """What to sample, with defaults for what is None.
+
+        By default a student is sampled with ``gamma`` at NFE 1 and a teacher with ``heun`` at
+        NFE 35; γ is 0, or 1 where nothing else is possible. Raises UserError for an unknown
+        sampler.
+        """
+        default, evaluations = (JUMP_SAMPLER, 1) if self.has_jumps else (ODE_SAMPLER, 35)
+        sampler = sampler or default
+        if gamma is None and sampler_traits(sampler).gamma:
+            gamma = float(self.final_only)
+        return Cell(sampler, evaluations if nfe is None else nfe, gamma)
 
     def class_index(self, label: str) -> int:
         """The number of a class given by name or number.
@@ -205,16 +215,12 @@ class Generator:
     def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
         """The noise levels a sampler visits, for people: ``80 → 2.52 (→ 1.1) → 0.002``."""
         levels = self.record["diffusion"]
-        low, high, rho = levels["sigma_min"], levels["sigma_max"], levels["rho"]
-        if not sampler.startswith("gamma"):
-            points = (nfe + 1) // 2 if sampler == "heun" else nfe
-            times = [float(t) for t in schedule.karras_grid(points, low, high, rho)] + [0.0]
-            return " → ".join(f"{t:.4g}" for t in times)
-        plan = sampling.gamma_jumps if sampler == "gamma" else sampling.gamma_paper_jumps
-        jumps = plan(sampling.sigmas(nfe, low, high, rho), 1.0 if gamma is None else gamma)
-        parts = []
-        for t, s, noise in zip(
-            jumps.t.tolist(), jumps.s.tolist(), jumps.noise.tolist(), strict=True
-        ):
-            parts.append(f"{t:.4g} → {s:.4g}" + (f" + noise {noise:.4g}" if noise else ""))
-        return ", ".join(parts)
+        grid = levels["sigma_min"], levels["sigma_max"], levels["rho"]
+        jumps = sampling.plan(sampler, nfe, gamma, *grid)
+        t, s, noises = (values.tolist() for values in jumps)
+        if not sampler_traits(sampler).jumps:
+            return " → ".join(f"{time:.4g}" for time in [*t, s[-1]])
+        return ", ".join(
+            f"{start:.4g} → {end:.4g}" + (f" + noise {noise:.4g}" if noise else "")
+            for start, end, noise in zip(t, s, noises, strict=True)
+        )

@@ -59,7 +59,7 @@ class Model:
         Parameters
         ----------
         nfe
-            Network evaluations an image; default 1 for a student, 35 for a teacher.
+            Network evaluations per image; default 1 for a student, 35 for a teacher.
         gamma
             0 deterministic, 1 consistency sampling; default 0, or 1 for models that only jump to
             sigma_min. Teachers have none.
@@ -68,23 +68,15 @@ class Model:
         labels
             Classes, int64 (n,); default uniform. Unconditional models take none.
         sampler
-            ``gamma``, ``gamma_paper``, ``heun`` or ``euler``; default gamma, heun for a teacher.
+            Name of a file of :mod:`ctm_core.diffusion.samplers`; default ``gamma``, or ``heun``
+            for a teacher.
 
         Raises
         ------
         UserError
             If sampler, nfe and gamma do not go together, or labels do not fit.
         """
-        jumps = self._generator.has_jumps
-        sampler = sampler or ("gamma" if jumps else "heun")
-        if gamma is None and sampler.startswith("gamma"):
-            gamma = self._generator.default_gamma
+        cell = self._generator.cell(sampler, nfe, gamma)
         return self._generator.images(
-            n,
-            sampler=sampler,
-            nfe=(1 if jumps else 35) if nfe is None else nfe,
-            gamma=gamma,
-            seed=seed,
-            labels=labels,
-            batch_size=batch_size,
+            n, **cell._asdict(), seed=seed, labels=labels, batch_size=batch_size
         )

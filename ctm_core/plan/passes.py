@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ctm_core.config import Cell, Experiment, Student
 from ctm_core.config.protocols import Protocol
+from ctm_core.config.sampler_traits import sampler_traits
 from ctm_core.diffusion import schedule
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.evaluation import distillation
@@ -204,10 +205,9 @@ def _trajectories(
 
 
 def _moves(cell: Cell, steps: list[tuple[float, float]]) -> int:
-    """Passes of one image through the steps of a cell; Heun's are two, but the one to 0."""
-    if cell.sampler != "heun":
-        return len(steps)
-    return sum(2 if s > 0 else 1 for _, s in steps)
+    """Passes of one image through the steps of a cell; the step to 0 takes one."""
+    per_step = sampler_traits(cell.sampler).evaluations_per_step
+    return sum(per_step if s > 0 else 1 for _, s in steps)
 
 
 def _solve(levels: set[float], points: int, diffusion: Mapping[str, float]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label
 from ctm_core.config.sampling_grid import ADAPTIVE
 from ctm_core.report.scores import Row, last_steps, main_protocol, metric_of
 from ctm_core.report.statistics import Outcome, Summary, paired
@@ -37,7 +38,7 @@ def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[
     if metric is None:
         return []
     own = sorted(
-        (cell for model, cell in cells if model == student and cell.sampler == "gamma"),
+        (cell for model, cell in cells if model == student and cell.sampler == JUMP_SAMPLER),
         key=lambda cell: (cell.nfe, cell.gamma or 0.0),
     )
     pairs: list[tuple[str, tuple[str, Cell], tuple[str, Cell]]] = []
@@ -71,11 +72,15 @@ def _cells(rows: Sequence[Row], experiment: str) -> tuple[dict[tuple[str, Cell],
     return {(row.model, row.cell): row for row in chosen if metric in row.metrics}, metric
 
 
-def cell_name(cell: Cell) -> str:
-    """A cell as text reads it: ``NFE 4, γ = 0.5``; unusual samplers are named."""
+def cell_name(cell: Cell, teacher: bool = True) -> str:
+    """A cell as text reads it: ``NFE 4, γ = 0.5``.
+
+    The sampler is named where it is not the usual one: γ-sampling, or Heun's of a teacher.
+    """
     if cell.sampler == ADAPTIVE:
         return "likelihood"
     text = f"NFE {cell.nfe}"
     if cell.gamma is not None:
         text += f", γ = {cell.gamma:g}"
-    return text + {"gamma_paper": " (as printed)", "euler": " (Euler)"}.get(cell.sampler, "")
+    label = "" if teacher and cell.sampler == ODE_SAMPLER else sampler_label(cell.sampler)
+    return f"{text} ({label})" if label else text

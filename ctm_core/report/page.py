@@ -236,7 +236,7 @@ def _published(found: Joined) -> dict[str, Any]:
     source = found.entry.source if found.beside is None else found.beside.source
     return {
         "row": found.row,
-        "cell": cell_name(cell) + (" (Heun)" if cell.sampler == "heun" else ""),
+        "cell": cell_name(cell, teacher=False),
         "kind": FAMILIES[found.kind].display,
         "ours": "" if summary is None else str(summary),
         "metric": display(found.metric) if found.metric else "",

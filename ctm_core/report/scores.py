@@ -96,9 +96,8 @@ class Score(BaseModel):
 
     @property
     def cell(self) -> Cell:
-        """The cell; gamma is left out where it has no meaning (heun, euler, and NFE 1)."""
-        meaningful = self.sampler.startswith("gamma") and self.nfe > 1
-        return Cell(self.sampler, self.nfe, self.gamma if meaningful else None)
+        """The cell."""
+        return Cell.of(self.sampler, self.nfe, self.gamma)
 
 
 class JumpError(BaseModel):

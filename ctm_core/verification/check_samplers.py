@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctm_core.diffusion import sampling
+from ctm_core.diffusion.samplers import gamma as gamma_sampler
+from ctm_core.diffusion.samplers import heun
 from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.runtime.errors import UserError
@@ -120,7 +123,8 @@ def follow(
     gamma = float(gammas[kind])
     if "ts" in variant:
         levels = karras_grid(steps)[variant["ts"]]
-        return sampling.sample_gamma(jump, latents * levels[0], levels, gamma, noise)
+        plan = gamma_sampler.plan(levels, gamma)
+        return sampling.sample_jumps(jump, latents * levels[0], plan, noise)
     return sampling.sample(
         model,
         sampler="gamma",
@@ -148,7 +152,11 @@ def edm_heun(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
         states.append(x)
         return model.denoise(x.to(precision), t, y).double()
 
-    final = sampling.sample_heun(evaluate, golden.input("latents", DOUBLE) * levels[0], levels)
+    final = sampling.sample_jumps(
+        partial(heun.step, evaluate),
+        golden.input("latents", DOUBLE) * levels[0],
+        sampling.to_zero(levels),
+    )
     yield exact("nfe", len(states), int(golden.expected("nfe", precision)))
     # The states between steps are the inputs of every second evaluation.
     states = [*states[::2], final]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ctm_core.diffusion import randomness
 from ctm_core.diffusion.gaussian import exact_model
-from ctm_core.diffusion.sampling import gamma_jumps, sample, sample_jumps, sigmas
+from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
+from ctm_core.diffusion.sampling import sample, sample_jumps, sigmas
 from ctm_core.diffusion.trajectory import Trajectory
 
 from .truth import ALPHA, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws, fit

@@ -12,13 +12,9 @@ from torch import Tensor
 
 from ctm_core.diffusion import randomness
 from ctm_core.diffusion.gaussian import GaussianMixture, exact_model
-from ctm_core.diffusion.sampling import (
-    gamma_jumps,
-    gamma_paper_jumps,
-    sample,
-    sample_jumps,
-    sigmas,
-)
+from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
+from ctm_core.diffusion.samplers.gamma_paper import plan as gamma_paper_jumps
+from ctm_core.diffusion.sampling import sample, sample_jumps, sigmas
 from ctm_core.diffusion.schedule import (
     dsm_sigma,
     heun_steps_from_uniform,

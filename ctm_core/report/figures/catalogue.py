@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import ODE_SAMPLER, samplers
 from ctm_core.evaluation.previews import path_cells
 from ctm_core.report.figures import curves, over_training
 from ctm_core.report.headline import cell_name, headline_metric
@@ -222,16 +223,17 @@ def hero_cells(rows: Sequence[Row]) -> list[tuple[str, Cell]]:
         return cells
     student = "ctm" if "ctm" in students else students[0]
     own = sorted({row.cell for row in rows if row.model == student}, key=cell_order)
+    jumping = samplers(jumps=True)
     for nfe in HERO_STEPS:
-        jumps = [cell for cell in own if cell.nfe == nfe and cell.sampler.startswith("gamma")]
+        jumps = [cell for cell in own if cell.nfe == nfe and cell.sampler in jumping]
         cells += [(student, cell) for cell in jumps[:1]]
     return cells
 
 
 def _solves(rows: Iterable[Row]) -> list[Cell]:
     """The teacher's cells by Heun's method, the coarsest first."""
-    solves = {row.cell for row in rows if row.model == "teacher" and row.cell.sampler == "heun"}
-    return sorted(solves, key=cell_order)
+    cells = {row.cell for row in rows if row.model == "teacher"}
+    return sorted((cell for cell in cells if cell.sampler == ODE_SAMPLER), key=cell_order)
 
 
 def finest(rows: Iterable[Row]) -> Cell | None:

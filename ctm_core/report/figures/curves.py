@@ -11,6 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import (
+    JUMP_SAMPLER,
+    ODE_SAMPLER,
+    sampler_label,
+    samplers,
+)
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures.style import (
     COLORS,
@@ -74,11 +80,10 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
         if model != "teacher":
             for (sampler, gamma), points in _by_gamma(values[model]).items():
                 index = list(colors).index(gamma)
-                name = "" if gamma is None else f"γ = {gamma:g}"
-                suffix = {"gamma": "", "gamma_paper": " (as printed)"}.get(sampler, sampler)
-                line = "--" if sampler == "gamma_paper" else "-"
-                label = f"{name}{suffix}" or "NFE 1"
-                draw_line(axes, points, colors[gamma], MARKERS[index % len(MARKERS)], label, line)
+                marker = MARKERS[index % len(MARKERS)]
+                line = "-" if sampler == JUMP_SAMPLER else "--"
+                label = _line_label(sampler, gamma)
+                draw_line(axes, points, colors[gamma], marker, label, line)
         nfe_axis(axes, sorted(counts))
         log_if_positive(axes, _extent(values))
         axes.set_title(model)
@@ -103,7 +108,7 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
             points = {
                 cell.gamma: summary
                 for cell, summary in cells.items()
-                if cell.nfe == nfe and cell.gamma is not None and cell.sampler == "gamma"
+                if cell.nfe == nfe and cell.gamma is not None and cell.sampler == JUMP_SAMPLER
             }
             if not points:
                 continue
@@ -142,7 +147,7 @@ def _values(rows: Sequence[Row], metric: str) -> dict[str, dict[Cell, Summary]]:
 
 def _gammas(cells: Iterable[Cell]) -> list[Cell]:
     """Cells whose NFE occurs with two gammas or more."""
-    marked = [cell for cell in cells if cell.gamma is not None and cell.sampler == "gamma"]
+    marked = [cell for cell in cells if cell.gamma is not None and cell.sampler == JUMP_SAMPLER]
     return [cell for cell in marked if sum(other.nfe == cell.nfe for other in marked) > 1]
 
 
@@ -161,6 +166,13 @@ def _by_gamma(
     return lines
 
 
+def _line_label(sampler: str, gamma: float | None) -> str:
+    label = sampler_label(sampler)
+    if gamma is None:
+        return label or "NFE 1"
+    return f"γ = {gamma:g}" + (f" ({label})" if label else "")
+
+
 def _gamma_colors(values: Mapping[str, Mapping[Cell, Summary]]) -> dict[float | None, str]:
     """One colour for each gamma of the figure, the same in every panel."""
     found = {cell.gamma for model, cells in values.items() if model != "teacher" for cell in cells}
@@ -175,17 +187,18 @@ def _levels(
 ) -> list[tuple[str, Cell, str]]:
     """Cells without gamma to compare with: the student's at NFE 1, the teacher's finest solve."""
     single = [(model, cell, ":") for cell in values[model] if cell.nfe == 1]
-    solves = [cell for cell in values.get("teacher", {}) if cell.sampler == "heun"]
+    solves = [cell for cell in values.get("teacher", {}) if cell.sampler == ODE_SAMPLER]
     finest = max(solves, key=lambda cell: cell.nfe, default=None)
     return single[:1] + ([("teacher", finest, "--")] if finest else [])
 
 
 def _teacher(axes: Axes, cells: Mapping[Cell, Summary]) -> None:
-    names = {"heun": ("Heun", "-", "X"), "euler": ("Euler", ":", "x")}
-    for sampler, (name, line, marker) in names.items():
+    looks = itertools.cycle([("-", "X"), (":", "x"), ("-.", "+")])
+    for sampler, (line, marker) in zip(samplers(jumps=False), looks, strict=False):
         points: Points = {c.nfe: s for c, s in cells.items() if c.sampler == sampler}
         if points:
-            draw_line(axes, points, TEACHER, marker, f"teacher, {name}", line)
+            label = f"teacher, {sampler_label(sampler)}"
+            draw_line(axes, points, TEACHER, marker, label, line)
             finest = points[max(points)].mean
             axes.axhline(finest, color=TEACHER, linestyle=(0, (1, 3)), linewidth=1.0)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from ctm_core.config import Cell
+from ctm_core.config.sampler_traits import JUMP_SAMPLER
 from ctm_core.report.figures.curves import draw_line, label_panels, panels
 from ctm_core.report.figures.style import COLORS, MARKERS, legend, log_if_positive
 from ctm_core.report.scores import Row
@@ -81,5 +82,5 @@ def _shared(cells: Sequence[Sequence[Cell]]) -> list[int]:
 
 def _cell(cells: Sequence[Cell], nfe: int) -> Cell | None:
     """The cell of the gamma sampler with least noise between jumps."""
-    fitting = [cell for cell in cells if cell.nfe == nfe and cell.sampler == "gamma"]
+    fitting = [cell for cell in cells if cell.nfe == nfe and cell.sampler == JUMP_SAMPLER]
     return min(fitting, key=lambda cell: cell.gamma or 0.0, default=None)

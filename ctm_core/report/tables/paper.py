@@ -19,6 +19,7 @@ import pandas as pd
 
 from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.published import Literature, Published
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, samplers
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.csv_files import csv_text
 from ctm_core.report.headline import cell_name
@@ -175,7 +176,7 @@ def _gan_block(layout: Layout, rows: Sequence[Row], experiment: str) -> Block:
     columns = list(_columns(layout, [row for row in rows if row.experiment == experiment]))[:1]
     entries = []
     for column in columns:
-        exact = [r for r in rows if r.cell.sampler == "gamma" and not r.cell.gamma]
+        exact = [r for r in rows if r.cell.sampler == JUMP_SAMPLER and not r.cell.gamma]
         by_nfe = {
             model: {row.cell.nfe: row for row in exact if row.model == model and column.holds(row)}
             for model in ("ctm", "ctm_gan")
@@ -202,9 +203,9 @@ def _columns(layout: Layout, rows: Sequence[Row]) -> Iterator[Column]:
 
 def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
     cell = row.cell
-    if cell.sampler in ("heun", "euler"):
+    if cell.sampler in samplers(jumps=False):
         return row.model == "teacher"
-    if cell.sampler != "gamma":
+    if cell.sampler != JUMP_SAMPLER:
         return False
     if not cell.gamma:
         return True

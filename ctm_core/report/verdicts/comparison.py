@@ -155,6 +155,5 @@ def sentence(comparison: Comparison, literature: Literature) -> str:
 def _cell_text(claimed: ClaimedCell) -> str:
     if claimed.nfe is None:
         return claimed.model
-    text = f"{claimed.model} at {cell_name(Cell(claimed.sampler, claimed.nfe, claimed.gamma))}"
-    heun = claimed.sampler == "heun" and claimed.model != "teacher"
-    return text + (" (Heun)" if heun else "")
+    cell = Cell(claimed.sampler, claimed.nfe, claimed.gamma)
+    return f"{claimed.model} at {cell_name(cell, claimed.model == 'teacher')}"

@@ -503,9 +503,13 @@ def test_results_below_a_file(desk: Desk) -> None:
     [
         ("teacher", ["--gamma", "0.5"], "sampler heun has no gamma; leave it out"),
         ("teacher", ["--sampler", "gamma"], "needs a model that jumps"),
-        ("teacher", ["--nfe", "4"], "so nfe must be odd, not 4"),
+        ("teacher", ["--nfe", "4"], "so nfe must be 1, 3, 5, …, not 4"),
         ("student", ["--sampler", "heun", "--gamma", "0"], "sampler heun has no gamma"),
-        ("student", ["--sampler", "ddim"], "unknown sampler 'ddim'; allowed: gamma, gamma_paper"),
+        (
+            "student",
+            ["--sampler", "ddim"],
+            "unknown sampler 'ddim'; allowed: gamma, heun, euler, gamma_paper",
+        ),
         ("student", ["--class", "10"], "there is no class '10'; classes are 0, 1, 2"),
         ("student", ["--class", "-1"], "there is no class '-1'"),
         ("student", ["--class", "²"], "there is no class '²'"),

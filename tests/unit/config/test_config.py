@@ -111,10 +111,14 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         (
             "evaluation.samplers.teacher",
             [{"sampler": "gamma", "nfe": [1], "gamma": [0]}],
-            "the teacher has no jumps",
+            "evaluation.samplers.teacher: sampler gamma needs a model that jumps",
         ),
-        ("evaluation.samplers.teacher", [{"sampler": "heun", "nfe": [4]}], "must be odd"),
-        ("evaluation.samplers.ctm", [{"sampler": "gamma", "nfe": [2]}], "gamma values belong"),
+        (
+            "evaluation.samplers.teacher",
+            [{"sampler": "heun", "nfe": [4]}],
+            "must be 1, 3, 5, …, not 4",
+        ),
+        ("evaluation.samplers.ctm", [{"sampler": "gamma", "nfe": [2]}], "needs a gamma"),
         (
             "evaluation.protocols.tiny",
             [{"model": "ctm", "sampler": "gamma", "nfe": 8, "gamma": 1}],

@@ -126,9 +126,9 @@ def test_impossible_students(keys: dict[str, Any], expected: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("grid", "given"),
     [
-        ({"sampler": "gamma", "nfe": [2], "gamma": [0]}, "gamma [0.0]"),
-        ({"sampler": "gamma", "nfe": [1, 4], "gamma": [0.5, 1]}, "gamma [0.5, 1.0]"),
-        ({"sampler": "heun", "nfe": [3]}, "heun"),
+        ({"sampler": "gamma", "nfe": [2], "gamma": [0]}, "gamma 0"),
+        ({"sampler": "gamma", "nfe": [1, 4], "gamma": [0.5, 1]}, "gamma 0.5"),
+        ({"sampler": "heun", "nfe": [3]}, "sampler heun"),
     ],
 )
 def test_models_that_know_only_sigma_min_have_gamma_one(
@@ -136,8 +136,8 @@ def test_models_that_know_only_sigma_min_have_gamma_one(
 ) -> None:
     said = sentence(with_model("new", section(objective=objective), [grid]), tmp_path)
     assert said == (
-        f"evaluation.samplers.new: the objective {objective} jumps to sigma_min alone, so it is "
-        f"sampled with gamma: [1], not {given}"
+        "evaluation.samplers.new: a model that jumps to sigma_min alone is sampled with gamma 1, "
+        f"not {given}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctm_core.config.sampler_traits import sampler_traits, samplers
 from ctm_core.diffusion import sampling
+from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
+from ctm_core.diffusion.samplers.gamma_paper import plan as gamma_paper_jumps
 from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.runtime.errors import UserError
 
@@ -71,7 +75,7 @@ def test_levels() -> None:
 def test_released_plan_keeps_the_level(n: int, gamma: float) -> None:
     """s^2 + noise^2 is the next level's square; s never falls below sigma_min."""
     levels = sampling.sigmas(n)
-    t, s, noise = sampling.gamma_jumps(levels, gamma)
+    t, s, noise = gamma_jumps(levels, gamma)
     assert torch.equal(t, levels[:-1])
     torch.testing.assert_close(s**2 + noise**2, levels[1:] ** 2, rtol=1e-9, atol=1e-12)
     assert bool((s >= 0.002 * (1 - 1e-12)).all())
@@ -82,7 +86,7 @@ def test_released_plan_keeps_the_level(n: int, gamma: float) -> None:
 @settings(deadline=None)
 def test_printed_plan(n: int, gamma: float) -> None:
     levels = sampling.sigmas(n)
-    t, s, noise = sampling.gamma_paper_jumps(levels, gamma)
+    t, s, noise = gamma_paper_jumps(levels, gamma)
     assert torch.equal(t, levels[:-1])
     expected = ((1 - gamma**2) ** 0.5 * levels[1:]).clamp(min=0.002)
     torch.testing.assert_close(s, expected)
@@ -92,13 +96,13 @@ def test_printed_plan(n: int, gamma: float) -> None:
 
 def test_plans_at_the_ends() -> None:
     levels = sampling.sigmas(5)
-    for plan in (sampling.gamma_jumps, sampling.gamma_paper_jumps):
+    for plan in (gamma_jumps, gamma_paper_jumps):
         exact, consistency = plan(levels, 0.0), plan(levels, 1.0)
         assert torch.equal(exact.s, levels[1:]) and not exact.noise.any()
         assert consistency.s.tolist() == [0.002] * 5
     # The two forms differ by the floor sigma_min alone.
     fine = torch.tensor([80.0, 5.0, 1.0, 1e-9], dtype=torch.float64)
-    ours, paper = sampling.gamma_jumps(fine, 0.6), sampling.gamma_paper_jumps(fine, 0.6)
+    ours, paper = gamma_jumps(fine, 0.6), gamma_paper_jumps(fine, 0.6)
     torch.testing.assert_close(ours.s, paper.s, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ours.noise, paper.noise, rtol=1e-6, atol=1e-9)
 
@@ -221,17 +225,20 @@ def test_one_jump_ignores_gamma() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sampler": "ddim"}, "allowed: gamma, gamma_paper, heun, euler"),
+        ({"sampler": "ddim"}, "allowed: gamma, heun, euler, gamma_paper"),
         ({"nfe": 0}, "at least one"),
-        ({"sampler": "heun", "nfe": 4, "gamma": None}, "must be odd, not 4"),
+        ({"sampler": "heun", "nfe": 4, "gamma": None}, "must be 1, 3, 5, …, not 4"),
         ({"sampler": "heun", "nfe": 5, "gamma": 0.5}, "no gamma"),
         ({"sampler": "euler", "gamma": 1.0}, "no gamma"),
         ({"gamma": None}, "needs a gamma"),
         ({"gamma": 1.5}, r"lie in \[0, 1\]"),
         ({"gamma": -0.1}, r"lie in \[0, 1\]"),
-        ({"only_gamma_one": True, "gamma": 0.5}, "gamma must be 1, not 0.5"),
-        ({"only_gamma_one": True, "gamma": 0.0}, "gamma must be 1"),
-        ({"only_gamma_one": True, "sampler": "heun", "nfe": 3, "gamma": None}, "only the target"),
+        ({"only_gamma_one": True, "gamma": 0.5}, "with gamma 1, not gamma 0.5"),
+        ({"only_gamma_one": True, "gamma": 0.0}, "with gamma 1, not gamma 0"),
+        (
+            {"only_gamma_one": True, "sampler": "heun", "nfe": 3, "gamma": None},
+            "jumps to sigma_min alone .* not sampler heun",
+        ),
     ],
 )
 def test_impossible_combinations(changes: dict[str, Any], words: str) -> None:
@@ -268,3 +275,14 @@ def test_levels_survive_rounding(rounding: str, shift: float) -> None:
     levels = torch.arange(256)
     back = sampling.to_uint8((levels + shift).double().clamp(max=255) / 127.5 - 1, rounding)
     assert torch.equal(back.long(), levels)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", samplers())
+def test_a_file_has_what_its_traits_promise(name: str) -> None:
+    module = importlib.import_module(f"ctm_core.diffusion.samplers.{name}")
+    assert hasattr(module, "plan" if sampler_traits(name).jumps else "step")
+    plan = sampling.plan(name, 5, 0.5)
+    assert plan.t[0] == 80 and plan.noise[-1] == 0 and bool((plan.s < plan.t).all())

@@ -11,7 +11,8 @@ import torch
 from fixtures.tiny import Trained
 
 from ctm_core.config import Cell
-from ctm_core.diffusion.sampling import gamma_jumps, sigmas
+from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
+from ctm_core.diffusion.sampling import sigmas
 from ctm_core.evaluation.previews import path_cells, walk, write_previews
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import load_tensors

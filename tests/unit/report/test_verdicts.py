@@ -304,8 +304,8 @@ def test_mistakes_in_claims_are_refused(changes: dict[str, Any], sentence: str) 
     ("changes", "sentence"),
     [
         ({"direction": "within"}, "`within` needs a margin above 0"),
-        ({"first": {"model": "ctm", "nfe": 2}}, "gamma belongs to"),
-        ({"first": {"model": "ctm", "nfe": 1, "gamma": 0}}, "gamma belongs to"),
+        ({"first": {"model": "ctm", "nfe": 2}}, "needs a gamma"),
+        ({"first": {"model": "ctm", "nfe": 1, "gamma": 0}}, "has no gamma here"),
         ({"first": {"model": "ctm"}}, "nfe is left out for the sampler ode"),
         ({"factor": 0}, "greater than 0"),
         ({"metric": "memorisation"}, "metric"),

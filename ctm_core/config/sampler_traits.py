@@ -1,0 +1,115 @@
+"""Which samplers there are, and which of them can sample which model with which γ and NFE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ctm_core.config._section import OneOf, Positive, Section
+from ctm_core.config._traits import modules, read_traits
+from ctm_core.runtime.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "diffusion" / "samplers"
+
+#: What students and teachers are sampled by unless another is named.
+JUMP_SAMPLER, ODE_SAMPLER = "gamma", "heun"
+
+
+class SamplerTraits(Section):
+    """What a sampler's file says of it in ``TRAITS``."""
+
+    jumps: bool = Field(description="by G; otherwise it follows the ODE of the denoiser")
+    gamma: bool = Field(default=False, description="whether it takes a γ")
+    evaluations_per_step: Positive = Field(
+        default=1, description="of an ODE sampler, whose last step takes one"
+    )
+    label: str | None = Field(
+        default=None, description="in tables and figures, '' for none; default: the file's name"
+    )
+
+
+def samplers(*, jumps: bool | None = None) -> list[str]:
+    """Names of all samplers, or of those that jump or do not; the default ones first."""
+    names = sorted(modules(FOLDER), key=lambda n: (n not in (JUMP_SAMPLER, ODE_SAMPLER), n))
+    return [name for name in names if jumps in (None, sampler_traits(name).jumps)]
+
+
+def sampler_traits(name: str) -> SamplerTraits:
+    """The traits of a sampler.
+
+    Raises
+    ------
+    UserError
+        If there is no such sampler, or its file does not say its traits in literals.
+    """
+    if name not in modules(FOLDER):
+        raise UserError(_unknown(name))
+    traits: SamplerTraits = read_traits(FOLDER / f"{name}.py", SamplerTraits)
+    return traits
+
+
+def sampler_label(name: str) -> str:
+    """What tables and figures call a sampler; empty for the one that needs no name.
+
+    Results may name a sampler that there is no more.
+    """
+    label = sampler_traits(name).label if name in samplers() else None
+    return name if label is None else label
+
+
+def sampling_problem(
+    sampler: str,
+    nfe: int,
+    gamma: float | None,
+    *,
+    jumps: bool = True,
+    final_only: bool = False,
+) -> str | None:
+    """Why a model cannot be sampled this way, as a sentence; None if it can.
+
+    Parameters
+    ----------
+    sampler, nfe, gamma
+        The sampler, the network evaluations per image, and γ, which may be None where no noise is
+        added whatever it is: at NFE 1.
+    jumps
+        Whether the model has a G.
+    final_only
+        Whether it jumps to sigma_min alone.
+    """
+    if sampler not in samplers():
+        return _unknown(sampler)
+    traits = sampler_traits(sampler)
+    if nfe < 1:
+        return f"sampling needs at least one evaluation, not nfe = {nfe}"
+    per_step = traits.evaluations_per_step
+    if (nfe - 1) % per_step:
+        return (
+            f"sampler {sampler} takes {per_step} evaluations per step and one for the last, so "
+            f"nfe must be 1, {1 + per_step}, {1 + 2 * per_step}, …, not {nfe}"
+        )
+    if gamma is not None and not traits.gamma:
+        return f"sampler {sampler} has no gamma; leave it out"
+    if gamma is not None and not 0 <= gamma <= 1:
+        return f"gamma must lie in [0, 1], not {gamma:g}"
+    if traits.jumps and not (jumps or final_only):
+        return (
+            f"sampler {sampler} needs a model that jumps, and this one is a denoiser (a teacher); "
+            f"use {' or '.join(samplers(jumps=False))}"
+        )
+    if gamma is None and traits.gamma and nfe > 1:
+        return f"sampler {sampler} with nfe = {nfe} needs a gamma in [0, 1]"
+    if final_only and not (traits.gamma and gamma in (None, 1)):
+        given = f"sampler {sampler}" if gamma is None else f"gamma {gamma:g}"
+        return f"a model that jumps to sigma_min alone is sampled with gamma 1, not {given}"
+    return None
+
+
+def _unknown(name: str) -> str:
+    return f"unknown sampler {name!r}; allowed: {', '.join(samplers())}"
+
+
+#: A sampler's name in a configuration file.
+SamplerName = Annotated[str, OneOf(tuple(samplers()))]
