@@ -42,8 +42,8 @@ def assets(
         return
     from ctm_core.data.assets.overview import chosen, overview
 
-    text, told = overview(*chosen(config, needed_by), folder)
-    click.echo(json.dumps(told, indent=2) if as_json else text)
+    text, facts = overview(*chosen(config, needed_by), folder)
+    click.echo(json.dumps(facts, indent=2) if as_json else text)
 
 
 @assets.command("fetch")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ctm_core.config import asset_pins, read_yaml, validated
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Asset", "assets_folder", "check_names", "list_path", "load", "table"]
+__all__ = ["Asset", "assets_folder", "check_names", "list_path", "load", "named", "table"]
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "CTM_ASSETS"
@@ -97,13 +97,15 @@ class Asset(BaseModel):
         if self.package is None:
             return Path(assets_folder() if folder is None else folder) / self.file
         try:
-            listed = importlib.metadata.distribution(self.package).files or []
+            distribution = importlib.metadata.distribution(self.package)
         except importlib.metadata.PackageNotFoundError:
-            listed = []
-        for entry in listed:
-            if entry.as_posix() == self.file:
-                return Path(str(entry.locate()))
-        return Path(sysconfig.get_path("purelib"), self.file)
+            return Path(sysconfig.get_path("purelib"), self.file)
+        return Path(str(distribution.locate_file(self.file)))
+
+    def pinned(self, pin: asset_pins.Pin, lock: Path) -> Asset:
+        """A copy with the hash that a lock file pins."""
+        source = f"{lock}, {pin.by} on {pin.on}"
+        return self.model_copy(update={"hash": f"sha256:{pin.sha256}", "hash_from": source})
 
     @property
     def runs_code(self) -> bool:
@@ -189,8 +191,21 @@ def _completed(asset: Asset, pin: asset_pins.Pin | None, path: Path) -> Asset:
         return asset
     if asset.runs_code and pin.by == "first use":
         return asset
-    told = f"{path.with_name(asset_pins.NAME)}, {pin.by} on {pin.on}"
-    return asset.model_copy(update={"hash": f"sha256:{pin.sha256}", "hash_from": told})
+    return asset.pinned(pin, path.with_name(asset_pins.NAME))
+
+
+def named(name: str) -> Asset:
+    """The external file of a name.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    known = load()
+    if name not in known:
+        raise UserError(f"unknown asset {name!r}; known are {', '.join(known)}")
+    return known[name]
 
 
 def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathLike) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from tqdm import tqdm
 
@@ -66,58 +65,42 @@ class Progress:
 
 
 class Transferred:
-    """Bytes of a download, in the form that ``pooch`` calls; shown as :class:`Progress` is.
+    """Bytes of a download, shown as :class:`Progress` shows steps.
 
     Parameters
     ----------
     title
         What is fetched.
+    done, total
+        Bytes that are here, and the length of the file if that is known.
     interval
         Seconds between lines where the output is no terminal.
     """
 
-    def __init__(self, title: str, interval: float = 5.0) -> None:
-        self.title, self.interval = title, interval
-        self.total = 0  # of this answer; set by pooch
-        self.done = 0
-        self.whole: int | None = None
+    def __init__(self, title: str, done: int, total: int | None, interval: float = 5.0) -> None:
+        self.title, self.done, self.total, self.interval = title, done, total, interval
         self.printed = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._bar: tqdm[Any] | None = None
-
-    def begin(self, start: int, whole: int | None) -> None:
-        """``start`` bytes are here; ``whole`` is the length of the file, if that is known."""
-        self.done, self.whole = start, whole
-        if self._terminal:
-            self._bar = tqdm(
-                total=whole, initial=start, desc=self.title, unit="B", unit_scale=True
-            )
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit="B",
+            unit_scale=True,
+            disable=not self._terminal,
+        )
 
     def update(self, count: int) -> None:
-        """Count ``count`` more bytes; pooch counts a short last chunk as a whole one."""
-        limit = count if self.whole is None else self.whole - self.done
-        count = min(count, limit)
+        """Count ``count`` more bytes."""
         self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-            return
+        self._bar.update(count)
         now = time.monotonic()
         if not self._terminal and now - self.printed >= self.interval:
             self.printed = now
-            whole = "" if self.whole is None else f" of {self.whole / 1e6:,.1f}"
-            shown = f"{self.title}: {self.done / 1e6:,.1f}{whole} MB"
-            print(shown, file=sys.stderr, flush=True)
-
-    def reset(self) -> None:
-        """Called by pooch before it counts everything once more, which is not shown."""
-        self.whole = self.done
+            total = "" if self.total is None else f" of {self.total / 1e6:,.1f}"
+            text = f"{self.title}: {self.done / 1e6:,.1f}{total} MB"
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Called by pooch where everything came."""
-        self.end()
-
-    def end(self) -> None:
         """End the bar, however the download ended."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()

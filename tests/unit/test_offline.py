@@ -51,7 +51,7 @@ def test_only_fetching_can_connect() -> None:
             parts = {".".join(n.split(".")[:k]) for n in names for k in (1, 2)}
             if hit := parts & NETWORK:
                 found.setdefault(file.relative_to(ROOT / "ctm_core").as_posix(), set()).update(hit)
-    assert found == {"data/assets/transfer.py": {"pooch", "requests", "urllib3"}}
+    assert found == {"data/assets/transfer.py": {"requests", "urllib3"}}
     users = {
         file.relative_to(ROOT / "ctm_core").as_posix()
         for file in (ROOT / "ctm_core").rglob("*.py")

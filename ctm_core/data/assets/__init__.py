@@ -4,10 +4,10 @@
 that the environment variable ``CTM_ASSETS`` names, else ``assets/`` of the project. Files that
 come inside an installed Python package are looked up there.
 
-:mod:`.listing` reads the list, :mod:`.pins` and :mod:`.pinning` keep hashes of first use,
-:mod:`.states` compares files with them, :mod:`.needs` tells what a config needs. What opens
-connections, :mod:`.fetching` and :mod:`.transfer`, is not imported here: only
-``ctm assets fetch`` and ``ctm data --source URL`` do.
+:mod:`ctm_core.config.asset_listing` reads the list, :mod:`.states` compares files with it and pins
+hashes of first use, :mod:`.needs` finds what a config needs. What opens connections,
+:mod:`.fetching` and :mod:`.transfer`, is not imported here: only ``ctm assets fetch`` and
+``ctm data --source URL`` do.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ctm_core.config.asset_listing import Asset, assets_folder, check_names, load, table
-from ctm_core.data.assets.pinning import pin_present
-from ctm_core.data.assets.states import State, describe, problem, state
+from ctm_core.config.asset_listing import Asset, assets_folder, check_names, load, named, table
+from ctm_core.data.assets.states import State, describe, pin_present, problem, state
 from ctm_core.runtime.errors import UserError
 
 __all__ = [
@@ -36,16 +35,14 @@ __all__ = [
 
 
 def require(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The path of a file that is there and is what it should be.
+    """The path of a file that is present and is what it should be.
 
     Raises
     ------
     UserError
         With the sentence of :func:`problem`, or if there is no asset of that name.
     """
-    known = load()
-    if name not in known:
-        raise UserError(f"unknown asset {name!r}; known are {', '.join(known)}")
-    if sentence := problem(known[name], folder):
+    asset = named(name)
+    if sentence := problem(asset, folder):
         raise UserError(sentence)
-    return known[name].path(folder)
+    return asset.path(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ __all__ = ["chosen", "overview"]
 def chosen(
     config: Path | None = None, experiment: str | None = None
 ) -> tuple[dict[str, Asset], dict[str, tuple[str, ...]]]:
-    """The files that are asked for, and who needs each.
+    """The requested files by name, and who needs each.
 
     Parameters
     ----------
     config
-        Only what the jobs of this config read; None: all of the list.
+        Only what the jobs of this config read; None: the whole list.
     experiment
         Only what this experiment needs, as the list says.
 
@@ -45,10 +45,10 @@ def chosen(
     listed = {name: asset.needed_by for name, asset in known.items()}
     if experiment is None:
         return known, listed
-    found = {name: asset for name, asset in known.items() if experiment in asset.needed_by}
-    if not found:
+    wanted = {name: asset for name, asset in known.items() if experiment in asset.needed_by}
+    if not wanted:
         raise UserError(f"no external file is listed as needed by an experiment {experiment!r}")
-    return found, listed
+    return wanted, listed
 
 
 def overview(
@@ -57,35 +57,31 @@ def overview(
     folder: str | os.PathLike[str] | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The files' states as a table for people, and everything that is known for programs."""
-    told = [
-        describe(asset, folder) | {"needed_by": list(needed.get(asset.name, ()))}
-        for asset in assets.values()
-    ]
+    facts = {
+        name: describe(asset, folder) | {"needed_by": list(needed.get(name, ()))}
+        for name, asset in assets.items()
+    }
     rows = [("name", "state", "size", "file", "needed by")]
-    for asset, facts in zip(assets.values(), told, strict=True):
+    for name, asset in assets.items():
         size = "" if asset.size is None else f"{asset.size / 1e6:,.1f} MB"
-        needs_it = ", ".join(facts["needed_by"]) or "-"
-        rows.append((asset.name, facts["state"], size, Path(asset.file).name, needs_it))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
-        lines.append("  ".join([*cells, row[4]]))
-    place = assets_folder() if folder is None else Path(folder)
-    lines += ["", *_advice(assets, told), f"They belong into {place}; docs/assets.md says more."]
-    return "\n".join(lines), told
-
-
-def _advice(assets: Mapping[str, Asset], told: list[dict[str, Any]]) -> list[str]:
-    absent = [
-        asset
-        for asset, facts in zip(assets.values(), told, strict=True)
-        if facts["state"] in (State.MISSING, State.WRONG)
+        needed_by = ", ".join(facts[name]["needed_by"]) or "-"
+        rows.append((name, facts[name]["state"], size, Path(asset.file).name, needed_by))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)] + [0]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
     ]
+    place = assets_folder() if folder is None else Path(folder)
+    advice = _advice(assets.values(), facts)
+    lines += ["", *advice, f"They belong into {place}; docs/assets.md says more."]
+    return "\n".join(lines), list(facts.values())
+
+
+def _advice(assets: Iterable[Asset], facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    absent = [a for a in assets if facts[a.name]["state"] in (State.MISSING, State.WRONG)]
     by_command = [a.name for a in absent if a.urls and (a.sha256 or not a.runs_code)]
     by_hand = [a.name for a in absent if a.package is None and a.name not in by_command]
-    unreadable = [facts["problem"] for facts in told if facts["state"] == State.UNREADABLE]
-    advice = unreadable[:1]
+    advice = [f["problem"] for f in facts.values() if f["state"] == State.UNREADABLE][:1]
     if by_command:
         advice.append(f"`ctm assets fetch {' '.join(by_command)}` fetches what is missing.")
     if by_hand:

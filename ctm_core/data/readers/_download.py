@@ -1,10 +1,8 @@
 """Fetching one file of a data set."""
 
-import os
 from pathlib import Path
 
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sync_folder
 
 __all__ = ["fetch"]
 
@@ -21,17 +19,14 @@ def fetch(url: str, path: Path, *, title: str, remedy: str) -> Path:
     """
     if path.is_file():
         return path
-    # Not with the module: whoever only reads data needs nothing that opens connections.
-    from ctm_core.data.assets.transfer import TransferError, download, remove
+    # Imported here: reading data needs nothing that opens connections.
+    from ctm_core.data.assets.transfer import TransferError, download, install, remove
 
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download(url, part, title=title)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
+        install(part, path)
     except TransferError as error:
         raise UserError(f"{title}: {url} cannot be fetched ({error}); {remedy}") from None
     finally:

@@ -173,8 +173,8 @@ def test_an_unknown_hash_is_pinned_before_the_file_has_its_name(
 ) -> None:
     asset = listed(server, **UNKNOWN)
     seen = []
-    real = fetching._install
-    monkeypatch.setattr(fetching, "_install", lambda *a: (seen.append(lock()), real(*a)))
+    real = fetching.install
+    monkeypatch.setattr(fetching, "install", lambda *a: (seen.append(lock()), real(*a)))
     assert fetch(asset).endswith(f"its SHA-256 {SHA256} is pinned in config/assets.lock")
     pin = lock()["some"]
     assert seen == [{"some": pin}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gzip
+import io
 import json
 import shutil
 import socket
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from fixtures.flaky import Site, site
 
 from ctm_core.data.assets import transfer
@@ -185,18 +187,39 @@ def test_redirects(server: Site, part: Path) -> None:
         get(server, part.with_name("other"))
 
 
-def test_a_redirect_to_plain_http_is_refused_without_a_hash(part: Path) -> None:
-    secure: Any = SimpleNamespace(
-        url="https://example.org/a", headers={"Location": "http://example.org/b"}
-    )
-    with part.open("wb") as file:
-        attempt = transfer._Attempt("https://example.org/a", part, file, "a", None, False, 1)
-        with pytest.raises(TransferError, match=r"http://example\.org/b, which is not encrypted"):
-            attempt._check_redirect(secure)
-        secure.headers = {"Location": "/b"}
-        attempt._check_redirect(secure)
-        attempt.checked, secure.headers = True, {"Location": "http://example.org/b"}
-        attempt._check_redirect(secure)
+def test_a_redirect_to_plain_http_is_refused_without_a_hash(
+    server: Site, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Redirecting(requests.adapters.BaseAdapter):
+        """A server at https://example.org/a; everything else is the test's own server."""
+
+        def __init__(self, target: str) -> None:
+            self.target = target
+
+        def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+            answer = requests.Response()
+            answer.request, answer.url = request, str(request.url)
+            answer.status_code, answer.raw = 302, io.BytesIO()
+            answer.headers["Location"] = self.target
+            return answer
+
+        def close(self) -> None:
+            pass
+
+    real = requests.Session
+
+    def session(target: str) -> requests.Session:
+        made = real()
+        made.mount("https://example.org/", Redirecting(target))
+        return made
+
+    url = "https://example.org/a"
+    monkeypatch.setattr(requests.sessions, "Session", lambda: session(server.url))
+    with pytest.raises(TransferError, match=rf"it redirects to {server.url}, which is not encr"):
+        download(url, part, title="file", patience=ONCE)
+    assert server.seen == []
+    download(url, part, title="file", patience=ONCE, checked=True)
+    assert part.read_bytes() == CONTENT
 
 
 def test_a_file_that_is_called_an_encoding_stays_as_it_is(part: Path) -> None:
@@ -224,14 +247,11 @@ def test_a_disk_without_room(server: Site, part: Path, monkeypatch: pytest.Monke
 
 
 def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Transferred("weights", interval=0.0)
-    shown.begin(1_000_000, 3_000_000)
-    for _ in range(2):
-        shown.update(1_500_000)
-    shown.reset()
-    shown.update(2_000_000)
+    shown = Transferred("weights", 1_000_000, 3_000_000, interval=0.0)
+    shown.update(1_500_000)
+    shown.update(500_000)
     shown.close()
-    assert capsys.readouterr().err.splitlines()[:2] == [
+    assert capsys.readouterr().err.splitlines() == [
         "weights: 2.5 of 3.0 MB",
         "weights: 3.0 of 3.0 MB",
     ]
