@@ -183,7 +183,9 @@ def prepare(
     module = importlib.import_module(f"{readers.__name__}.{name.replace('-', '_')}")
     output = Path(output)
     downloads = output.parent / "downloads"
-    images: Images = module.read(split, source, downloads, workers or _cpus())
+    # A batch system gives a job fewer CPUs than the node has.
+    workers = workers or len(os.sched_getaffinity(0))
+    images: Images = module.read(split, source, downloads, workers)
     class_names = known.class_names if images.class_names is None else images.class_names
     shape = (len(images.labels), *images.shape)
 
@@ -228,13 +230,6 @@ def prepare(
     if images.scratch is not None:
         remove_tree(images.scratch)
     return open_dataset(output)
-
-
-def _cpus() -> int:
-    """CPUs that this process may use: a batch system gives a job fewer than the node has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:

@@ -94,15 +94,12 @@ def steps(root: Path) -> list[int]:
 
 
 def read(root: Path, step: int) -> Checkpoint:
-    """The checkpoint of a step; raises UserError if it is damaged."""
-    return _read(_folder(root, step))
-
-
-def _read(folder: Path) -> Checkpoint:
+    """The checkpoint of a step; raises UserError if it is corrupt."""
+    folder = _folder(root, step)
     record = read_json(folder / "state.json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is a checkpoint of another format")
-    if folder != _folder(folder.parent, int(record["step"])):
+    if step != int(record["step"]):
         raise UserError(f"{folder} holds the checkpoint of another step, {record['step']}")
     for name, digest in record["files"].items():
         if sha256_file(folder / name) != digest:
@@ -111,7 +108,7 @@ def _read(folder: Path) -> Checkpoint:
         name.removesuffix(".safetensors"): load_tensors(folder / name)[0]
         for name in record["files"]
     }
-    return Checkpoint(int(record["step"]), sections, record["state"])
+    return Checkpoint(step, sections, record["state"])
 
 
 def newest(root: Path, before: int | None = None) -> Checkpoint | None:
@@ -123,7 +120,7 @@ def newest(root: Path, before: int | None = None) -> Checkpoint | None:
         if before is not None and step >= before:
             continue
         try:
-            return _read(_folder(root, step))
+            return read(root, step)
         except UserError as error:
             log.warning("skipping a damaged checkpoint: %s", error)
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:

@@ -31,10 +31,9 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ctm_core.runtime import launch
-from ctm_core.runtime.errors import CtmError, Interrupted
+from ctm_core.runtime.errors import Ended, Interrupted
 
 __all__ = [
-    "Follower",
     "any_of",
     "average",
     "count",
@@ -50,14 +49,6 @@ ResultT = TypeVar("ResultT")
 
 #: Seconds without an answer after which a process counts as lost (CTM_TIMEOUT overrides).
 TIMEOUT = 1800
-
-
-class Follower(CtmError):
-    """Ends a process other than 0, whose process 0 has told the user why."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("")
-        self.exit_code = exit_code
 
 
 def count() -> int:
@@ -108,7 +99,7 @@ def session() -> Iterator[torch.device]:
         if not _is_loss_of_a_process(error):
             raise
         if not main():
-            raise Follower(Interrupted.exit_code) from error
+            raise Ended(Interrupted.exit_code) from error
         raise Interrupted(
             f"process {rank()} of {processes} lost another one; the last checkpoint stands, run "
             "the same command again to continue"
@@ -146,7 +137,7 @@ def on_main(work: Callable[[], ResultT]) -> ResultT | None:
     Raises
     ------
     CtmError
-        On process 0 what ``work`` raised; elsewhere :class:`Follower` with the same exit code.
+        On process 0 what ``work`` raised; elsewhere :class:`Ended` with the same exit code.
     """
     result: ResultT | None = None
     failure: BaseException | None = None
@@ -159,7 +150,7 @@ def on_main(work: Callable[[], ResultT]) -> ResultT | None:
         code = [None if failure is None else getattr(failure, "exit_code", 1)]
         dist.broadcast_object_list(code)
         if code[0] is not None and not main():
-            raise Follower(int(code[0]))
+            raise Ended(int(code[0]))
     if failure is not None:
         raise failure
     return result

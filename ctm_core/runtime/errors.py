@@ -1,4 +1,4 @@
-"""The ways a command may end other than success, each with its exit code.
+"""The ways in which a command may fail, each with its exit code.
 
 =====  ==================  =========================================================
 code   class               meaning
@@ -11,13 +11,21 @@ code   class               meaning
 
 import errno
 
-__all__ = ["CtmError", "Diverged", "Interrupted", "UserError", "plain_sentence"]
+__all__ = ["CtmError", "Diverged", "Ended", "Interrupted", "UserError", "plain_sentence"]
 
 
 class CtmError(Exception):
-    """An expected end of a command. ``exit_code`` is what the shell sees."""
+    """An expected failure of a command. ``exit_code`` is what the shell sees."""
 
     exit_code = 1
+
+
+class Ended(CtmError):
+    """Ends a process with the exit code of others; without a message if one of them gave it."""
+
+    def __init__(self, exit_code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class UserError(CtmError):

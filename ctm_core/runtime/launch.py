@@ -1,10 +1,10 @@
 """Several processes of one command on one machine.
 
-``ctm train --processes N`` starts N copies of itself with the environment that torchrun gives, and
-ends as they end: with process 0's exit code, and with process 0's sentence, since only that one
-speaks. Signals are handed on, so a batch system's warning reaches every process. If a process dies
-of something else (kill -9, memory), the others are stopped and the command says which one died;
-if this one dies, the copies notice and stop with a checkpoint.
+``ctm train --processes N`` starts N copies of itself with the environment that torchrun sets, and
+ends with the exit code of process 0, which alone prints messages. Signals are forwarded, so a
+batch system's warning reaches every process. If a process is killed (kill -9, out of memory), the
+others are stopped and the command says which one died; if this one dies, the copies notice and
+stop with a checkpoint.
 
 torch's own launcher is not used here: it ends its workers at the first signal, which leaves them
 little time for a checkpoint, and reports every failure as 1. The command works under it as well.
@@ -12,7 +12,6 @@ little time for a checkpoint, and reports every failure as 1. The command works 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -20,10 +19,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
-from ctm_core.runtime.errors import CtmError, Diverged, Interrupted, UserError
+from ctm_core.runtime import interrupts
+from ctm_core.runtime.errors import CtmError, Diverged, Ended, Interrupted, UserError
 
 __all__ = ["STORE", "follow_parent", "launched"]
 
@@ -31,8 +31,6 @@ __all__ = ["STORE", "follow_parent", "launched"]
 MARK = "CTM_LAUNCHED"
 #: File descriptor, in process 0, of the socket at which it listens for the others.
 STORE = "CTM_STORE"
-#: Handed on to every process.
-HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 #: Seconds between looks at the processes.
 POLL = 0.05
 #: Seconds that the others have, after one has failed, to end by themselves, then after SIGTERM.
@@ -47,14 +45,6 @@ class Worker(Protocol):
 
     def poll(self) -> int | None: ...
     def send_signal(self, number: int, /) -> None: ...
-
-
-class _Ended(CtmError):
-    """The processes have ended; with an empty sentence if they have said why."""
-
-    def __init__(self, exit_code: int, sentence: str = "") -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
 
 
 def launched(processes: int) -> bool:
@@ -73,7 +63,14 @@ def launched(processes: int) -> bool:
     if processes <= 1 or MARK in os.environ or "WORLD_SIZE" in os.environ:
         return False
     workers: list[Worker] = []
-    with _signals(workers) as received:
+    received: list[int] = []
+
+    def forward(number: int) -> None:
+        received.append(number)
+        # A terminal's SIGINT has reached them already; a second one changes nothing.
+        _send(workers, number)
+
+    with interrupts.caught(forward):
         try:
             # Listening from here on: a port that is merely known to be free may be taken.
             with socket.create_server(("127.0.0.1", 0)) as server:
@@ -121,20 +118,20 @@ def _verdict(codes: list[int | None], received: list[int]) -> CtmError:
         if code is None or code <= 0 or code == Interrupted.exit_code:
             continue
         if code in (UserError.exit_code, Diverged.exit_code):
-            return _Ended(code)
+            return Ended(code)
         if not received:
             what = f"process {i} of {len(codes)} failed with exit code {code}, as it says above"
-            return _Ended(code, f"{what}; the last checkpoint stands")
+            return Ended(code, f"{what}; the last checkpoint stands")
     if received:
         if codes[0] == Interrupted.exit_code:
-            return _Ended(Interrupted.exit_code)
+            return Ended(Interrupted.exit_code)
         return Interrupted(f"stopped by {signal.Signals(received[0]).name}; {AGAIN}")
     for i, code in enumerate(codes):
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             return Interrupted(f"process {i} of {len(codes)} was killed by {name}; {AGAIN}")
     if codes[0] == Interrupted.exit_code:
-        return _Ended(Interrupted.exit_code)
+        return Ended(Interrupted.exit_code)
     return Interrupted(f"one of {len(codes)} processes stopped; {AGAIN}")
 
 
@@ -162,30 +159,10 @@ def _send(workers: list[Worker], number: int) -> None:
             worker.send_signal(number)
 
 
-@contextlib.contextmanager
-def _signals(workers: list[Worker]) -> Iterator[list[int]]:
-    """Hand signals on; yields the list of those received."""
-    received: list[int] = []
-
-    def hand_on(number: int, frame: object) -> None:
-        received.append(number)
-        # A terminal's SIGINT has reached them already; a second one changes nothing.
-        _send(workers, number)
-
-    old = {number: signal.signal(number, hand_on) for number in HANDED_ON}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 def follow_parent() -> None:
-    """In a copy, or under torchrun: receive SIGTERM when what started it dies (Linux)."""
+    """In a copy, or under torchrun: receive SIGTERM when what started it dies."""
     parent = os.environ.get(MARK)
     if parent is None and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    if not sys.platform.startswith("linux"):
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))

@@ -1,23 +1,27 @@
-"""One writer of a folder, on however many machines that share it.
+"""One writer per folder, on however many machines share it.
 
 A folder is held by whoever wrote its ``owner.json``::
 
     {"process": 123, "started": "…", "host": "node7", "machine": "…", "slurm_job": "42", …}
 
-and touches it every :data:`BEAT` seconds. ``lock`` beside it is locked by ``flock`` as well, which
-the kernel ends with the process; but between machines some file systems know no such locks, so
+and touches it every :data:`BEAT` seconds. ``lock`` next to it is held by ``flock`` as well, which
+the kernel releases with the process; but some file systems have no such locks between machines, so
 that alone proves nothing. Whether an owner that left its file behind is dead is judged, in this
 order, by
 
-1. its process, on its own machine (boot and process namespace; a host name can be shared),
-2. its Slurm job, if Slurm answers: a job that ended has no processes; a job that was queued again
-   has this one as its successor,
+1. its process, on its own machine (boot and process namespace; host names can be shared),
+2. its Slurm job, if Slurm answers: a job that ended has no processes; a requeued job succeeds
+   itself,
 3. its heartbeat: a file that was not touched for :data:`STALE` seconds, by a clock that may be
    another's, and is not while it is watched for :data:`WATCH` seconds.
 
 A dead owner's file is moved away by a rename, which succeeds for one contender alone, and the new
-one is created exclusively. An owner that was only thought dead (stopped, or cut off) finds another
-name in the file at its next beat or before its next checkpoint, and ends.
+one is created exclusively. An owner that was wrongly taken for dead (stopped, or cut off) sees
+another name in the file at its next beat or before its next checkpoint, and ends.
+
+filelock's ``SoftFileLease`` judges an owner by process and heartbeat as well, but cannot ask
+Slurm: a suspended job would be taken over, a requeued one would wait for its own lease to expire,
+and the file could not name the job to cancel.
 """
 
 from __future__ import annotations
@@ -74,15 +78,9 @@ class Lock:
         """
         file = open(self.folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - held until release
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
             # A dead machine's lock may outlive it on a server; a living one's is only released.
-            if _read(self.path)[1].get("machine") in (None, _machine()):
-                file.close()
-                raise self._in_use() from None
-        except OSError:  # this file system knows no locks
-            pass
-        try:
+            if not _flock(file) and self._owner().get("machine") in (None, _machine()):
+                raise self._in_use()
             self._take()
         except BaseException:
             file.close()
@@ -110,24 +108,27 @@ class Lock:
         Raises
         ------
         Interrupted
-            If another took it over, believing this one dead.
+            If another process took it over, believing this one dead.
         """
         if not self._is_mine():
             raise Interrupted(
-                f"{self.folder} was taken over by {_name(_read(self.path)[1])} while this process "
-                "stood still; it stops and leaves the folder as it is"
+                f"{self.folder} was taken over by {_name(self._owner())} while this process stood "
+                "still; it stops and leaves the folder as it is"
             )
+
+    def _owner(self) -> dict[str, Any]:
+        return _read(self.path)[1]
 
     # -- taking --------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        found, owner = _read(self.path)
-        if found or self.path.exists():
+        content, owner = _read(self.path)
+        if content or self.path.exists():
             reason = self._death(owner)
             if reason is None:
                 raise self._in_use()
-            self._remove(found)
-            # After a kill on this machine there is no doubt, and nothing to tell.
+            self._remove(content)
+            # After a kill on this machine there is no doubt, and nothing to report.
             level = logging.DEBUG if owner.get("machine") == _machine() else logging.INFO
             log.log(level, "%s: taken over from %s, %s", self.folder, _name(owner), reason)
         mine = json.dumps(_identity(), indent=1).encode()
@@ -152,22 +153,23 @@ class Lock:
             os.rename(self.path, aside)
         except FileNotFoundError:
             raise self._in_use() from None
-        found = aside.read_bytes()
-        if found != dead:  # a faster contender's
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, self.path)
+        try:
+            if aside.read_bytes() != dead:  # a faster contender's
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self.path)
+                raise self._in_use()
+        finally:
             aside.unlink()
-            raise self._in_use()
-        aside.unlink()
 
     def _in_use(self) -> Interrupted:
-        owner = _read(self.path)[1]
+        owner = self._owner()
         if (job := owner.get("slurm_job")) is not None:
             how = f"scancel {str(job).partition('@')[0]}"
-        elif owner.get("machine") == _machine():
-            how = f"kill {owner.get('process')}"
+        elif owner:
+            where = "" if owner.get("machine") == _machine() else f" on {owner.get('host')}"
+            how = f"kill {owner.get('process')}{where}"
         else:
-            how = f"kill {owner.get('process')} on {owner.get('host')}" if owner else "kill"
+            how = "kill"
         return Interrupted(
             f"{self.folder} is in use by {_name(owner)}; wait for it or stop it ({how}; it writes "
             "a checkpoint first), then run again"
@@ -190,7 +192,7 @@ class Lock:
         return self._silence()
 
     def _silence(self) -> str | None:
-        """That no heartbeat was heard for long, nor is while watching."""
+        """That there was no heartbeat for long, nor is while watching."""
         then = _touched(self.path)
         if then is None:
             return None
@@ -209,9 +211,9 @@ class Lock:
 
     def _is_mine(self) -> bool:
         for _ in range(5):
-            found = _read(self.path)[0]
-            if found:
-                return found == self._mine
+            content, _ = _read(self.path)
+            if content:
+                return content == self._mine
             # Absent for the moment in which a mistaken contender puts it back.
             time.sleep(0.2)
         return False
@@ -243,40 +245,42 @@ def _identity() -> dict[str, Any]:
 
 def _machine() -> str:
     """This boot of this machine, as far as process numbers mean the same in it."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    try:
-        return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return socket.gethostname()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine began, in the kernel's ticks; None: there is none."""
+    """When a process of this machine began, in the kernel's ticks; None: it has ended."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        try:  # not Linux: that it is there at all must do
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return None
-        return "there"
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """An owner's file, as bytes and read; empty where it is absent or not written yet."""
+def _flock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; False if another process holds it."""
     try:
-        found = path.read_bytes()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system has no locks
+        pass
+    return True
+
+
+def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """An owner's file, raw and parsed; empty where it is missing or not written yet."""
+    try:
+        content = path.read_bytes()
     except FileNotFoundError:
         return b"", {}
     try:
-        owner = json.loads(found)
+        owner = json.loads(content)
     except ValueError:
         owner = None
-    return found, owner if isinstance(owner, dict) else {}
+    return content, owner if isinstance(owner, dict) else {}
 
 
 def _touched(path: Path) -> float | None:

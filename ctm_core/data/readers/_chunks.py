@@ -1,27 +1,27 @@
-"""Images computed from many files: in processes, in pieces that survive a kill.
+"""Images computed from many files, by several processes, in chunks that survive a kill.
 
 The files are cut into chunks of a fixed number. A chunk is one job: read, hash and convert its
-files, write ``<number>.npy`` (what could be converted, uint8) and then ``<number>.json`` (hashes,
-and what was left out and why). The second file makes the chunk count, so a preparation that was
-killed goes on with the chunks that lack it. Which process made a chunk changes nothing in it.
+files, write ``<number>.npy`` (the converted images, uint8) and then ``<number>.json`` (hashes, and
+what was skipped and why). The second file makes the chunk count, so a preparation that was killed
+continues with the chunks that lack it. The bytes do not depend on which process made a chunk.
 
-A file that cannot be decoded is left out and listed. An error that has nothing to do with the
-file, as of a network drive that went away, ends the preparation instead: the images must not
-depend on the weather.
+A file that cannot be decoded is skipped and listed. An error that has nothing to do with the file,
+such as a network drive that went away, ends the preparation instead: the images must not depend on
+the weather.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
@@ -97,84 +97,68 @@ def make_chunks(
         The files are ``root / name`` for each name, in this order.
     convert
         The content of a file to uint8 of ``shape``; a function of a module, so that another
-        process can import it. Whatever it raises leaves the file out.
+        process can import it. A file for which it raises an error is skipped.
     shape
         (C, H, W).
     scratch
         The folder of the chunks. One made from other files or by another recipe is emptied.
     recipe
-        What decides the pixels beside the files: the conversion and the versions of its libraries.
+        What decides the pixels besides the files: the conversion and the versions of its
+        libraries.
     workers
         Processes; 1 works in this one.
     title
-        Named by the progress line.
+        Shown in the progress line.
 
     Raises
     ------
     UserError
         If a worker was killed; all finished chunks are kept.
     """
-    plan = hashlib.sha256(f"{recipe}\n{shape}\n{CHUNK}\n{root.absolute()}\n".encode())
+    digest = hashlib.sha256(f"{recipe}\n{shape}\n{CHUNK}\n{root.absolute()}\n".encode())
     for name in files:
-        plan.update(name.encode(errors="surrogateescape") + b"\n")
-    if not _continues(scratch, plan.hexdigest()):
+        digest.update(os.fsencode(name) + b"\n")
+    plan = {"plan": digest.hexdigest()}
+    if not _continues(scratch, plan):
         remove_tree(scratch)
-        write_json(scratch / "plan.json", {"plan": plan.hexdigest()})
-    count = -(-len(files) // CHUNK)
-    missing = [n for n in range(count) if not _record(scratch, n).is_file()]
-    progress = Progress(title, count, start=count - len(missing))
+        write_json(scratch / "plan.json", plan)
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    missing = [n for n in range(len(chunks)) if not _record(scratch, n).is_file()]
+    jobs = [partial(_make, root, chunks[n], convert, shape, scratch, n) for n in missing]
+    progress = Progress(title, len(chunks), start=len(chunks) - len(missing))
     try:
-        for number in _run(root, files, convert, shape, scratch, missing, workers):
-            progress.advance(len(_names(files, number)))
-    finally:
-        progress.close()
-    return _collect(files, scratch, count)
-
-
-def _continues(scratch: Path, plan: str) -> bool:
-    try:
-        return bool(read_json(scratch / "plan.json") == {"plan": plan})
-    except UserError:
-        return False
-
-
-def _run(
-    root: Path,
-    files: Sequence[str],
-    convert: Convert,
-    shape: tuple[int, int, int],
-    scratch: Path,
-    missing: Sequence[int],
-    workers: int,
-) -> Iterator[int]:
-    """Make the missing chunks and yield the number of each as it is finished."""
-    if workers == 1 or len(missing) <= 1:
-        for number in missing:
-            yield _make(root, _names(files, number), convert, shape, scratch, number)
-        return
-    # Spawned, not forked: threads of this process may hold locks at the moment of a fork.
-    pool = ProcessPoolExecutor(
-        min(workers, len(missing)), mp_context=get_context("spawn"), initializer=_as_worker
-    )
-    waiting: set[Future[int]] = set()
-    try:
-        for number in missing:
-            # A bounded queue: the names of a million files are not copied at once.
-            if len(waiting) >= 2 * workers:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            names = _names(files, number)
-            waiting.add(pool.submit(_make, root, names, convert, shape, scratch, number))
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        for number in _run(jobs, min(workers, len(jobs))):
+            progress.advance(len(chunks[number]))
     except BrokenProcessPool:
         raise UserError(
             f"a worker process was killed, for want of memory perhaps; run the same command again "
             f"to continue, with fewer than {workers} --workers"
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        progress.close()
+    return _collect(chunks, scratch)
+
+
+def _continues(scratch: Path, plan: dict[str, str]) -> bool:
+    try:
+        return bool(read_json(scratch / "plan.json") == plan)
+    except UserError:
+        return False
+
+
+def _run(jobs: Sequence[Callable[[], int]], workers: int) -> Iterator[int]:
+    """The result of each job as it is finished."""
+    if workers <= 1:
+        for job in jobs:
+            yield job()
+        return
+    # Spawned, not forked: threads of this process may hold locks at the moment of a fork.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_as_worker)
+    try:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _as_worker() -> None:
@@ -202,21 +186,20 @@ def _make(
     hashes: list[str | None] = []
     skipped: list[tuple[int, str]] = []
     for position, name in enumerate(names):
-        digest = None
+        hashes.append(None)
         try:
             content = (root / name).read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
+            hashes[-1] = hashlib.sha256(content).hexdigest()
             image = convert(content)
             assert image.dtype == np.uint8 and image.shape == shape
             images.append(image)
         except MemoryError:
             raise
-        except Exception as error:  # a damaged file makes a decoder fail in any way
+        except Exception as error:  # a corrupt file makes a decoder fail in any way
             if isinstance(error, OSError) and error.errno in TRANSIENT:
                 raise
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             skipped.append((position, " ".join(str(reason).split()) or type(error).__name__))
-        hashes.append(digest)
     pixels = np.stack(images) if images else np.empty((0, *shape), dtype=np.uint8)
     with atomic_write(_pixels(scratch, number)) as temporary, open(temporary, "wb") as file:
         # Not np.save: on a full disk its error does not say so.
@@ -227,31 +210,20 @@ def _make(
     return number
 
 
-def _collect(files: Sequence[str], scratch: Path, count: int) -> Chunks:
-    kept = np.ones(len(files), dtype=np.bool_)
+def _collect(chunks: Sequence[Sequence[str]], scratch: Path) -> Chunks:
+    kept: list[bool] = []
     skipped: list[tuple[str, str]] = []
     listing = hashlib.sha256()
-    for number in range(count):
-        record = json.loads(_record(scratch, number).read_text(encoding="utf-8"))
-        names = _names(files, number)
-        for position, reason in record["skipped"]:
-            kept[number * CHUNK + position] = False
-            skipped.append((names[position], reason))
-        for name, digest in zip(names, record["sha256"], strict=True):
+    for number, names in enumerate(chunks):
+        record = read_json(_record(scratch, number))
+        reasons = dict(record["skipped"])
+        for position, (name, digest) in enumerate(zip(names, record["sha256"], strict=True)):
+            kept.append(position not in reasons)
+            if position in reasons:
+                skipped.append((name, reasons[position]))
             if digest is not None:
-                listing.update(f"{digest}  ".encode() + name.encode(errors="surrogateescape"))
-                listing.update(b"\n")
-    return Chunks(
-        folder=scratch,
-        count=count,
-        kept=kept,
-        skipped=tuple(skipped),
-        sha256=listing.hexdigest(),
-    )
-
-
-def _names(files: Sequence[str], number: int) -> Sequence[str]:
-    return files[number * CHUNK : (number + 1) * CHUNK]
+                listing.update(f"{digest}  ".encode() + os.fsencode(name) + b"\n")
+    return Chunks(scratch, len(chunks), np.array(kept, bool), tuple(skipped), listing.hexdigest())
 
 
 def _pixels(scratch: Path, number: int) -> Path:

@@ -17,6 +17,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm_core.data import assets
-from ctm_core.data.readers._download import fetch
+from ctm_core.data.readers._download import fetched, is_url
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
@@ -116,24 +117,19 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
     UserError
         If file, folder or URL is missing, a file is cut short, or a content is another one.
     """
-    fetched = source is not None and source.startswith(("http://", "https://"))
-    if fetched:
-        assert source is not None
-        place = fetch(source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY)
-    else:
-        place = _locate(source)
-    try:
+    opened: AbstractContextManager[Path] = (
+        fetched(source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY)
+        if is_url(source)
+        else nullcontext(_locate(source))
+    )
+    with opened as place:
         contents = _from_archive if place.is_file() else _from_folder
-        arrays: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
-        for name, data in contents(place, BATCHES[split]):
-            arrays[name] = _decoded(place, name, data, BATCHES[split][name])
-        for name in BATCHES[split]:
-            if name not in arrays:
-                raise UserError(f"CIFAR-10: {place} has no {name}; {REMEDY}")
-    except UserError:
-        if fetched:  # ours, not the user's: the next run fetches it again
-            place.unlink(missing_ok=True)
-        raise
+        arrays = {
+            name: _decoded(place, name, data, BATCHES[split][name])
+            for name, data in contents(place, BATCHES[split])
+        }
+        if missing := [name for name in BATCHES[split] if name not in arrays]:
+            raise UserError(f"CIFAR-10: {place} has no {missing[0]}; {REMEDY}")
     files = [place] if place.is_file() else [place / name for name in BATCHES[split]]
     ordered = [arrays[name] for name in BATCHES[split]]
     return Images(
@@ -174,12 +170,7 @@ def _from_folder(folder: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str,
 def _from_archive(path: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     """The wanted members, in the archive's order, unpacked in memory."""
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, _md5).hexdigest()
-    if found != ARCHIVE_MD5:
-        raise UserError(
-            f"{path} is cut short or is not CIFAR-10's archive: its MD5 is {found}, expected "
-            f"{ARCHIVE_MD5}; replace it: {REMEDY}"
-        )
+        _check_md5(hashlib.file_digest(file, _md5).hexdigest(), ARCHIVE_MD5, f"{path}", "archive")
     try:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
@@ -195,16 +186,19 @@ def _from_archive(path: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, 
 def _decoded(
     place: Path, name: str, data: bytes, md5: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    found = _md5(data).hexdigest()
-    if found != md5:
-        raise UserError(
-            f"{place}: {name} is cut short or is not CIFAR-10's batch: its MD5 is {found}, "
-            f"expected {md5}; replace it: {REMEDY}"
-        )
+    _check_md5(_md5(data).hexdigest(), md5, f"{place}: {name}", "batch")
     try:
         return parse_batch(data)
     except ValueError as error:
         raise UserError(f"{place}: {name} is no batch of CIFAR-10 ({error}); {REMEDY}") from None
+
+
+def _check_md5(actual: str, expected: str, file: str, kind: str) -> None:
+    if actual != expected:
+        raise UserError(
+            f"{file} is truncated or is not CIFAR-10's {kind}: its MD5 is {actual}, expected "
+            f"{expected}; replace it: {REMEDY}"
+        )
 
 
 def _md5(data: bytes = b"") -> "hashlib._Hash":

@@ -9,12 +9,13 @@ import gzip
 import hashlib
 import struct
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctm_core.data.readers._download import fetch
+from ctm_core.data.readers._download import fetched, is_url
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
@@ -87,10 +88,16 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _locate(folder: Path, name: str) -> Path:
+def _file(source: str | None, name: str, downloads: Path) -> AbstractContextManager[Path]:
+    if is_url(source):
+        url, path = f"{source.rstrip('/')}/{name}.gz", downloads / f"{name}.gz"
+        return fetched(url, path, title="Fashion-MNIST", remedy=REMEDY)
+    folder = DEBIAN_FOLDER if source is None else Path(source)
+    if not folder.is_dir():
+        raise UserError(f"Fashion-MNIST: the folder {folder} does not exist; {REMEDY}")
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
-            return path
+            return nullcontext(path)
     raise UserError(f"Fashion-MNIST: neither {folder / name}.gz nor {name} exists; {REMEDY}")
 
 
@@ -103,10 +110,10 @@ def _content(path: Path, md5: str) -> NDArray[np.uint8]:
             raise UserError(
                 f"{path} is truncated or is no gzip file ({error}); replace it: {REMEDY}"
             ) from None
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
+    actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if actual != md5:
         raise UserError(
-            f"{path} is not Fashion-MNIST's file: the MD5 of its uncompressed bytes is {found}, "
+            f"{path} is not Fashion-MNIST's file: the MD5 of its uncompressed bytes is {actual}, "
             f"expected {md5}; replace it: {REMEDY}"
         )
     return parse_idx(data)
@@ -120,31 +127,17 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
     UserError
         If folder, file or URL is missing, a file is cut short, or a content is another one.
     """
-    fetched = source is not None and source.startswith(("http://", "https://"))
-    folder = Path(source) if source is not None else DEBIAN_FOLDER
-    if not fetched and not folder.is_dir():
-        raise UserError(f"Fashion-MNIST: the folder {folder} does not exist; {REMEDY}")
     arrays: list[NDArray[np.uint8]] = []
     hashes: list[tuple[str, str]] = []
     for name, md5 in FILES[split]:
-        if fetched:
-            assert source is not None
-            url = f"{source.rstrip('/')}/{name}.gz"
-            path = fetch(url, downloads / f"{name}.gz", title="Fashion-MNIST", remedy=REMEDY)
-        else:
-            path = _locate(folder, name)
-        try:
+        with _file(source, name, downloads) as path:
             arrays.append(_content(path, md5))
-        except UserError:
-            if fetched:  # ours, not the user's: the next run fetches it again
-                path.unlink(missing_ok=True)
-            raise
-        hashes.append((path.name, sha256_file(path)))
+            hashes.append((path.name, sha256_file(path)))
     images, labels = arrays
     return Images(
         shape=(1, 28, 28),
         labels=labels.astype(np.int64),
         chunks=[images[:, None]],
-        source=str(source if source is not None else folder),
+        source=source or str(DEBIAN_FOLDER),
         source_files=tuple(hashes),
     )

@@ -90,7 +90,7 @@ def test_from_a_url(arrays: dict[str, cifar.Arrays], source: Path, tmp_path: Pat
     whole = (source / "archive.tar.gz").read_bytes()
     (source / "archive.tar.gz").write_bytes(whole[:-9])
     with serve(source) as url:
-        with pytest.raises(UserError, match="is cut short or is not CIFAR-10's archive"):
+        with pytest.raises(UserError, match="is truncated or is not CIFAR-10's archive"):
             dataset.prepare("cifar10", "train", f"{url}/archive.tar.gz", tmp_path / "train")
         (source / "archive.tar.gz").write_bytes(whole)  # what was fetched is not kept
         made = dataset.prepare("cifar10", "train", f"{url}/archive.tar.gz", tmp_path / "train")
@@ -139,8 +139,8 @@ def change(folder: Path) -> None:
     ("harm", "says"),
     [
         (remove, "has no data_batch_3; give --source https://www.cs.toronto.edu"),
-        (cut, r"data_batch_3 is cut short or is not CIFAR-10's batch: its MD5 is \w{32}, exp"),
-        (change, r"data_batch_3 is cut short or is not CIFAR-10's batch: its MD5 is \w{32}, exp"),
+        (cut, r"data_batch_3 is truncated or is not CIFAR-10's batch: its MD5 is \w{32}, exp"),
+        (change, r"data_batch_3 is truncated or is not CIFAR-10's batch: its MD5 is \w{32}, exp"),
     ],
 )
 def test_a_damaged_folder(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from ctm_core.runtime import launch
+from ctm_core.runtime import interrupts, launch
 from ctm_core.runtime.errors import CtmError
 
 
@@ -97,11 +97,11 @@ def test_every_copy_learns_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_survives_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     started = start_as(monkeypatch, {0: 1}, deaf=1)
-    handlers = [signal.getsignal(number) for number in launch.HANDED_ON]
+    handlers = [signal.getsignal(number) for number in interrupts.SIGNALS]
     with pytest.raises(CtmError, match="process 0 of 2 failed with exit code 1"):
         launch.launched(2)
     assert started[1].signals == [signal.SIGTERM, signal.SIGKILL]
-    assert [signal.getsignal(number) for number in launch.HANDED_ON] == handlers
+    assert [signal.getsignal(number) for number in interrupts.SIGNALS] == handlers
 
 
 @pytest.mark.parametrize("variable", [launch.MARK, "WORLD_SIZE", None])
