@@ -9,7 +9,8 @@ from itertools import pairwise
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label
 from ctm_core.config.sampling_grid import ADAPTIVE
-from ctm_core.report.scores import Row, last_steps, main_protocol, metric_of
+from ctm_core.evaluation.metrics.names import ranks_samples
+from ctm_core.report.scores import Row, last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Outcome, Summary, paired
 
 __all__ = ["Effect", "cell_name", "effects", "headline_metric"]
@@ -28,8 +29,8 @@ class Effect:
 
 
 def headline_metric(rows: Iterable[Row]) -> str | None:
-    """The Fréchet distance of most samples among the metrics of ``rows``; None without one."""
-    return metric_of(rows, "fd")
+    """The first column that ranks samples: the Fréchet distance of most, where there is one."""
+    return next((metric for metric in metrics_of(rows) if ranks_samples(metric)), None)
 
 
 def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[Effect]:

@@ -1,4 +1,4 @@
-r"""Names of metrics: one grammar for evaluation files, tables, figures and claims.
+"""Names of metrics: one grammar for evaluation files, tables, figures and claims.
 
 ======================================  ==========================================================
 name                                    what it is
@@ -12,12 +12,12 @@ name                                    what it is
 ``trajectory_error_<n>``                distance of jumps from the teacher's ODE, n noises
 ``bpd_<n>``                             bits per dimension of n images
 ``memorisation_<n>``                    probability that one of n samples lies nearer to the
-                                        training set than a held-out image does; 0.5 is none
+                                        training set than a held-out image does; 0.5: none
 ``memorisation_ratio_<n>``              ratio of the two median distances
 ======================================  ==========================================================
 
-n counts the samples behind the value. A metric has a direction, ``lower`` or ``higher``, if one
-value can be better than another.
+n counts the samples behind the value. What begins a name is its family, an entry of
+:data:`ctm_core.config.metric_registry.FAMILIES`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES, Direction
+from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES, METRICS, TEACHER, Direction
 
 __all__ = [
     "MetricName",
@@ -33,16 +33,20 @@ __all__ = [
     "direction",
     "display",
     "in_order",
-    "is_distance",
     "label",
     "parse",
-    "sort_key",
+    "ranks_samples",
 ]
 
 INFINITE = "inf"
-
-
 RANKS = {family: rank for rank, family in enumerate(FAMILIES)}
+#: Families whose values are of samples, and not of a model or its jumps.
+OF_SAMPLES = {
+    family
+    for metric in METRICS.values()
+    if metric.needs not in ("", TEACHER)
+    for family in metric.families
+}
 
 
 @dataclass(frozen=True)
@@ -85,36 +89,6 @@ class MetricName:
         """Whether this is the Fréchet distance at infinitely many samples."""
         return self.family == "fd" and self.n is None
 
-    @property
-    def direction(self) -> Direction:
-        """Which values are better: ``lower``, ``higher``, or "" where none is."""
-        return FAMILIES[self.family].direction
-
-    @property
-    def display(self) -> str:
-        """The metric's name for readers.
-
-        sFID is a published quantity as FID is, so other features and fewer samples are called sFD.
-        """
-        if self.extrapolated:
-            return "FD∞"
-        published = self.features == "inception" and (self.n or 0) >= FID_SAMPLES
-        if self.family == "sfid" and not published:
-            return "sFD"
-        return FAMILIES[self.family].display
-
-    @property
-    def detail(self) -> str:
-        """What stands behind the name for readers: features and samples; may be empty."""
-        parts = [self.features.replace("_", " ")] if self.features else []
-        if self.n is not None:
-            parts.append(f"{self.n:,} {'images' if self.family == 'bpd' else 'samples'}")
-        return ", ".join(parts)
-
-    def sort_key(self) -> tuple[int, bool, int, str]:
-        """By family, most samples first, the extrapolated value after the measured ones."""
-        return RANKS[self.family], self.extrapolated, -(self.n or 0), self.features
-
     def __str__(self) -> str:
         if self.family == "fid":
             return self.family
@@ -132,7 +106,7 @@ def parse(name: str) -> MetricName:
     """
     fitting = [f for f in FAMILIES if name == f or name.startswith(f + "_")]
     if not fitting:
-        raise ValueError(f"{name!r} is no metric; known are {', '.join(FAMILIES)}")
+        raise ValueError(f"{name!r} is not a metric; known are {', '.join(FAMILIES)}")
     family = max(fitting, key=len)
     rest = name.removeprefix(family).removeprefix("_")
     features, _, count = rest.rpartition("_")
@@ -140,11 +114,11 @@ def parse(name: str) -> MetricName:
     if count.isdecimal():
         n = int(count)
     elif count != (INFINITE if family == "fd" else ""):
-        raise ValueError(f"{name!r} is no metric: it must end in a number of samples")
-    found = MetricName(family, features, n)
-    if str(found) != name:
-        raise ValueError(f"{name!r} is no metric; {str(found)!r} is")
-    return found
+        raise ValueError(f"{name!r} is not a metric: it must end in a number of samples")
+    metric = MetricName(family, features, n)
+    if str(metric) != name:
+        raise ValueError(f"{name!r} is not a metric; {str(metric)!r} is")
+    return metric
 
 
 def _known(name: str) -> MetricName | None:
@@ -155,41 +129,60 @@ def _known(name: str) -> MetricName | None:
 
 
 def direction(name: str) -> Direction:
-    """Which values of a metric are better; "" if none is, or nobody knows the metric."""
+    """Which values are better; "" if none is, or for an unknown metric."""
     known = _known(name)
-    return known.direction if known else ""
+    return FAMILIES[known.family].direction if known else ""
 
 
-def is_distance(name: str) -> bool:
-    """Whether a metric is the Fréchet distance itself: ``fid`` or ``fd_<features>_<n>``."""
+def ranks_samples(name: str) -> bool:
+    """Whether a metric scores samples, and one value can be better than another."""
     known = _known(name)
-    return known is not None and known.family in ("fid", "fd")
+    return known is not None and known.family in OF_SAMPLES and bool(direction(name))
 
 
 def display(name: str) -> str:
-    """``FD`` for ``fd_classifier_digits_1024``; an unknown name as it is, without underscores."""
+    """``FD`` for ``fd_classifier_digits_1024``; an unknown name as it is, without underscores.
+
+    sFID is a published quantity as FID is, so with other features or fewer samples it is sFD.
+    """
     known = _known(name)
-    return known.display if known else name.replace("_", " ")
+    if known is None:
+        return name.replace("_", " ")
+    if known.extrapolated:
+        return "FD∞"
+    published = known.features == "inception" and (known.n or 0) >= FID_SAMPLES
+    if known.family == "sfid" and not published:
+        return "sFD"
+    return FAMILIES[known.family].display
 
 
 def detail(name: str) -> str:
     """``classifier digits, 1,024 samples`` for ``fd_classifier_digits_1024``; may be empty."""
     known = _known(name)
-    return known.detail if known else ""
+    if known is None:
+        return ""
+    parts = [known.features.replace("_", " ")] if known.features else []
+    if known.n is not None:
+        parts.append(f"{known.n:,} {'images' if known.family == 'bpd' else 'samples'}")
+    return ", ".join(parts)
 
 
 def label(name: str) -> str:
-    """A metric as an axis says it: ``FD (classifier digits, 1,024 samples)``."""
+    """A metric as an axis label: ``FD (classifier digits, 1,024 samples)``."""
     behind = detail(name)
     return f"{display(name)} ({behind})" if behind else display(name)
 
 
-def sort_key(name: str) -> tuple[int, bool, int, str]:
-    """Sort key of metric names; unknown ones come last."""
-    known = _known(name)
-    return known.sort_key() if known else (len(FAMILIES), False, 0, name)
-
-
 def in_order(names: Iterable[str]) -> list[str]:
-    """Distinct names: Fréchet distances first, of most samples first, then family by family."""
-    return sorted(set(names), key=sort_key)
+    """Distinct names by family, Fréchet distances first; unknown ones come last.
+
+    Within a family most samples come first, and the extrapolated value after the measured ones.
+    """
+
+    def place(name: str) -> tuple[int, bool, int, str]:
+        known = _known(name)
+        if known is None:
+            return len(FAMILIES), False, 0, name
+        return RANKS[known.family], known.extrapolated, -(known.n or 0), known.features
+
+    return sorted(set(names), key=place)

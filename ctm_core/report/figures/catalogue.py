@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import ODE_SAMPLER, samplers
+from ctm_core.evaluation.metrics.names import display
 from ctm_core.evaluation.previews import path_cells
 from ctm_core.report.figures import curves, over_training
 from ctm_core.report.headline import cell_name, headline_metric
@@ -127,8 +128,10 @@ def catalogue(rows: Sequence[Row]) -> list[Picture]:
 
 def _charts(own: Sequence[Row], experiment: str, protocol: str, main: str) -> Iterable[Picture]:
     rows = [row for row in own if row.protocol == protocol]
-    if headline_metric(rows) is None:
+    metric = headline_metric(rows)
+    if metric is None:
         return
+    shown = display(metric)
     suffix = "" if protocol == main else f"-{protocol}"
     cells = sorted(
         {(row.model, row.cell) for row in rows},
@@ -138,8 +141,8 @@ def _charts(own: Sequence[Row], experiment: str, protocol: str, main: str) -> It
         f"{experiment}-fd-nfe{suffix}",
         "fd-nfe",
         experiment,
-        f"{experiment}: FD against NFE, {protocol}",
-        "Fréchet distance against network evaluations, both axes logarithmic, with 95% intervals; "
+        f"{experiment}: {shown} against NFE, {protocol}",
+        f"{shown} against network evaluations, both axes logarithmic, with 95% intervals; "
         "dotted, the teacher's finest solve.",
         _told(rows, protocol, [key for key in cells if key[1].gamma in (None, 0.0)]),
         protocol,
@@ -149,9 +152,8 @@ def _charts(own: Sequence[Row], experiment: str, protocol: str, main: str) -> It
             f"{experiment}-fd-gamma{suffix}",
             "fd-gamma",
             experiment,
-            f"{experiment}: FD against γ, {protocol}",
-            "Fréchet distance against γ for each number of network evaluations, with 95% "
-            "intervals.",
+            f"{experiment}: {shown} against γ, {protocol}",
+            f"{shown} against γ for each number of network evaluations, with 95% intervals.",
             _told(rows, protocol, [key for key in cells if key[1].gamma is not None]),
             protocol,
         )

@@ -162,7 +162,7 @@ def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
     for spine in ("left", "top", "right"):
         axes.spines[spine].set_visible(False)
     axes.grid(True, axis="x")
-    axes.set_xlabel(f"{names.label(metric)}: lower is better", fontsize=8.5)
+    axes.set_xlabel(f"{names.label(metric)}: {names.direction(metric)} is better", fontsize=8.5)
     if ends and min(ends) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(ends) / 1.5, max(ends) * 1.5)

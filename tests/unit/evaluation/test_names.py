@@ -82,7 +82,7 @@ def test_round_trip(family, features, n):
 def test_other_names_are_refused_and_come_last_without_a_winner(name):
     with pytest.raises(ValueError, match="metric"):
         parse(name)
-    assert names.direction(name) == "" and not names.is_distance(name)
+    assert names.direction(name) == "" and not names.ranks_samples(name)
     assert names.in_order([name, "memorisation_5"])[-1] == name
 
 
@@ -110,6 +110,12 @@ def test_order_of_columns():
         "nobody knows it",
     ]
     assert names.in_order([*reversed(wanted), "fid"]) == wanted
+
+
+def test_metrics_that_rank_samples():
+    ranking = {name for name, *_ in NAMES if names.ranks_samples(name)}
+    others = {"trajectory_error_256", "bpd_32", "memorisation_10", "memorisation_ratio_10"}
+    assert ranking == {name for name, *_ in NAMES} - others
 
 
 def test_axis_label():
