@@ -1,9 +1,9 @@
-"""Write docs/digits-full.md and its pictures from the results of config/digits-full.yaml.
+"""Write docs/digits-full.md and its figures from the results of config/digits-full.yaml.
 
     snakemake --cores all --configfile config/digits-full.yaml --directory full
     python docs/digits_full.py [--results full/results]
 
-Equal results give equal files, but for the time that they took.
+The same results give the same files, except for the reported run time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from ctm_core.runtime.files import atomic_write, write_text
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "digits-full"
 PAGE = "docs/digits-full.md"
-#: Name of a figure, and what it is in the paper.
+#: Figure names and captions, with the paper's figure.
 FIGURES = {
     "fd-nfe": "FD against NFE for several γ (the paper's figure 7a)",
     "fd-gamma": "FD against γ for several NFE (figure 7b)",
     "fig10-matching": "Soft, local and global matching over training (figure 10)",
     "fig11-dsm": "With and without denoising score matching (figure 11)",
     "fig12-losses": "Consistency distillation, CTM, and CTM with GAN (figure 12)",
-    "jumps": "How far a single jump lands from the teacher's ODE",
+    "jumps": "Distance of a single jump from the teacher's ODE",
 }
 INTRODUCTION = """\
 # The default experiment at length
 
 `digits-full` trains every variant of the default experiment with three training seeds, and
-measures snapshots and all metrics. With three trainings an interval speaks of the method, not of
-one set of weights. It is still a toy: 8×8 digits, and FD by a small classifier, which is not FID.
+evaluates snapshots and all metrics. With three training seeds, an interval covers the method and
+not just one set of weights. It is still a toy: 8×8 digits, and FD in a small classifier's
+features, which is not FID.
 
 ```sh
 snakemake --cores all --configfile config/digits-full.yaml --directory full
@@ -43,9 +44,9 @@ python docs/digits_full.py        # writes this page from full/results
 
 
 def page(results: Path) -> str:
-    """The page's text: what it took, the claims, the figures."""
+    """The page's text: cost, claims, figures."""
     claims = (results / "claims.md").read_text(encoding="utf-8").strip()
-    # One title a page: the claims' own headings go down by one.
+    # One title per page: demote the claims' headings by one level.
     claims = "\n".join(
         f"#{line}" if line.startswith("#") else line for line in claims.splitlines()
     )
@@ -58,7 +59,7 @@ def page(results: Path) -> str:
 
 
 def cost(results: Path) -> str:
-    """Jobs and processor hours, from Snakemake's benchmarks."""
+    """Jobs and hours, from Snakemake's benchmarks."""
     files = sorted((results / "benchmarks").rglob("*.tsv"))
     rows = []
     for file in files:
@@ -67,13 +68,13 @@ def cost(results: Path) -> str:
     wall = sum(float(row["s"]) for row in rows)
     trainings = sum("train" in file.parts or "teacher" in file.parts for file in files)
     return (
-        f"{len(rows)} jobs, {trainings} of them trainings, took {wall / 3600:.1f} hours together; "
-        "on two cores two run side by side."
+        f"{len(rows)} jobs, {trainings} of them training runs, took {wall / 3600:.1f} hours in "
+        "total; on two cores, two run in parallel."
     )
 
 
 def update(results: Path, root: Path = ROOT) -> None:
-    """Bring the page and its pictures up to date with ``results``."""
+    """Update the page and its figures from ``results``."""
     sources = {name: results / f"figures/{EXPERIMENT}-{name}.png" for name in FIGURES}
     for source in (results / "claims.md", *sources.values()):
         if not source.is_file():

@@ -326,7 +326,7 @@ def test_the_page_of_digits_full_is_made_of_its_results(tmp_path: Path) -> None:
     (tmp_path / "docs/images").mkdir(parents=True)
     digits_full.update(results, tmp_path)
     page = (tmp_path / digits_full.PAGE).read_text(encoding="utf-8")
-    assert "2 jobs, 1 of them trainings, took 1.0 hours together" in page, "last attempts count"
+    assert "2 jobs, 1 of them training runs, took 1.0 hours in total" in page, "last attempt"
     assert "\n## Does it reproduce?\n\n### digits-full\n\nOf 2 claims.\n" in page
     assert page.count("\n# ") + page.startswith("# ") == 1
     for name in digits_full.FIGURES:

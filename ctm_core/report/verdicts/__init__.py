@@ -81,7 +81,7 @@ def _why_not(claim: Claim) -> str:
     if claim.not_testable is not None:
         return claim.not_testable
     asked = sorted({name for test in claim.tests for name in test.experiments})
-    text = f"it is asked of {', '.join(asked)}, of which this table has none"
+    text = f"it is tested on {', '.join(asked)}, which this table does not have"
     return f"{text}; that needs {claim.needs}" if claim.needs else text
 
 

@@ -29,7 +29,7 @@ def told(found: Sequence[Finding]) -> str:
     held, failed = count["reproduced"], count["contradicted"]
     claims = "claim" if decided == 1 else "claims"
     return (
-        f"Of {decided} {claims} tested here {held} {_is(held)} reproduced, {failed} "
+        f"Of {decided} {claims} tested here, {held} {_is(held)} reproduced, {failed} "
         f"{_is(failed)} contradicted and {count['undecided']} {_is(count['undecided'])} undecided."
     )
 
@@ -43,9 +43,8 @@ def markdown(found: Sequence[Finding]) -> str:
     parts = [
         "# Does it reproduce?",
         "Each claim of the paper (`config/claims.yaml`) is decided by the 95% interval of a "
-        "paired difference: reproduced if it lies on the claimed side, contradicted if it lies on "
-        "the other, else undecided. The difference is of the first value and the second times its "
-        "factor.",
+        "paired difference, the first value minus the factor times the second: reproduced if it "
+        "lies on the claimed side, contradicted if on the other side, undecided otherwise.",
     ]
     for experiment in dict.fromkeys(finding.experiment for finding in found if finding.experiment):
         own = [finding for finding in found if finding.experiment == experiment]
@@ -74,7 +73,7 @@ def _claim_table(found: Iterable[Finding]) -> str:
     for finding in found:
         about = f"{finding.claim} *{finding.paper}*"
         if finding.kind == "choice":
-            about += " (a choice, not compared in the paper)"
+            about += " (a choice, without an ablation in the paper)"
         if finding.note:
             about += f"<br>Note: {finding.note}."
         verdict = f"**{finding.verdict}**"

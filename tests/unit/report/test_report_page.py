@@ -89,7 +89,7 @@ def test_page_is_well_formed_and_loads_nothing(default: Results, page: Page) -> 
 
 def test_first_screen_answers(page: Page) -> None:
     assert "Does it reproduce?" in page.text
-    sentence = "Of 8 claims tested here 7 are reproduced, 1 is contradicted and 0 are undecided."
+    sentence = "Of 8 claims tested here, 7 are reproduced, 1 is contradicted and 0 are undecided."
     assert page.text.index(sentence) < page.text.index("digits: table")
     assert page.text.count("✓") == 7 + 1  # and the explanation of the mark
     assert page.text.count("✗") == 1 + 1

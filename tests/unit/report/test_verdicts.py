@@ -108,7 +108,7 @@ def test_every_committed_claim_gets_a_verdict(tmp_path: Path) -> None:
     assert "no FD of cd at NFE 1" in by_id["beats-cd"].why
     released = by_id["released-cifar10-cond"]
     assert (released.verdict, released.experiment) == ("not testable", "")
-    assert "the authors' file" in released.why
+    assert "the authors' weights" in released.why
 
 
 # -- verdicts ------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_what_the_table_lacks_is_told_and_not_guessed(results: Results) -> None:
     results.evaluation("ctm")
     (finding,) = verdicts(results, other)
     assert (finding.verdict, finding.experiment) == ("not testable", "")
-    assert "it is asked of digits, of which this table has none" in finding.why
+    assert "it is tested on digits, which this table does not have" in finding.why
 
 
 def test_bits_per_dimension_are_found_at_whatever_evaluations_it_took(results: Results) -> None:
@@ -277,7 +277,7 @@ def test_claims_survive_their_file_and_are_told(tmp_path: Path) -> None:
     assert sum(count.values()) == len(found) and count["reproduced"] == 7
     own = [finding for finding in found if finding.experiment == "digits"]
     assert told(own) == (
-        "Of 8 claims tested here 7 are reproduced, 1 is contradicted and 0 are undecided."
+        "Of 8 claims tested here, 7 are reproduced, 1 is contradicted and 0 are undecided."
     )
     assert told([]) == "None of the paper's claims can be tested with this table."
     text = markdown(found)
