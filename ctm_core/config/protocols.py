@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from ctm_core.config import read_yaml, validated
 from ctm_core.config._section import OneOf
+from ctm_core.config._traits import literal, modules
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
@@ -28,12 +29,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 #: What a protocol can ask for; ``fid`` is ``fd`` with the demand that it may be called so.
 MetricKey = Annotated[str, OneOf(tuple(name for name, known in METRICS.items() if known.needs))]
 
-#: External files of the feature networks, by their names in config/assets.yaml.
-FEATURE_FILES: dict[str, tuple[str, ...]] = {
-    "dinov2_vitl14": ("dinov2-vitl14",),
-    "efficientnet_lite0": ("efficientnet-lite0",),
-    "inception": ("inception",),
-}
+#: Modules of the feature networks; those that need an external file say so in ``ASSETS``.
+FEATURES = Path(__file__).parents[1] / "models" / "features"
 #: Published statistics that papers' FIDs are relative to.
 PAPER_REFERENCES = ("edm-reference-cifar10", "adm-reference-imagenet64")
 
@@ -202,7 +199,8 @@ class Protocol(_Section):
     @property
     def feature_assets(self) -> tuple[str, ...]:
         """Names of the external files that the feature network is read from."""
-        return FEATURE_FILES.get(self.features, ())
+        files = [literal(FEATURES / f"{name}.py", "ASSETS") for name in modules(FEATURES)]
+        return tuple(known[self.features] for known in files if self.features in known)
 
     def named_assets(self) -> dict[str, str]:
         """The names of external files that stand in the protocol, by their keys."""

