@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -30,7 +30,6 @@ __all__ = [
     "families",
     "family",
     "last_steps",
-    "last_steps_of",
     "main_protocol",
     "metric_of",
     "metrics_of",
@@ -161,6 +160,10 @@ class Row:
     def key(self) -> RowKey:
         """What tells this row from all others."""
         return RowKey(self.experiment, self.protocol, self.model, self.step, self.cell)
+
+
+#: What stands for one evaluated step of a model.
+Evaluated = TypeVar("Evaluated", Row, Evaluation)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -415,21 +418,11 @@ def main_protocol(rows: Iterable[Row], experiment: str) -> str:
     return min(counts, key=lambda name: (-counts[name], name))
 
 
-def last_steps(rows: Iterable[Row]) -> list[Row]:
-    """Only the rows of each model's last evaluated step."""
+def last_steps(rows: Iterable[Evaluated]) -> list[Evaluated]:
+    """Only the rows, or evaluations, of each model's last evaluated step."""
     rows = list(rows)
     last: dict[tuple[str, str], int] = defaultdict(int)
     for row in rows:
         key = (row.experiment, row.model)
         last[key] = max(last[key], row.step)
     return [row for row in rows if row.step == last[row.experiment, row.model]]
-
-
-def last_steps_of(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Only the evaluations of each model's last step."""
-    evaluations = list(evaluations)
-    last: dict[tuple[str, str], int] = defaultdict(int)
-    for evaluation in evaluations:
-        key = (evaluation.experiment, evaluation.model)
-        last[key] = max(last[key], evaluation.step)
-    return [e for e in evaluations if e.step == last[e.experiment, e.model]]

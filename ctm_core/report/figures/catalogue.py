@@ -1,9 +1,9 @@
-"""Which figures a table calls for: their names, captions, and what they tell in words."""
+"""Which figures a table calls for: their names, captions, and their numbers in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ctm_core.config import Cell
@@ -21,37 +21,6 @@ Kind = Literal["hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "train
 #: Columns of a sample grid and of the hero picture.
 COLUMNS = 20
 HERO_STEPS = (1, 2, 4)
-
-
-class _Comparison(NamedTuple):
-    """Models that differ in one thing, whose curves over training the paper draws together."""
-
-    name: str
-    title: str
-    models: tuple[str, ...]
-    paper: str
-
-
-COMPARISONS = (
-    _Comparison(
-        "fig10-matching",
-        "local, soft and global matching",
-        ("ctm_local", "ctm", "ctm_global"),
-        "the paper's figure 10",
-    ),
-    _Comparison(
-        "fig11-dsm",
-        "with and without the denoising loss",
-        ("ctm", "ctm_nodsm"),
-        "the paper's figure 11",
-    ),
-    _Comparison(
-        "fig12-losses",
-        "consistency model, denoising and adversarial loss",
-        ("cd", "cd_gan", "ctm", "ctm_gan"),
-        "the paper's figure 12",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -72,146 +41,168 @@ class Picture:
     models: tuple[str, ...] = ()
 
 
+class Comparison(NamedTuple):
+    """Models that differ in one thing, whose curves over training the paper draws together."""
+
+    name: str
+    title: str
+    models: tuple[str, ...]
+    paper: str
+
+
+COMPARISONS = (
+    Comparison(
+        "fig10-matching",
+        "local, soft and global matching",
+        ("ctm_local", "ctm", "ctm_global"),
+        "the paper's figure 10",
+    ),
+    Comparison(
+        "fig11-dsm",
+        "with and without the denoising loss",
+        ("ctm", "ctm_nodsm"),
+        "the paper's figure 11",
+    ),
+    Comparison(
+        "fig12-losses",
+        "consistency model, denoising and adversarial loss",
+        ("cd", "cd_gan", "ctm", "ctm_gan"),
+        "the paper's figure 12",
+    ),
+)
+
+
 def catalogue(rows: Sequence[Row]) -> list[Picture]:
     """Every picture of a table, experiment by experiment."""
-    pictures = []
-    for experiment in dict.fromkeys(row.experiment for row in rows):
-        own = last_steps(row for row in rows if row.experiment == experiment)
-        main = main_protocol(own, experiment)
-        pictures.append(
-            Picture(
-                f"{experiment}-hero",
-                "hero",
-                experiment,
-                f"{experiment}: teacher and student",
-                "Each column starts from one noise and class; beside each row stands its Fréchet "
-                "distance with its 95% interval.",
-                _told(own, main, hero_cells(own)),
-                main,
-            )
-        )
-        others = {row.protocol for row in own} - {main}
-        for protocol in [main, *sorted(others)]:
-            pictures += _charts(own, experiment, protocol, main)
-        every = [r for r in rows if r.experiment == experiment and r.protocol == main]
-        pictures += _progress(every, experiment, main)
-        pictures += _jumps(own, experiment)
-        pictures.append(
-            Picture(
-                f"{experiment}-training",
-                "training",
-                experiment,
-                f"{experiment}: training curves",
-                "Loss terms against optimiser steps; every logged value faint, their running mean "
-                "strong.",
-            )
-        )
-        for model in sorted({row.model for row in own}, key=model_order):
-            beside = model != "teacher" and finest(own) is not None
-            pictures += _path(own, experiment, model)
-            pictures.append(
-                Picture(
-                    f"{experiment}-samples-{model}",
-                    "samples",
-                    experiment,
-                    f"{experiment}: samples of {model}",
-                    "Each column starts from one noise and class; rows are the cells of "
-                    + ("the teacher" if model == "teacher" else model)
-                    + (" below the teacher's finest solve." if beside else "."),
-                    _told(own, main, [(row.model, row.cell) for row in own if row.model == model]),
-                    main,
-                    model,
-                )
-            )
-    return pictures
+    return [
+        replace(picture, name=f"{name}-{picture.name}", title=f"{name}: {picture.title}")
+        for name in dict.fromkeys(row.experiment for row in rows)
+        for picture in _pictures([row for row in rows if row.experiment == name], name)
+    ]
 
 
-def _charts(own: Sequence[Row], experiment: str, protocol: str, main: str) -> Iterable[Picture]:
-    rows = [row for row in own if row.protocol == protocol]
-    metric = headline_metric(rows)
-    if metric is None:
-        return
-    shown = display(metric)
-    suffix = "" if protocol == main else f"-{protocol}"
-    cells = sorted(
-        {(row.model, row.cell) for row in rows},
-        key=lambda key: (model_order(key[0]), cell_order(key[1])),
-    )
+def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
+    """The pictures of one experiment, whose name is left out of theirs."""
+    own = last_steps(rows)
+    main = main_protocol(own, experiment)
     yield Picture(
-        f"{experiment}-fd-nfe{suffix}",
-        "fd-nfe",
+        "hero",
+        "hero",
         experiment,
-        f"{experiment}: {shown} against NFE, {protocol}",
-        f"{shown} against network evaluations, both axes logarithmic, with 95% intervals; "
-        "dotted, the teacher's finest solve.",
-        _told(rows, protocol, [key for key in cells if key[1].gamma in (None, 0.0)]),
-        protocol,
+        "teacher and student",
+        "Each column starts from one noise and class; beside each row stands its Fréchet distance "
+        "with its 95% interval.",
+        _numbers(own, main, hero_cells(own)),
+        main,
     )
-    if any(curves.several_gammas(rows, model) for model in {row.model for row in rows}):
+    for protocol in [main, *sorted({row.protocol for row in own} - {main})]:
+        suffix = "" if protocol == main else f"-{protocol}"
+        yield from _charts([r for r in own if r.protocol == protocol], protocol, suffix)
+    yield from _progress([row for row in rows if row.protocol == main], main)
+    models = sorted({row.model for row in own}, key=model_order)
+    if models != ["teacher"]:
         yield Picture(
-            f"{experiment}-fd-gamma{suffix}",
-            "fd-gamma",
-            experiment,
-            f"{experiment}: {shown} against γ, {protocol}",
-            f"{shown} against γ for each number of network evaluations, with 95% intervals.",
-            _told(rows, protocol, [key for key in cells if key[1].gamma is not None]),
-            protocol,
-        )
-
-
-def _progress(every: Sequence[Row], experiment: str, main: str) -> Iterator[Picture]:
-    """Comparisons over training, where two of their models or more have snapshots."""
-    metric = headline_metric(every)
-    for comparison in COMPARISONS:
-        models = over_training.comparable(every, metric or "", comparison.models)
-        if models:
-            yield Picture(
-                f"{experiment}-{comparison.name}",
-                "progress",
-                experiment,
-                f"{experiment}: {comparison.title}",
-                f"Fréchet distance of {', '.join(models)} against their own optimiser steps, with "
-                f"95% intervals, as in {comparison.paper}; a forked run starts where it left the "
-                "other.",
-                protocol=main,
-                models=tuple(models),
-            )
-
-
-def _jumps(own: Sequence[Row], experiment: str) -> Iterator[Picture]:
-    if any(row.model != "teacher" for row in own):
-        yield Picture(
-            f"{experiment}-jumps",
+            "jumps",
             "jumps",
             experiment,
-            f"{experiment}: error of single jumps",
+            "error of single jumps",
             "Root mean square distance per pixel between a jump to the smallest noise level and "
             "the teacher's fine solution from the same noises, against the level it starts from. "
             "It needs no feature network; images span -1 to 1.",
         )
-
-
-def _path(own: Sequence[Row], experiment: str, model: str) -> Iterator[Picture]:
-    if model != "teacher" and path_cells([row.cell for row in own if row.model == model]):
+    yield Picture(
+        "training",
+        "training",
+        experiment,
+        "training curves",
+        "Loss terms against optimiser steps; every logged value faint, their running mean strong.",
+    )
+    for model in models:
+        cells = [row.cell for row in own if row.model == model]
+        if model != "teacher" and path_cells(cells):
+            yield Picture(
+                f"path-{model}",
+                "path",
+                experiment,
+                f"one noise's way through {model}",
+                "For each γ, above what each jump starts from, below where it lands, with their "
+                "noise levels; a state of level t is drawn divided by √(1 + t²).",
+                model=model,
+            )
+        beside = model != "teacher" and finest(own) is not None
         yield Picture(
-            f"{experiment}-path-{model}",
-            "path",
+            f"samples-{model}",
+            "samples",
             experiment,
-            f"{experiment}: one noise's way through {model}",
-            "For each γ, above what each jump starts from, below where it lands, with their noise "
-            "levels; a state of level t is drawn divided by √(1 + t²).",
-            model=model,
+            f"samples of {model}",
+            "Each column starts from one noise and class; rows are the cells of "
+            + ("the teacher" if model == "teacher" else model)
+            + (" below the teacher's finest solve." if beside else "."),
+            _numbers(own, main, [(model, cell) for cell in cells]),
+            main,
+            model,
         )
 
 
-def _told(rows: Iterable[Row], protocol: str, cells: Sequence[tuple[str, Cell]]) -> str:
+def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture]:
+    """FD against NFE and γ under one protocol."""
+    metric = headline_metric(rows)
+    if metric is None:
+        return
+    cells = sorted(
+        {(row.model, row.cell) for row in rows},
+        key=lambda key: (model_order(key[0]), cell_order(key[1])),
+    )
+    experiment, shown = rows[0].experiment, display(metric)
+    yield Picture(
+        f"fd-nfe{suffix}",
+        "fd-nfe",
+        experiment,
+        f"{shown} against NFE, {protocol}",
+        f"{shown} against network evaluations, both axes logarithmic, with 95% intervals; "
+        "dotted, the teacher's finest solve.",
+        _numbers(rows, protocol, [key for key in cells if key[1].gamma in (None, 0.0)]),
+        protocol,
+    )
+    if not curves.with_several_gammas(curves.points(rows, metric)).empty:
+        yield Picture(
+            f"fd-gamma{suffix}",
+            "fd-gamma",
+            experiment,
+            f"{shown} against γ, {protocol}",
+            f"{shown} against γ for each number of network evaluations, with 95% intervals.",
+            _numbers(rows, protocol, [key for key in cells if key[1].gamma is not None]),
+            protocol,
+        )
+
+
+def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
+    """Comparisons over training, where two of their models or more have snapshots."""
+    metric = headline_metric(rows) or ""
+    for comparison in COMPARISONS:
+        models = over_training.comparable(rows, metric, comparison.models)
+        if models:
+            yield Picture(
+                comparison.name,
+                "progress",
+                rows[0].experiment,
+                comparison.title,
+                f"Fréchet distance of {', '.join(models)} against their own optimiser steps, with "
+                f"95% intervals, as in {comparison.paper}; a forked run starts where it left the "
+                "other.",
+                protocol=protocol,
+                models=tuple(models),
+            )
+
+
+def _numbers(rows: Iterable[Row], protocol: str, cells: Sequence[tuple[str, Cell]]) -> str:
     """The numbers of some cells in words."""
-    scored = {(row.model, row.cell): row for row in rows if row.protocol == protocol}
-    metric = headline_metric(scored.values()) or ""
+    scored = {(row.model, row.cell): row.metrics for row in rows if row.protocol == protocol}
+    metric = headline_metric(row for row in rows if row.protocol == protocol) or ""
     parts = [
-        f"{model} at {cell_name(cell)}: {scored[model, cell].metrics[metric]}"
+        f"{model} at {cell_name(cell)}: {scored[model, cell][metric]}"
         for model, cell in dict.fromkeys(cells)
-        if (model, cell) in scored and metric in scored[model, cell].metrics
+        if metric in scored.get((model, cell), ())
     ]
     return "; ".join(parts) + "." if parts else ""
 

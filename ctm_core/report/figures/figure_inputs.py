@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ctm_core.evaluation.previews import PATH_PREFIX
 from ctm_core.report.figures import curves, grids
@@ -104,14 +105,10 @@ def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Tra
 def _curve(path: Path) -> curves.Curve:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        terms = {name for line in lines for name in line if name not in curves.NOT_DRAWN}
+        frame = pd.DataFrame(lines).set_index("step").astype(float)
+        terms = {str(name) for name in frame} - {*curves.NOT_DRAWN}
         ordered = sorted(terms, key=lambda name: ([*curves.TERMS, name].index(name), name))
-        curve = {}
-        for name in ordered:
-            pairs = [(line["step"], float(line[name])) for line in lines if name in line]
-            steps, values = zip(*pairs, strict=True)
-            curve[name] = np.asarray(steps, np.int64), np.asarray(values, np.float64)
-        return curve
+        return {name: frame[name].dropna() for name in ordered}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the model first") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures.style import COLORS, TEACHER
 from ctm_core.report.statistics import Summary
 
-__all__ = ["Strip", "by_class", "hero", "sample_grid", "tiles"]
+__all__ = ["GREY", "Images", "Sheet", "Strip", "by_class", "hero", "sample_grid", "tiles"]
 
 Images = NDArray[np.uint8]
 
@@ -68,6 +69,42 @@ def tiles(images: Images, side: int) -> Images:
     return row
 
 
+class Sheet:
+    """A figure on which places are inches from the upper left corner."""
+
+    def __init__(
+        self, width: float, height: float, title: str, size: float = 11, edge: float = 0.1
+    ) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height))
+        self.text(edge, edge + 0.02, title, fontsize=size, color="black", va="top", weight="bold")
+
+    def text(self, x: float, y: float, text: str, **looks: Any) -> None:
+        """Write a text, by default centred on ``y``."""
+        default: dict[str, Any] = {"fontsize": 8.5, "color": INK, "va": "center"}
+        self.figure.text(x / self.width, 1 - y / self.height, text, **default | looks)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes whose upper left corner is at (x, y)."""
+        left, bottom = x / self.width, 1 - (y + height) / self.height
+        return self.figure.add_axes((left, bottom, width / self.width, height / self.height))
+
+    def images(self, images: Images, x: float, y: float, side: float) -> None:
+        """Images side by side, each ``side`` wide and high."""
+        axes = self.axes(x, y, len(images) * side, side)
+        axes.imshow(tiles(images, round(side * 200)), interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+
+    def classes(self, labels: Sequence[int], x: float, y: float, side: float) -> None:
+        """Each class over its columns, once for each run of equal labels."""
+        start = 0
+        for label, run in groupby(labels):
+            count = len(list(run))
+            middle = x + (start + count / 2) * side
+            self.text(middle, y, str(label), ha="center", va="bottom", fontsize=8, color=GREY)
+            start += count
+
+
 def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
     """Rows of samples under their cells' names; every column starts from one noise.
 
@@ -80,30 +117,24 @@ def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metr
     tile, left, right, top = 0.34, 1.75, 0.75, 0.62
     gap = 0.12  # between models
     breaks = sum(a.model != b.model for a, b in pairwise(strips))
-    width = left + count * tile + right
     height = top + len(strips) * (tile + 0.03) + breaks * gap + 0.1
-    figure = Figure(figsize=(width, height))
-    figure.text(0.1 / width, 1 - 0.12 / height, title, fontsize=11, va="top", weight="bold")
-    heading = 1 - (top - 0.08) / height
-    _columns(figure, labels, left / width, tile / width, heading)
+    sheet = Sheet(left + count * tile + right, height, title)
+    sheet.classes(labels, left, top - 0.08, tile)
+    scores = left + count * tile + 0.08
     if any(strip.score for strip in strips):
-        at = (left + count * tile + 0.08) / width
-        figure.text(at, heading, "FD", fontsize=8, color=GREY, va="bottom")
-    y = height - top
-    for index, strip in enumerate(strips):
-        if index and strip.model != strips[index - 1].model:
-            y -= gap
-        y -= tile + 0.03
-        box = (left / width, y / height, count * tile / width, tile / height)
-        _strip(figure, strip, box, tile)
-        middle = (y + tile / 2) / height
-        if not index or strip.model != strips[index - 1].model:
-            _text(figure, 0.1 / width, middle, strip.model, weight="bold")
-        _text(figure, (left - 0.08) / width, middle, strip.cell, ha="right")
+        sheet.text(scores, top - 0.08, "FD", fontsize=8, color=GREY, va="bottom")
+    y = top
+    for before, strip in zip([None, *strips], strips, strict=False):
+        is_first = before is None or before.model != strip.model
+        y += 0.03 + gap * (is_first and before is not None)
+        sheet.images(strip.images, left, y, tile)
+        if is_first:
+            sheet.text(0.1, y + tile / 2, strip.model, weight="bold")
+        sheet.text(left - 0.08, y + tile / 2, strip.cell, ha="right")
         if strip.score is not None:
-            x = (left + count * tile + 0.08) / width
-            _text(figure, x, middle, strip.score.text(strip.score.mean))
-    return figure
+            sheet.text(scores, y + tile / 2, strip.score.text(strip.score.mean))
+        y += tile
+    return sheet.figure
 
 
 def hero(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
@@ -112,26 +143,16 @@ def hero(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str
     tile, left, plot, top, bottom = 0.42, 1.45, 3.1, 0.78, 0.62
     pitch = tile + 0.14
     width = left + count * tile + 0.25 + plot + 0.15
-    height = top + len(strips) * pitch + bottom
-    figure = Figure(figsize=(width, height))
-    figure.text(0.12 / width, 1 - 0.14 / height, title, fontsize=12, va="top", weight="bold")
-    _columns(figure, labels, left / width, tile / width, 1 - (top - 0.06) / height)
+    sheet = Sheet(width, top + len(strips) * pitch + bottom, title, size=12, edge=0.12)
+    sheet.classes(labels, left, top - 0.06, tile)
     for index, strip in enumerate(strips):
-        y = height - top - (index + 1) * pitch + 0.07
-        box = (left / width, y / height, count * tile / width, tile / height)
-        _strip(figure, strip, box, tile)
-        middle = y + tile / 2
+        y = top + index * pitch + 0.07
+        sheet.images(strip.images, left, y, tile)
         color = TEACHER if strip.model == "teacher" else COLORS[0]
-        _text(figure, 0.12 / width, (middle + 0.09) / height, strip.model, color, "bold")
-        _text(figure, 0.12 / width, (middle - 0.1) / height, strip.cell, GREY)
-    box = (
-        (width - plot - 0.15) / width,
-        bottom / height,
-        plot / width,
-        len(strips) * pitch / height,
-    )
-    _scores(figure.add_axes(box), strips, metric)
-    return figure
+        sheet.text(0.12, y + tile / 2 - 0.09, strip.model, color=color, weight="bold")
+        sheet.text(0.12, y + tile / 2 + 0.1, strip.cell, color=GREY)
+    _scores(sheet.axes(width - plot - 0.15, top, plot, len(strips) * pitch), strips, metric)
+    return sheet.figure
 
 
 def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
@@ -168,33 +189,3 @@ def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
         axes.set_xlim(min(ends) / 1.5, max(ends) * 1.5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _strip(
-    figure: Figure, strip: Strip, box: tuple[float, float, float, float], tile: float
-) -> None:
-    axes = figure.add_axes(box)
-    axes.imshow(tiles(strip.images, round(tile * 200)), interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-
-
-def _columns(figure: Figure, labels: Sequence[int], left: float, width: float, y: float) -> None:
-    """The class over its columns, once for each run of equal labels."""
-    start = 0
-    for i in range(1, len(labels) + 1):
-        if i == len(labels) or labels[i] != labels[start]:
-            x = left + (start + i) / 2 * width
-            figure.text(x, y, str(labels[start]), ha="center", va="bottom", fontsize=8, color=GREY)
-            start = i
-
-
-def _text(
-    figure: Figure,
-    x: float,
-    y: float,
-    text: str,
-    color: str = INK,
-    weight: str = "normal",
-    ha: str = "left",
-) -> None:
-    figure.text(x, y, text, color=color, weight=weight, ha=ha, va="center", fontsize=8.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,9 @@ def nfe_axis(axes: Axes, counts: Sequence[int]) -> None:
     axes.set_xlabel("network evaluations (NFE)")
 
 
-def log_if_positive(axes: Axes, values: Sequence[float]) -> None:
+def log_if_positive(axes: Axes, values: Collection[float]) -> None:
     """A logarithmic vertical axis with plain numbers, if every value allows one."""
-    if not values or min(values) <= 0:
+    if not len(values) or min(values) <= 0:
         return
     axes.set_yscale("log")
     if max(values) < 1e4 and min(values) > 1e-3:

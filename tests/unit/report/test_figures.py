@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fixtures.results_factory import CTM, TEACHER, Results
 from PIL import Image
@@ -168,14 +169,15 @@ def test_several_experiments_steps_and_unconditional_models(tmp_path: Path) -> N
 
 
 def test_smoothing_is_unbiased_at_the_start_and_forgets() -> None:
-    assert curves.smoothed(np.full(100, 3.0)) == pytest.approx(np.full(100, 3.0))
-    step = curves.smoothed(np.r_[np.zeros(100), np.ones(100)])
+    constant = pd.Series(np.full(100, 3.0))
+    assert curves.smoothed(constant).to_numpy() == pytest.approx(np.full(100, 3.0))
+    step = curves.smoothed(pd.Series(np.r_[np.zeros(100), np.ones(100)])).to_numpy()
     assert step[0] == 0.0
     assert step[-1] == pytest.approx(1 - 0.95**100, abs=1e-3)
 
 
 def test_training_panels_name_terms_and_models(default: Results) -> None:
-    one = (np.arange(5), np.linspace(2, 1, 5))
+    one = pd.Series(np.linspace(2, 1, 5))
     logs = {("teacher", 0): {"loss": one}, ("ctm", 0): {"loss": one, "gan": one}, ("ctm", 1): {}}
     with style():
         figure = curves.training(logs, "title")

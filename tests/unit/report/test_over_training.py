@@ -82,7 +82,7 @@ def test_a_way_shows_each_state_with_its_level(results: Results) -> None:
         figure = paths.paths(ways, "title")
     assert figure is not None
     jumps_each = 8
-    assert len(figure.axes) == len(ways) * paths.SHOWN * 2 * jumps_each
+    assert len(figure.axes) == len(ways) * 2 * jumps_each
     texts = {text.get_text() for text in figure.texts}
     assert {"γ = 0", "γ = 0.5", "γ = 1", "80", "40", "title"} <= texts
     assert paths.paths([], "title") is None
