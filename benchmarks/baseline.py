@@ -28,8 +28,8 @@ from sizes import FixedSteps
 
 from ctm_core.training.balance import adaptive_weight
 from ctm_core.training.batches import Batch
-from ctm_core.training.perceptual import Distance
-from ctm_core.training.perceptual.vgg import VggDistance
+from ctm_core.training.distance import Distance
+from ctm_core.training.distances._vgg import VggDistance
 
 Tensor = torch.Tensor
 

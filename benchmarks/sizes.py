@@ -20,12 +20,13 @@ import torch
 from ctm_core import config
 from ctm_core.diffusion import schedule
 from ctm_core.models import weight_file
-from ctm_core.training import acceleration, ema, perceptual
+from ctm_core.training import acceleration, distances, ema
 from ctm_core.training.adversary import Adversary
 from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.distances._vgg import VGG16_STAGES
+from ctm_core.training.distances.lpips_vgg import LpipsVgg
 from ctm_core.training.loop import Trainer
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
-from ctm_core.training.perceptual.vgg import VGG16_STAGES
 
 HEUN_STEPS = 3
 DECAY = 0.999
@@ -103,7 +104,7 @@ def network(size: Size, *, time_s: bool) -> Any:
     return model
 
 
-def lpips(resize: int) -> perceptual.LpipsVgg:
+def lpips(resize: int) -> LpipsVgg:
     """LPIPS at full size with random weights."""
     torch.manual_seed(2)
     convolutions, incoming = [], 3
@@ -112,7 +113,7 @@ def lpips(resize: int) -> perceptual.LpipsVgg:
             scale = (2 / (9 * incoming)) ** 0.5
             convolutions.append((scale * torch.randn(width, incoming, 3, 3), torch.zeros(width)))
             incoming = width
-    distance = perceptual.LpipsVgg(resize)
+    distance = LpipsVgg(resize)
     distance.fill(convolutions, [torch.rand(width) / width for width, _ in VGG16_STAGES])
     return distance
 
@@ -139,7 +140,7 @@ def trainer(
     student = network(size, time_s=True).train()
     teacher = network(size, time_s=False).eval().requires_grad_(False)
     target = ema.frozen_copy(student).train()
-    distance = lpips(224) if size.distance == "lpips_vgg" else perceptual.build_distance("l2")
+    distance = lpips(224) if size.distance == "lpips_vgg" else distances.build_distance("l2")
     adversary = None
     if section.adversarial is not None:
         torch.manual_seed(3)

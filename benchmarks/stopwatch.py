@@ -17,9 +17,9 @@ import torch
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training import balance, ema
 from ctm_core.training.adversary import Adversary
+from ctm_core.training.distance import Distance
 from ctm_core.training.loop import Trainer
 from ctm_core.training.objectives.ctm import CtmObjective
-from ctm_core.training.perceptual import Distance
 
 #: Components in the order of a step.
 COMPONENTS = (

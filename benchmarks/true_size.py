@@ -36,7 +36,7 @@ from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.diffusion import schedule
 from ctm_core.models import weight_file
 from ctm_core.runtime.files import sha256_file, write_json
-from ctm_core.training import adversary, jobs, perceptual
+from ctm_core.training import adversary, distances, jobs
 from ctm_core.training.discriminator import build_discriminator
 from ctm_core.training.loop import Trainer
 
@@ -125,12 +125,12 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
     experiment = experiment.model_copy(update={"threads": threads})
     torch.set_num_threads(threads)
     schedule.heun_steps_from_uniform = lambda *_: k
-    build = perceptual.build_distance
+    build = distances.build_distance
 
     def distance(wanted: str, section: Any = None) -> Any:
         return sizes.lpips(section.resize) if wanted == "lpips_vgg" else build(wanted, section)
 
-    perceptual.build_distance = distance
+    distances.build_distance = distance
     adversary.build_discriminator = partial(build_discriminator, pretrained=False)
     stopwatch.install()
     taken: dict[str, float] = {}

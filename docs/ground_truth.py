@@ -37,8 +37,8 @@ from ctm_core.report.figures.style import COLORS, style
 from ctm_core.runtime.files import atomic_write, write_text
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.distances import build_distance
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
-from ctm_core.training.perceptual import build_distance
 
 DOCS = Path(__file__).resolve().parent
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"

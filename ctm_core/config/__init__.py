@@ -8,9 +8,8 @@ file, key and what is allowed.
 """
 
 from ctm_core.config.claims import Claims
-from ctm_core.config.discriminator_section import Discriminator
 from ctm_core.config.experiment import Dataset, Experiment
-from ctm_core.config.gan import Adversarial
+from ctm_core.config.gan import Adversarial, Discriminator
 from ctm_core.config.network import Diffusion, Network
 from ctm_core.config.optimization import Training
 from ctm_core.config.published import Literature

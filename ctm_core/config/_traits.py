@@ -52,7 +52,6 @@ def literal(file: Path, name: str) -> dict[str, Any]:
     return entries
 
 
-@cache
 def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> SectionT:
     """The literal ``name`` of a module as a section, whose defaults hold for what it leaves out.
 

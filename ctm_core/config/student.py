@@ -7,17 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Rate, Section
+from ctm_core.config.distance_traits import distance_traits, distances
 from ctm_core.config.gan import Adversarial
 from ctm_core.config.objective_traits import ObjectiveTraits, objectives, traits
 from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
-
-#: Distances that look through a perceptual network, and the external files of each.
-PERCEPTUAL_DISTANCES: dict[str, tuple[str, ...]] = {
-    "lpips_vgg": ("vgg16", "lpips-vgg"),
-    "stlpips_vgg": ("stlpips-vgg",),
-}
 
 
 class Perceptual(Section):
@@ -100,7 +95,7 @@ class Student(_OfObjective):
         description="the solver without a teacher: one jump of the EMA, or Heun steps on the "
         "EMA's g; null: jump if released, else heun",
     )
-    distance: Literal["l2", "pseudo_huber", "lpips_vgg", "stlpips_vgg"] = "l2"
+    distance: Name = Field(default="l2", description="a file of ctm_core/training/distances")
     perceptual: Perceptual | None = Field(
         None, description="for a perceptual distance, and only there"
     )
@@ -118,6 +113,13 @@ class Student(_OfObjective):
         None, description="start from another model's exports, with fresh optimisers"
     )
     training: Training
+
+    @field_validator("distance")
+    @classmethod
+    def _known_distance(cls, value: str) -> str:
+        if value not in distances():
+            raise ValueError(f"there is no such distance; there are {', '.join(distances())}")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -160,18 +162,23 @@ class Student(_OfObjective):
             raise ValueError("global matching has no inner target map; leave target_inner out")
         if self.init_from is not None and self.initial is not None:
             raise ValueError("init_from says where the weights come from; leave initial out")
-        perceptual = self.distance in PERCEPTUAL_DISTANCES
-        if perceptual and self.perceptual is None:
+        self._check_distance()
+        return self
+
+    def _check_distance(self) -> None:
+        known = distance_traits(self.distance)
+        if known.perceptual and self.perceptual is None:
             raise ValueError(
                 f"the distance {self.distance} needs perceptual.resize: 224 as in the paper, or "
                 "max(32, side)"
             )
-        if not perceptual and self.perceptual is not None:
+        if not known.perceptual and self.perceptual is not None:
             raise ValueError(f"perceptual belongs to perceptual distances, not to {self.distance}")
         pooling = None if self.perceptual is None else self.perceptual.pooling
-        if pooling is not None and self.distance != "lpips_vgg":
-            raise ValueError(f"perceptual.pooling belongs to lpips_vgg, not to {self.distance}")
-        return self
+        if pooling is not None and not known.pooling:
+            raise ValueError(
+                f"perceptual.pooling cannot be chosen for {self.distance}; leave it out"
+            )
 
     @property
     def heun_steps(self) -> int:
@@ -212,7 +219,7 @@ class Student(_OfObjective):
     def assets(self) -> tuple[str, ...]:
         """Names of the external files that training reads."""
         networks = () if self.adversarial is None else self.adversarial.assets
-        return (*PERCEPTUAL_DISTANCES.get(self.distance, ()), *networks)
+        return (*distance_traits(self.distance).assets, *networks)
 
 
 class Released(_OfObjective):

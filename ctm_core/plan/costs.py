@@ -171,8 +171,8 @@ class Costs:
         teacher = perceptual = None
         if (student := experiment.students.get(model)) is not None:
             if student.perceptual is not None:
-                side, image = student.perceptual.resize, self.shape(experiment).image
-                perceptual = network_costs.perceptual(student.distance, side, image)
+                image = self.shape(experiment).image
+                perceptual = network_costs.perceptual(student.distance, student.perceptual, image)
             if student.uses_teacher:
                 teacher = self.network(experiment, "teacher")
         costs = {

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctm_core.config import Diffusion, Discriminator, Network
+from ctm_core.config import Diffusion, Discriminator, Network, Perceptual
 from ctm_core.models import torchvision_shim, weight_file
 from ctm_core.models.features import classifier, efficientnet_lite0, inception
+from ctm_core.training import distances
 from ctm_core.training.objective import Mode
 
 if TYPE_CHECKING:
@@ -138,15 +139,10 @@ def denoiser(
 
 
 @cache
-def perceptual(distance: str, side: int, shape: tuple[int, int, int]) -> Cost | None:
-    """The network of a perceptual distance; None for a distance that has none."""
-    from ctm_core.training.perceptual import LpipsVgg, ShiftTolerantVgg
-
-    kinds: dict[str, Any] = {"lpips_vgg": LpipsVgg, "stlpips_vgg": ShiftTolerantVgg}
-    if distance not in kinds:
-        return None
+def perceptual(distance: str, section: Perceptual, shape: tuple[int, int, int]) -> Cost:
+    """The network of a perceptual distance."""
     with torch.device("meta"):
-        network = kinds[distance](side).requires_grad_(False)
+        network = distances.find(distance).configured(section).requires_grad_(False)
         image = torch.zeros(1, *shape)
 
         def run(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ctm_core.runtime import distributed
 from ctm_core.runtime.files import atomic_write, sha256_file, write_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
-from ctm_core.training import acceleration, assembly, ema, objectives
+from ctm_core.training import acceleration, assembly, distances, ema, objectives
 from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
@@ -113,8 +113,6 @@ def train_student(
         If the teacher was trained for another data set, network or process, or a file is missing
         that the config needs.
     """
-    from ctm_core.training import perceptual
-
     with distributed.session() as device:
         experiment = assembly.resolved(experiment, device)
         section = experiment.student(model)
@@ -139,7 +137,7 @@ def train_student(
         if init_average is not None:
             for average in averages.values():
                 assembly.load_into(average, init_average)
-        distance = perceptual.build_distance(section.distance, section.perceptual).to(device)
+        distance = distances.build_distance(section.distance, section.perceptual).to(device)
         adversary = None
         if section.adversarial is not None:
             adversary = build_adversary(section, seed, device)

@@ -12,8 +12,8 @@ from ctm_core.training.adversary import HIGH, LOW, hinge_discriminator, hinge_ge
 from ctm_core.training.balance import Rule, adaptive_weight
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
-from ctm_core.training.perceptual import LpipsVgg
-from ctm_core.training.perceptual.vgg import VGG16_STAGES
+from ctm_core.training.distances._vgg import VGG16_STAGES
+from ctm_core.training.distances.lpips_vgg import LpipsVgg
 from ctm_core.verification import case
 from ctm_core.verification.check_training import GoldenBatch, loss_checks, objective
 from ctm_core.verification.golden import Check, Golden, compare, exact

@@ -23,8 +23,8 @@ from ctm_core.diffusion import schedule
 from ctm_core.diffusion.sampling import sigmas
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.batches import Batch
+from ctm_core.training.distances import build_distance
 from ctm_core.training.objectives.ctm import CtmObjective
-from ctm_core.training.perceptual import build_distance
 from ctm_core.verification import case
 from ctm_core.verification.golden import (
     DOUBLE,

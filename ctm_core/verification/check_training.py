@@ -14,8 +14,9 @@ from ctm_core.training import ema
 from ctm_core.training.balance import Call
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.distance import Distance
+from ctm_core.training.distances import build_distance
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
-from ctm_core.training.perceptual import Distance, build_distance
 from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, exact

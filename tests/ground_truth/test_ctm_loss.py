@@ -17,8 +17,8 @@ from torch import Tensor
 from ctm_core import config
 from ctm_core.diffusion.gaussian import GaussianMixture, exact_model
 from ctm_core.training.batches import Batch
+from ctm_core.training.distances import build_distance
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
-from ctm_core.training.perceptual import build_distance
 
 from .truth import DOUBLE, MIXTURE, draws
 

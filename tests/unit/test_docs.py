@@ -14,7 +14,7 @@ from fixtures.tiny import Trained
 from PIL import Image
 
 from ctm_core.config import Student, load_experiment
-from ctm_core.config.discriminator_section import down_blocks
+from ctm_core.config.gan import down_blocks
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data.dataset import Dataset
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm_core import config
-from ctm_core.config.discriminator_section import down_blocks
+from ctm_core.config.gan import down_blocks
 from ctm_core.runtime.errors import UserError
 from ctm_core.training.discriminator import diffaugment
 from ctm_core.training.discriminator.backbones import Backbone, build_backbone
@@ -69,7 +69,7 @@ class Discriminator(nn.Module):
     backbones
         At least one, no two of one name.
     resolution
-        Side of the networks' input: 64, 96, or a multiple of 32 from 128 up.
+        Side of the networks' input: see :func:`ctm_core.config.gan.down_blocks`.
     width, batch_norm
         See :class:`Branch`.
     seed
@@ -77,7 +77,7 @@ class Discriminator(nn.Module):
 
     Raises
     ------
-    UserError
+    ValueError
         For any other resolution.
     """
 
@@ -91,10 +91,6 @@ class Discriminator(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        try:
-            down_blocks(resolution)
-        except ValueError as error:
-            raise UserError(f"discriminator: {error} (given: {resolution})") from None
         self.names: list[str] = []
         for backbone in backbones:
             branch = Branch(backbone, resolution=resolution, width=width, batch_norm=batch_norm)

@@ -33,7 +33,7 @@ from ctm_core.training.objective import Objective, Use
 
 if TYPE_CHECKING:
     from ctm_core.training.adversary import Adversary
-    from ctm_core.training.perceptual import Distance
+    from ctm_core.training.distance import Distance
 
 __all__ = ["OBJECTIVE", "TRAITS", "CtmObjective", "Draw", "take"]
 

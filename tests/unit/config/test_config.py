@@ -97,7 +97,12 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         (f"{CTM}.training.snapshots", [13], "snapshots lie beyond the last step"),
         (f"{CTM}.training.evaluated_ema", 0.5, "evaluated_ema must be one of ema = [0.9]"),
         (f"{CTM}.max_heun_steps", 4, "max_heun_steps must be at most grid_points - 1"),
-        (f"{CTM}.distance", "lpips", "'lpips_vgg' or 'stlpips_vgg' (given: 'lpips')"),
+        (
+            f"{CTM}.distance",
+            "lpips",
+            "models.ctm.distance: there is no such distance; there are l2, lpips_vgg, "
+            "pseudo_huber, stlpips_vgg (given: 'lpips')",
+        ),
         (f"{CTM}.distance", "stlpips_vgg", "stlpips_vgg needs perceptual.resize"),
         (f"{CTM}.perceptual", {"resize": 31}, "resize must be at least 32"),
         (f"{CTM}.perceptual", {"resize": 32}, "perceptual belongs to perceptual distances"),

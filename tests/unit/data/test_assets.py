@@ -61,14 +61,11 @@ def test_the_list_is_valid(listed: dict[str, Asset]) -> None:
 
 def test_facts_that_stand_elsewhere_too(listed: dict[str, Asset]) -> None:
     from ctm_core.models.features import efficientnet_lite0
-    from ctm_core.training.perceptual import STLPIPS_VGG_FILE, STLPIPS_VGG_SHA256
 
     assert listed["cifar10"].hash == f"md5:{cifar10.ARCHIVE_MD5}"
     assert listed["cifar10"].urls == (cifar10.URL,) and listed["cifar10"].file == cifar10.ARCHIVE
     assert listed["efficientnet-lite0"].sha256 == efficientnet_lite0.SHA256
     assert listed["efficientnet-lite0"].path() == efficientnet_lite0.weights_file()
-    assert listed["stlpips-vgg"].sha256 == STLPIPS_VGG_SHA256
-    assert listed["stlpips-vgg"].file == STLPIPS_VGG_FILE
     import cleanfid.downloads_helper
 
     assert listed["inception"].urls == (cleanfid.downloads_helper.inception_url,)

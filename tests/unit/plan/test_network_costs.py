@@ -8,7 +8,7 @@ from fixtures import tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctm_core.config import Discriminator
+from ctm_core.config import Discriminator, Perceptual
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import weight_file
 from ctm_core.plan import network_costs
@@ -75,10 +75,10 @@ def test_only_heads_of_a_discriminator_learn() -> None:
 
 
 def test_a_distance_without_a_network_costs_nothing() -> None:
-    assert network_costs.perceptual("pseudo_huber", 224, (1, 8, 8)) is None
-    small = network_costs.perceptual("lpips_vgg", 32, (3, 32, 32))
-    large = network_costs.perceptual("lpips_vgg", 64, (3, 32, 32))
-    assert small is not None and large is not None
+    none = network_costs.perceptual("pseudo_huber", Perceptual(resize=32), (1, 8, 8))
+    assert none.operations["forward"] == none.parameters == 0
+    small = network_costs.perceptual("lpips_vgg", Perceptual(resize=32), (3, 32, 32))
+    large = network_costs.perceptual("lpips_vgg", Perceptual(resize=64), (3, 32, 32))
     assert large.operations["forward"] == pytest.approx(4 * small.operations["forward"])
 
 

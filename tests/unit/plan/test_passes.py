@@ -17,7 +17,7 @@ from ctm_core.diffusion.schedule import Draws
 from ctm_core.models import weight_file
 from ctm_core.plan.passes import discriminator_passes, expected, generator_passes
 from ctm_core.runtime.files import read_json
-from ctm_core.training import ema, jobs, objectives, perceptual
+from ctm_core.training import distances, ema, jobs, objectives
 from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Objective, Use
 
@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_objective(name: str) -> None:
         student=own,
         target=ema.frozen_copy(own),
         teacher=network(False) if section.traits.teacher else None,
-        distance=perceptual.build_distance("l2"),
+        distance=distances.build_distance("l2"),
     )
     for step in range(4):
         batch = Batch(torch.zeros(24, 1, 8, 8), None, seed=0, step=step)

@@ -20,7 +20,7 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.runtime.files import load_tensors
-from ctm_core.training import acceleration, ema, jobs, perceptual
+from ctm_core.training import acceleration, distances, ema, jobs
 from ctm_core.training.batches import Batch
 from ctm_core.training.objectives.ctm import CtmObjective
 
@@ -71,7 +71,7 @@ def objective(kind: str = "ddpmpp") -> CtmObjective:
         student=student,
         target=ema.frozen_copy(student).train(),
         teacher=build(kind, time_s=False).eval().requires_grad_(False),
-        distance=perceptual.build_distance("l2"),
+        distance=distances.build_distance("l2"),
     )
 
 

@@ -12,7 +12,7 @@ from ctm_core import config
 from ctm_core.diffusion.scalings import inner_coefficients
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
-from ctm_core.training import ema, objectives, perceptual
+from ctm_core.training import distances, ema, objectives
 from ctm_core.training.batches import Batch
 from ctm_core.training.objectives.ctm import CtmObjective
 
@@ -54,7 +54,7 @@ def objective(name: str, **changes: Any) -> CtmObjective:
         student=network(0, time_s=known.time_s, inner=known.inner),
         target=ema.frozen_copy(network(1, time_s=known.time_s, inner=known.inner)),
         teacher=ema.frozen_copy(network(2, time_s=False)) if known.teacher else None,
-        distance=perceptual.build_distance(section.distance),
+        distance=distances.build_distance(section.distance),
     )
 
 

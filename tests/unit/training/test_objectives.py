@@ -15,7 +15,7 @@ from ctm_core.diffusion import schedule
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.runtime.errors import UserError
-from ctm_core.training import ema, objectives, perceptual
+from ctm_core.training import distances, ema, objectives
 from ctm_core.training.balance import adaptive_weight
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import DsmObjective, dsm_loss
@@ -55,7 +55,7 @@ def objective(**changes: Any) -> CtmObjective:
         student=network(0, time_s=True),
         target=ema.frozen_copy(network(1, time_s=True)),
         teacher=ema.frozen_copy(network(2, time_s=False)),
-        distance=perceptual.build_distance(section.distance),
+        distance=distances.build_distance(section.distance),
     )
 
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctm_core.training import perceptual
-from ctm_core.training.perceptual import vgg
-from ctm_core.training.perceptual.stlpips import ShiftTolerantVgg
+from ctm_core.training.distances import _vgg as vgg
+from ctm_core.training.distances.lpips_vgg import LpipsVgg
+from ctm_core.training.distances.stlpips_vgg import ShiftTolerantVgg
 
 KINDS = ("lpips_vgg", "stlpips_vgg")
 
 
 def random_distance(name: str) -> vgg.VggDistance:
     """VGG16 at 32 with weights that keep activations of one size, in float64."""
-    built = perceptual.LpipsVgg(32) if name == "lpips_vgg" else ShiftTolerantVgg(32)
+    built = LpipsVgg(32) if name == "lpips_vgg" else ShiftTolerantVgg(32)
     generator = torch.Generator().manual_seed(0)
     for key, value in built.state_dict().items():
         if value.ndim == 4 and value.shape[2:] == (3, 3) and value.shape[1] > 1:

@@ -15,11 +15,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ctm_core.config import Perceptual
+from ctm_core.data import assets
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
-from ctm_core.training.perceptual.vgg import VGG16_STAGES, VggDistance
+from ctm_core.training.distances._vgg import VGG16_STAGES, VggDistance
 
-__all__ = ["LpipsVgg"]
+__all__ = ["DISTANCE", "TRAITS", "LpipsVgg"]
+
+TRAITS = {"perceptual": True, "pooling": True, "assets": ("vgg16", "lpips-vgg")}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,7 +33,7 @@ LARGE = 256
 
 
 class LpipsVgg(VggDistance):
-    """LPIPS; :mod:`ctm_core.training.perceptual.vgg` has the formula.
+    """LPIPS; :mod:`ctm_core.training.distances._vgg` has the formula.
 
     Parameters
     ----------
@@ -39,11 +43,19 @@ class LpipsVgg(VggDistance):
         ``average`` as CTM was released, ``max`` as VGG16 was trained and LPIPS calibrated.
     """
 
-    name = "lpips_vgg"
-
     def __init__(self, resize: int = 224, pooling: Literal["average", "max"] = "average") -> None:
         pool = nn.AvgPool2d if pooling == "average" else nn.MaxPool2d
         super().__init__(resize, lambda _: [pool(2)])
+
+    @classmethod
+    def configured(cls, section: Perceptual | None) -> LpipsVgg:
+        """See :meth:`.Distance.configured`."""
+        assert section is not None
+        return cls(section.resize, section.pooling or "average")
+
+    def read_weights(self) -> None:
+        """See :meth:`.Distance.read_weights`."""
+        self.load(assets.require("vgg16"), assets.require("lpips-vgg"))
 
     def resizes(self, images: Tensor) -> bool:
         """See :meth:`VggDistance.resizes`."""
@@ -109,3 +121,6 @@ def _torchvision_places() -> Iterator[int]:
             yield place
             place += 2
         place += 1
+
+
+DISTANCE = LpipsVgg

@@ -17,22 +17,25 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from ctm_core import config
+from ctm_core.config.distance_traits import distances as names
 from ctm_core.data import assets
 from ctm_core.models import torchvision_shim
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
-from ctm_core.training import perceptual
+from ctm_core.training import distances
+from ctm_core.training.distance import Distance
+from ctm_core.training.distances.lpips_vgg import LpipsVgg
 
 Images = dict[str, Tensor]
 
 
-def build(name: str, resize: int | None = None) -> perceptual.Distance:
+def build(name: str, resize: int | None = None) -> Distance:
     section = None if resize is None else config.Perceptual(resize=resize)
-    return perceptual.build_distance(name, section)
+    return distances.build_distance(name, section)
 
 
 @pytest.fixture(scope="module")
-def perceptual32() -> perceptual.Distance:
+def perceptual32() -> Distance:
     return build("stlpips_vgg", 32)
 
 
@@ -105,7 +108,7 @@ def test_stlpips_agrees_with_the_package(
     assert measured.item() == pytest.approx(value, abs=1e-4)
 
 
-def test_stlpips_grows_with_noise(perceptual32: perceptual.Distance, images: Images) -> None:
+def test_stlpips_grows_with_noise(perceptual32: Distance, images: Images) -> None:
     image = crop(images["china"], 100, 200, 32)
     distances = [
         perceptual32(image, image + level * noise(*image.shape)).item()
@@ -117,7 +120,7 @@ def test_stlpips_grows_with_noise(perceptual32: perceptual.Distance, images: Ima
 
 
 @pytest.mark.parametrize("name", ["l2", "pseudo_huber", "stlpips_vgg"])
-def test_one_value_a_sample(name: str, perceptual32: perceptual.Distance) -> None:
+def test_one_value_a_sample(name: str, perceptual32: Distance) -> None:
     distance = perceptual32 if name == "stlpips_vgg" else build(name)
     a, b = noise(3, 3, 32, 32, seed=1), noise(3, 3, 32, 32, seed=2)
     values = distance(a, b)
@@ -129,7 +132,7 @@ def test_one_value_a_sample(name: str, perceptual32: perceptual.Distance) -> Non
 
 
 @pytest.mark.parametrize("name", ["l2", "pseudo_huber", "stlpips_vgg"])
-def test_gradient_reaches_the_input_alone(name: str, perceptual32: perceptual.Distance) -> None:
+def test_gradient_reaches_the_input_alone(name: str, perceptual32: Distance) -> None:
     distance = perceptual32 if name == "stlpips_vgg" else build(name)
     a, b = noise(2, 1, 32, 32, seed=1).requires_grad_(), noise(2, 1, 32, 32, seed=2)
     distance(a, b).sum().backward()
@@ -139,7 +142,7 @@ def test_gradient_reaches_the_input_alone(name: str, perceptual32: perceptual.Di
     assert all(p.grad is None and not p.requires_grad for p in distance.parameters())
 
 
-def test_mode_changes_nothing(perceptual32: perceptual.Distance) -> None:
+def test_mode_changes_nothing(perceptual32: Distance) -> None:
     assert not perceptual32.training
     a, b = noise(2, 1, 32, 32, seed=1), noise(2, 1, 32, 32, seed=2)
     evaluated = perceptual32(a, b)
@@ -205,13 +208,13 @@ def test_pseudo_huber_has_a_finite_gradient_at_zero() -> None:
     assert torch.equal(a.grad, torch.zeros_like(a))
 
 
-def test_one_channel_is_repeated(perceptual32: perceptual.Distance) -> None:
+def test_one_channel_is_repeated(perceptual32: Distance) -> None:
     a, b = noise(2, 1, 8, 8, seed=1), noise(2, 1, 8, 8, seed=2)
     repeated = perceptual32(a.repeat(1, 3, 1, 1), b.repeat(1, 3, 1, 1))
     torch.testing.assert_close(perceptual32(a, b), repeated, rtol=1e-6, atol=0)
 
 
-def test_other_channel_counts_are_refused(perceptual32: perceptual.Distance) -> None:
+def test_other_channel_counts_are_refused(perceptual32: Distance) -> None:
     with pytest.raises(UserError, match="1 or 3 channels, not 4"):
         perceptual32(noise(1, 4, 32, 32), noise(1, 4, 32, 32))
 
@@ -222,9 +225,7 @@ def test_other_shapes_are_not_broadcast() -> None:
 
 
 @pytest.mark.parametrize("name", ["l2", "pseudo_huber", "stlpips_vgg"])
-def test_bf16_autocast_stays_close(
-    name: str, perceptual32: perceptual.Distance, images: Images
-) -> None:
+def test_bf16_autocast_stays_close(name: str, perceptual32: Distance, images: Images) -> None:
     distance = perceptual32 if name == "stlpips_vgg" else build(name)
     a = crop(images["china"], 100, 200, 32).clone().requires_grad_()
     b = crop(images["flower"], 100, 200, 32)
@@ -248,7 +249,7 @@ def test_resize_is_checked_by_the_config() -> None:
         config.Student(distance="stlpips_vgg", training=training)
     with pytest.raises(ValidationError, match=r"lpips_vgg needs perceptual\.resize"):
         config.Student(distance="lpips_vgg", training=training)
-    with pytest.raises(ValidationError, match="pooling belongs to lpips_vgg"):
+    with pytest.raises(ValidationError, match="pooling cannot be chosen for"):
         section = config.Perceptual(resize=32, pooling="max")
         config.Student(distance="stlpips_vgg", perceptual=section, training=training)
     config.Student(distance="lpips_vgg", perceptual=section, training=training)
@@ -256,12 +257,12 @@ def test_resize_is_checked_by_the_config() -> None:
         config.Student(perceptual=config.Perceptual(resize=32), training=training)
 
 
-def test_names_and_hashes(perceptual32: perceptual.Distance) -> None:
-    assert (build("l2").name, build("l2").weights_sha256) == ("l2", None)
-    assert build("pseudo_huber").name == "pseudo_huber"
-    assert build("pseudo_huber").weights_sha256 is None
-    assert perceptual32.name == "stlpips_vgg"
-    assert perceptual32.weights_sha256 == sha256_file(perceptual.stlpips_weight_file())
+def test_names_and_hashes(perceptual32: Distance) -> None:
+    assert names() == ["l2", "lpips_vgg", "pseudo_huber", "stlpips_vgg"]
+    assert build("l2").weights_sha256 is None and build("pseudo_huber").weights_sha256 is None
+    assert perceptual32.weights_sha256 == sha256_file(assets.require("stlpips-vgg"))
+    with pytest.raises(UserError, match="no distance 'l3'; there are: l2, lpips_vgg"):
+        distances.find("l3")
 
 
 def test_building_imports_no_foreign_code_and_draws_nothing() -> None:
@@ -280,26 +281,20 @@ def test_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(UserError) as caught:
         build("stlpips_vgg", 32)
     message = str(caught.value)
-    assert "\n" not in message
-    assert "pip install stlpips-pytorch==0.0.2" in message
-    assert perceptual.STLPIPS_VGG_SHA256 in message
-    assert str(tmp_path / perceptual.STLPIPS_VGG_FILE) in message
+    assert "\n" not in message and "install the Python package stlpips-pytorch" in message
 
 
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    damaged = tmp_path / "vgg_shift_tolerant.pth"
-    damaged.write_bytes(perceptual.stlpips_weight_file().read_bytes()[:-1])
-    monkeypatch.setattr(perceptual, "stlpips_weight_file", lambda: damaged)
+    corrupt = tmp_path / "vgg_shift_tolerant.pth"
+    content = bytearray(assets.require("stlpips-vgg").read_bytes())
+    content[-1] ^= 1
+    corrupt.write_bytes(content)
+    monkeypatch.setattr(type(assets.load()["stlpips-vgg"]), "path", lambda *_: corrupt)
     with pytest.raises(UserError) as caught:
         build("stlpips_vgg", 32)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (
-        str(damaged),
-        sha256_file(damaged),
-        perceptual.STLPIPS_VGG_SHA256,
-        "--force-reinstall",
-    ):
+    for part in (str(corrupt), sha256_file(corrupt), "44597da68f49c183"):
         assert part in message
 
 
@@ -336,14 +331,14 @@ def files(package: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="module")
-def lpips_max(files: dict[str, Path]) -> perceptual.LpipsVgg:
-    distance = perceptual.LpipsVgg(resize=64, pooling="max")
+def lpips_max(files: dict[str, Path]) -> LpipsVgg:
+    distance = LpipsVgg(resize=64, pooling="max")
     distance.load(**files)
     return distance
 
 
 def test_lpips_with_max_pooling_agrees_with_the_package(
-    package: nn.Module, lpips_max: perceptual.LpipsVgg, images: Images
+    package: nn.Module, lpips_max: LpipsVgg, images: Images
 ) -> None:
     a, b = 1.5 * crop(images["china"], 100, 200, 64), crop(images["flower"], 100, 200, 64)
     torch.testing.assert_close(lpips_max(a, b), package(a, b).flatten(), rtol=1e-5, atol=0)
@@ -353,9 +348,7 @@ def test_lpips_with_max_pooling_agrees_with_the_package(
     )  # no resizing
 
 
-def test_lpips_resizes_small_images_without_clamping(
-    lpips_max: perceptual.LpipsVgg, images: Images
-) -> None:
+def test_lpips_resizes_small_images_without_clamping(lpips_max: LpipsVgg, images: Images) -> None:
     a, b = (1.5 * crop(images[name], 100, 200, 32) for name in ("china", "flower"))
     enlarged = (
         nn.functional.interpolate(x, size=(64, 64), mode="bilinear", align_corners=False)
@@ -366,9 +359,9 @@ def test_lpips_resizes_small_images_without_clamping(
 
 
 def test_lpips_pooling_is_a_choice(
-    files: dict[str, Path], lpips_max: perceptual.LpipsVgg, images: Images
+    files: dict[str, Path], lpips_max: LpipsVgg, images: Images
 ) -> None:
-    released = perceptual.LpipsVgg(resize=64)
+    released = LpipsVgg(resize=64)
     released.load(**files)
     assert sum(isinstance(m, nn.AvgPool2d) for m in released.modules()) == 4
     assert sum(isinstance(m, nn.MaxPool2d) for m in lpips_max.modules()) == 4
@@ -376,7 +369,7 @@ def test_lpips_pooling_is_a_choice(
     assert released(a, b).item() != pytest.approx(lpips_max(a, b).item(), rel=1e-3)
 
 
-def test_lpips_gradient_and_bf16(lpips_max: perceptual.LpipsVgg, images: Images) -> None:
+def test_lpips_gradient_and_bf16(lpips_max: LpipsVgg, images: Images) -> None:
     a = crop(images["china"], 100, 200, 64)[:, :1].clone().requires_grad_()
     b = crop(images["flower"], 100, 200, 64)[:, :1]
     exact = lpips_max(a, b)
@@ -393,7 +386,7 @@ def test_lpips_gradient_and_bf16(lpips_max: perceptual.LpipsVgg, images: Images)
 
 
 def test_lpips_gradient_is_finite_where_all_features_vanish(files: dict[str, Path]) -> None:
-    distance = perceptual.LpipsVgg(resize=32)
+    distance = LpipsVgg(resize=32)
     distance.load(**files)
     for name, parameter in distance.named_parameters():
         if name.endswith("bias"):
@@ -406,7 +399,7 @@ def test_lpips_gradient_is_finite_where_all_features_vanish(files: dict[str, Pat
     assert torch.equal(a.grad, torch.zeros_like(a))
 
 
-def test_lpips_hashes_its_files(lpips_max: perceptual.LpipsVgg, files: dict[str, Path]) -> None:
+def test_lpips_hashes_its_files(lpips_max: LpipsVgg, files: dict[str, Path]) -> None:
     hashes = f"{sha256_file(files['trunk'])};{sha256_file(files['heads'])}"
     assert lpips_max.weights_sha256 == hashes
 
@@ -426,7 +419,7 @@ def test_lpips_refuses_other_files(damage: str, files: dict[str, Path], tmp_path
             state["features.0.weight"] = torch.zeros(64, 3, 5, 5)
         torch.save(state, trunk)
     with pytest.raises(UserError) as caught:
-        perceptual.LpipsVgg(resize=32).load(trunk, files["heads"])
+        LpipsVgg(resize=32).load(trunk, files["heads"])
     assert str(trunk) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -437,20 +430,20 @@ def test_lpips_is_built_from_external_files(
     monkeypatch.setenv("CTM_ASSETS", str(tmp_path))
     section = config.Perceptual(resize=64, pooling="max")
     with pytest.raises(UserError) as caught:
-        perceptual.build_distance("lpips_vgg", section)
+        distances.build_distance("lpips_vgg", section)
     message = str(caught.value)
     assert "\n" not in message
     for part in ("download.pytorch.org", "397923af", str(tmp_path / "vgg16-397923af.pth")):
         assert part in message
     (tmp_path / "vgg16-397923af.pth").write_bytes(files["trunk"].read_bytes())
     with pytest.raises(UserError, match=r"expected SHA-256 397923af"):
-        perceptual.build_distance("lpips_vgg", section)
+        distances.build_distance("lpips_vgg", section)
     known = assets.load()
     other = known["vgg16"].model_copy(update={"hash": f"sha256:{sha256_file(files['trunk'])}"})
     monkeypatch.setattr(assets, "load", lambda: known | {"vgg16": other})
     for pooling, layer in ((None, nn.AvgPool2d), ("average", nn.AvgPool2d), ("max", nn.MaxPool2d)):
         section = config.Perceptual(resize=64, pooling=pooling)
-        built = perceptual.build_distance("lpips_vgg", section)
+        built = distances.build_distance("lpips_vgg", section)
         assert sum(isinstance(module, layer) for module in built.modules()) == 4
-        assert isinstance(built, perceptual.LpipsVgg)
+        assert isinstance(built, LpipsVgg)
         assert built.resize == 64

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ctm_core.runtime.errors import UserError
-from ctm_core.training.perceptual.distance import Distance, at_least_single
+from ctm_core.training.distance import Distance, at_least_single
 
 __all__ = ["VGG16_STAGES", "VggDistance"]
 
@@ -124,7 +124,7 @@ class VggDistance(Distance):
         channels = a.shape[1]
         if channels not in (1, 3):
             raise UserError(
-                f"the distance {self.name} takes images of 1 or 3 channels, not {channels}; "
+                f"a perceptual distance takes images of 1 or 3 channels, not {channels}; "
                 "set distance to l2 or pseudo_huber"
             )
         value: Tensor = cast(Any, _Measured).apply(a, b, self)

@@ -1,0 +1,71 @@
+"""The interface of distances: d of the consistency loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ctm_core.config import Perceptual
+
+__all__ = ["Distance", "at_least_single"]
+
+
+class Distance(nn.Module):
+    """d(a, b), without trainable parameters.
+
+    Attributes
+    ----------
+    weights_sha256 : str or None
+        Hash of the weight files it reads; None if it reads none.
+    """
+
+    weights_sha256: str | None = None
+
+    @classmethod
+    def configured(cls, section: Perceptual | None) -> Self:
+        """The distance as the configuration has it, its weights not read yet."""
+        return cls()
+
+    def read_weights(self) -> None:
+        """Read the external files that its traits name.
+
+        Raises
+        ------
+        UserError
+            If one is missing or corrupt; the sentence says where to get it.
+        """
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What is compared, of images (B, C, H, W): the images themselves by default."""
+        return [images]
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of each pair of samples.
+
+        Parameters
+        ----------
+        a, b : Tensor, shape (B, C, H, W), floating
+            Images in [-1, 1]; values beyond are taken as they are, never clamped.
+
+        Returns
+        -------
+        Tensor, shape (B,), float32 or float64
+            Differentiable with respect to both arguments.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ: broadcasting would hide the mistake.
+        """
+        if a.shape != b.shape:
+            raise ValueError(f"distance between shapes {tuple(a.shape)} and {tuple(b.shape)}")
+        value: Tensor = super().__call__(a, b)
+        return value
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
