@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from ctm_core import config
+from ctm_core.config import asset_listing
 from ctm_core.config.distance_traits import distances as names
 from ctm_core.data import assets
 from ctm_core.models import torchvision_shim
@@ -440,7 +441,7 @@ def test_lpips_is_built_from_external_files(
         distances.build_distance("lpips_vgg", section)
     known = assets.load()
     other = known["vgg16"].model_copy(update={"hash": f"sha256:{sha256_file(files['trunk'])}"})
-    monkeypatch.setattr(assets, "load", lambda: known | {"vgg16": other})
+    monkeypatch.setattr(asset_listing, "load", lambda: known | {"vgg16": other})
     for pooling, layer in ((None, nn.AvgPool2d), ("average", nn.AvgPool2d), ("max", nn.MaxPool2d)):
         section = config.Perceptual(resize=64, pooling=pooling)
         built = distances.build_distance("lpips_vgg", section)
