@@ -1,8 +1,8 @@
 # %% [markdown]
-# # A few lines with a trained student
+# # Using a trained student
 #
-# Run `make table` first, then `python docs/quickstart.py`, or open this file as a notebook
-# (jupytext reads it). It takes seconds and writes results/quickstart.png.
+# Run `make table` first, then `python docs/quickstart.py`, or open this file as a notebook (with
+# jupytext). It takes seconds and writes results/quickstart.png.
 
 # %%
 from pathlib import Path
@@ -22,8 +22,8 @@ classes = torch.arange(10)
 rows = {}
 
 # %% [markdown]
-# **Sampling.** One evaluation of the network, then four, without noise between the jumps (γ = 0)
-# and with as much as possible (γ = 1). Each column starts from one noise.
+# **Sampling.** One network evaluation, then four, without noise between the jumps (γ = 0) and with
+# as much as possible (γ = 1). Each column starts from the same noise.
 
 # %%
 rows["1 jump"] = student.sample(10, nfe=1, seed=7, labels=classes)
@@ -31,8 +31,8 @@ rows["4 jumps, γ = 0"] = student.sample(10, nfe=4, gamma=0, seed=7, labels=clas
 rows["4 jumps, γ = 1"] = student.sample(10, nfe=4, gamma=1, seed=7, labels=classes)
 
 # %% [markdown]
-# **Jumps G(x, t, s)** go from any time t to any earlier time s along one trajectory. Going in two
-# jumps should end where one jump ends; the difference is the student's error. The noise is the one
+# **Jumps G(x, t, s)** go from any time t to any earlier time s along one trajectory. Two jumps
+# should end where a single jump ends; the difference is the student's error. The noise is the same
 # that `sample` drew above.
 
 # %%
@@ -47,8 +47,8 @@ for s in (20, 5, 1):
     print(f"80 → {s} → 0.002 differs from 80 → 0.002 by {error:.3f} (images span -1 … 1)")
 
 # %% [markdown]
-# **Denoising.** The student also knows the mean of all clean images behind a noisy one, D(x, t).
-# G(x, t, 0.002) is one of them: the end of the trajectory through x, and sharper.
+# **Denoising.** The student also predicts the posterior mean of the clean image, D(x, t).
+# G(x, t, 0.002) is a single clean image, the end of the trajectory through x, and sharper.
 
 # %%
 images, labels = open_dataset(results / "data/digits/train").batch(list(range(10)))
