@@ -9,8 +9,8 @@ probability-flow ODE of the denoiser, down to 0 and without noise. Each has a fi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ from ctm_core.runtime.errors import UserError
 
 __all__ = [
     "ROUNDINGS",
+    "Grid",
     "Jumps",
     "Move",
     "Noise",
+    "Recorder",
     "denoiser",
+    "grid_of",
     "move",
     "plan",
     "return_jumps",
@@ -60,6 +63,32 @@ class Model(Protocol):
         """Denoiser at t."""
 
 
+class Recorder:
+    """A model that records the times, inputs and outputs of every call of G or D."""
+
+    time_s = True
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.t: list[Tensor] = []
+        self.s: list[Tensor] = []
+        self.x: list[Tensor] = []
+        self.out: list[Tensor] = []
+
+    def G(self, x: Tensor, t: Tensor, s: Tensor, y: Tensor | None) -> Tensor:
+        """The model's jump."""
+        return self._recorded(x, t, s, self.model.G(x, t, s, y))
+
+    def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The model's denoiser."""
+        return self._recorded(x, t, t, self.model.denoise(x, t, y))
+
+    def _recorded(self, x: Tensor, t: Tensor, s: Tensor, out: Tensor) -> Tensor:
+        for values, value in zip((self.x, self.t, self.s, self.out), (x, t, s, out), strict=True):
+            values.append(value)
+        return out
+
+
 class Jumps(NamedTuple):
     """A plan of n moves; each field is a float64 tensor (n,)."""
 
@@ -73,6 +102,21 @@ def sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float
     if n < 1:
         raise UserError(f"sampling needs at least one evaluation, not nfe = {n}")
     return karras_grid(n + 1, sigma_min, sigma_max, rho)
+
+
+class Grid(TypedDict):
+    """The keywords of a Karras grid."""
+
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+
+def grid_of(diffusion: Mapping[str, Any]) -> Grid:
+    """The grid in the diffusion section of an experiment or a weight file."""
+    return Grid(
+        sigma_min=diffusion["sigma_min"], sigma_max=diffusion["sigma_max"], rho=diffusion["rho"]
+    )
 
 
 def to_zero(levels: Tensor) -> Jumps:

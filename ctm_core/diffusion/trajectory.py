@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctm_core.diffusion.scalings import Scalings, inner_coefficients, outer_coefficients, scalings
+from ctm_core.diffusion.scalings import inner_coefficients, outer_coefficients, scalings
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Scalings", "Trajectory", "scalings"]
+__all__ = ["Trajectory"]
 
 
 class Trajectory(nn.Module):
@@ -120,7 +120,7 @@ class Trajectory(nn.Module):
         elif s is not None:
             raise UserError(
                 "this model has no target time s: it is a denoiser (a teacher) and cannot jump; "
-                "use a student, or the samplers heun and euler"
+                "use a student, or a sampler that follows the ODE"
             )
         out: Tensor = self.model(
             _scale(coefficients.c_in, x),
@@ -152,14 +152,9 @@ class Trajectory(nn.Module):
         UserError
             As :meth:`raw`; for a consistency model if ``s`` is not sigma_min.
         """
-        if self.consistency:
-            if bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
-                raise UserError(
-                    "this is a consistency model: it jumps to sigma_min alone, so it is sampled "
-                    "with gamma = 1"
-                )
-            return self.inner(self.raw(x, t, None, y), x, t)
-        return self.jump(self.raw(x, t, s, y), x, t, s)
+        if self.consistency and bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
+            raise UserError("this is a consistency model: it jumps to sigma_min alone")
+        return self.jump(self.raw(x, t, None if self.consistency else s, y), x, t, s)
 
     def inner(self, raw: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
         """g from the raw output F of (x, t, s): c_skip x + c_out F."""
@@ -194,20 +189,9 @@ class Trajectory(nn.Module):
         """
         if self.consistency:
             raise UserError(
-                "this is a consistency model: it has no denoiser, so heun and euler cannot sample "
-                "it; use the sampler gamma with gamma = 1"
+                "this is a consistency model, which has no denoiser: it jumps to sigma_min alone"
             )
         return self.g(x, t, None, y, augment_labels)
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor | float,
-        s: Tensor | float | None = None,
-        y: Tensor | None = None,
-    ) -> Tensor:
-        """:meth:`G` if ``s`` is given, else :meth:`denoise` (for wrappers that call modules)."""
-        return self.denoise(x, t, y) if s is None else self.G(x, t, s, y)
 
     def _one_hot(self, y: Tensor | None, x: Tensor) -> Tensor | None:
         if y is None:

@@ -9,22 +9,17 @@ states stand in the metadata ``paths``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER
-from ctm_core.diffusion import randomness, sampling
+from ctm_core.diffusion import sampling
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import save_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ctm_core.diffusion.trajectory import Trajectory
 
 __all__ = ["PATH_PREFIX", "path_cells", "walk", "write_previews"]
 
@@ -49,13 +44,7 @@ def write_previews(
     labels = torch.arange(SHOWN) % classes if classes else None
     tensors = {
         cell.label: generator.images(
-            SHOWN,
-            sampler=cell.sampler,
-            nfe=cell.nfe,
-            gamma=cell.gamma,
-            seed=seed,
-            batch_size=SHOWN,
-            labels=labels,
+            SHOWN, **cell._asdict(), seed=seed, batch_size=SHOWN, labels=labels
         )
         for cell in cells
     }
@@ -97,49 +86,9 @@ def walk(
     levels
         Noise level of each state (2n,).
     """
-    watched = _Watched(generator.model)
-    device = next(generator.model.parameters()).device
-    diffusion = generator.record["diffusion"]
-    sampling.sample(
-        watched,
-        sampler=cell.sampler,
-        nfe=cell.nfe,
-        gamma=cell.gamma,
-        latents=randomness.normal(seed, "latents", 0, 0, count, generator.shape).to(device),
-        noise=lambda k: randomness.normal(seed, "inject", k, 0, count, generator.shape),
-        labels=None if labels is None else labels.to(device),
-        sigma_min=diffusion["sigma_min"],
-        sigma_max=diffusion["sigma_max"],
-        rho=diffusion["rho"],
-        only_gamma_one=generator.final_only,
-    )
-    return torch.stack(watched.states), watched.levels
-
-
-class _Watched:
-    """A model that notes what its jumps are given and what they give."""
-
-    def __init__(self, model: Trajectory) -> None:
-        self.model = model
-        self.states: list[Tensor] = []
-        self.levels: list[float] = []
-
-    @property
-    def time_s(self) -> bool:
-        return self.model.time_s
-
-    def G(self, x: Tensor, t: Tensor, s: Tensor, y: Tensor | None) -> Tensor:
-        """The model's jump."""
-        landed = self.model.G(x, t, s, y)
-        self._note(x, t)
-        self._note(landed, s)
-        return landed
-
-    def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The model's denoiser, whose steps are not noted."""
-        return self.model.denoise(x, t, y)
-
-    def _note(self, x: Tensor, level: Tensor) -> None:
-        scaled = x.cpu() / (1.0 + float(level) ** 2) ** 0.5
-        self.states.append(sampling.to_uint8(scaled.clamp(-1, 1)))
-        self.levels.append(float(level))
+    recorder = sampling.Recorder(generator.model)
+    generator.draw(0, count, cell, seed=seed, labels=labels, model=recorder)
+    states = [x for pair in zip(recorder.x, recorder.out, strict=True) for x in pair]
+    times = [float(t) for pair in zip(recorder.t, recorder.s, strict=True) for t in pair]
+    shown = [x.cpu() / (1.0 + t**2) ** 0.5 for x, t in zip(states, times, strict=True)]
+    return torch.stack([sampling.to_uint8(x.clamp(-1, 1)) for x in shown]), times

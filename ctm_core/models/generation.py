@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_traits
 from ctm_core.diffusion import randomness, sampling
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.weight_file import load_weights
 from ctm_core.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from ctm_core.diffusion.trajectory import Trajectory
 
 __all__ = ["Generator"]
 
@@ -134,8 +132,7 @@ class Generator:
             the model gives NaN or infinity.
         """
         self._check_labels(count, label, labels)
-        diffusion = self.record["diffusion"]
-        device = next(self.model.parameters()).device
+        cell = Cell(sampler, nfe, gamma)
         for start in range(0, count, batch_size):
             if labels is None:
                 y = self.labels(seed, start, batch_size, label)
@@ -143,31 +140,44 @@ class Generator:
                 y = labels[start : start + batch_size]
                 y = torch.cat([y, y.new_zeros(batch_size - len(y))])
 
-            def noise(k: int, start: int = start) -> Tensor:
-                return randomness.normal(seed, "inject", k, start, batch_size, self.shape)
-
-            images = sampling.sample(
-                self.model,
-                sampler=sampler,
-                nfe=nfe,
-                gamma=gamma,
-                latents=randomness.normal(seed, "latents", 0, start, batch_size, self.shape).to(
-                    device
-                ),
-                noise=noise,
-                labels=None if y is None else y.to(device),
-                sigma_min=diffusion["sigma_min"],
-                sigma_max=diffusion["sigma_max"],
-                rho=diffusion["rho"],
-                clamp=False,
-                only_gamma_one=self.final_only,
-            )
+            images = self.draw(start, batch_size, cell, seed=seed, labels=y)
             if not bool(torch.isfinite(images).all()):
                 raise UserError(
                     f"the model {self.record['model']} (step {self.record['step']}) gives NaN or "
                     f"infinity by {sampler} at nfe {nfe}; its weights are unusable, train it again"
                 )
             yield sampling.to_uint8(images[: count - start].clamp(-1, 1).cpu(), rounding)
+
+    def draw(
+        self,
+        start: int,
+        count: int,
+        cell: Cell,
+        *,
+        seed: int,
+        labels: Tensor | None,
+        model: sampling.Model | None = None,
+    ) -> Tensor:
+        """Samples ``start …`` of a seed, unclamped: float (count, C, H, W) on the model's device.
+
+        Parameters
+        ----------
+        labels
+            int64 (count,), or None for an unconditional model.
+        model
+            Called in place of the generator's own, e.g. one that records its calls.
+        """
+        device = next(self.model.parameters()).device
+        return sampling.sample(
+            self.model if model is None else model,
+            **cell._asdict(),
+            latents=randomness.normal(seed, "latents", 0, start, count, self.shape).to(device),
+            noise=lambda k: randomness.normal(seed, "inject", k, start, count, self.shape),
+            labels=None if labels is None else labels.to(device),
+            **sampling.grid_of(self.record["diffusion"]),
+            clamp=False,
+            only_gamma_one=self.final_only,
+        )
 
     def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
         if count < 1:
@@ -176,8 +186,8 @@ class Generator:
         if labels is not None:
             if labels.shape != (count,) or labels.dtype != torch.int64:
                 raise UserError(
-                    f"labels must be int64 of shape ({count},), one a sample, not {labels.dtype} "
-                    f"of shape {tuple(labels.shape)}"
+                    f"expected int64 labels of shape ({count},), one per sample, but got "
+                    f"{labels.dtype} of shape {tuple(labels.shape)}"
                 )
             given += [int(labels.min()), int(labels.max())]
         if given and not self.classes:
@@ -214,9 +224,8 @@ class Generator:
 
     def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
         """The noise levels a sampler visits, for people: ``80 → 2.52 (→ 1.1) → 0.002``."""
-        levels = self.record["diffusion"]
-        grid = levels["sigma_min"], levels["sigma_max"], levels["rho"]
-        jumps = sampling.plan(sampler, nfe, gamma, *grid)
+        grid = sampling.grid_of(self.record["diffusion"])
+        jumps = sampling.plan(sampler, nfe, gamma, **grid)
         t, s, noises = (values.tolist() for values in jumps)
         if not sampler_traits(sampler).jumps:
             return " → ".join(f"{time:.4g}" for time in [*t, s[-1]])

@@ -18,7 +18,7 @@ from torch import Tensor
 from ctm_core.config import Cell, Experiment, Student
 from ctm_core.config.protocols import Protocol
 from ctm_core.config.sampler_traits import sampler_traits
-from ctm_core.diffusion import schedule
+from ctm_core.diffusion import sampling, schedule
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.evaluation import distillation
 from ctm_core.evaluation.flow import BATCH, LEVELS
@@ -212,7 +212,6 @@ def _moves(cell: Cell, steps: list[tuple[float, float]]) -> int:
 
 def _solve(levels: set[float], points: int, diffusion: Mapping[str, float]) -> int:
     """Passes of one image down the fine grid, with a step aside for each level between."""
-    bounds = diffusion["sigma_min"], diffusion["sigma_max"], diffusion["rho"]
-    grid = set(schedule.karras_grid(points, *bounds).tolist())
+    grid = set(schedule.karras_grid(points, **sampling.grid_of(diffusion)).tolist())
     aside = sum(1 for level in levels if level and level not in grid)
     return 2 * (points - 1) + 2 * aside + (0.0 in levels)

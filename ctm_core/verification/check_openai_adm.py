@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ctm_core.diffusion.sampling import Recorder
 from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.solvers import heun_solve
 from ctm_core.training.acceleration import channels_last
 from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
-from ctm_core.verification.check_samplers import Recorder, follow
+from ctm_core.verification.check_samplers import follow
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Golden, compare, exact
 
 __all__: list[str] = []

@@ -13,40 +13,14 @@ from torch import Tensor
 from ctm_core.diffusion import sampling
 from ctm_core.diffusion.samplers import gamma as gamma_sampler
 from ctm_core.diffusion.samplers import heun
+from ctm_core.diffusion.sampling import Recorder
 from ctm_core.diffusion.schedule import karras_grid
-from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.runtime.errors import UserError
 from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Golden, compare, exact
 
-__all__ = ["Recorder", "follow"]
-
-
-class Recorder:
-    """A model that notes the times, inputs and outputs of every call of G or D."""
-
-    time_s = True
-
-    def __init__(self, model: Trajectory) -> None:
-        self.model = model
-        self.t: list[Tensor] = []
-        self.s: list[Tensor] = []
-        self.x: list[Tensor] = []
-        self.out: list[Tensor] = []
-
-    def G(self, x: Tensor, t: Tensor, s: Tensor, y: Tensor | None) -> Tensor:
-        """The model's jump."""
-        return self._noted(x, t, s, self.model.G(x, t, s, y))
-
-    def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The model's denoiser."""
-        return self._noted(x, t, t, self.model.denoise(x, t, y))
-
-    def _noted(self, x: Tensor, t: Tensor, s: Tensor, out: Tensor) -> Tensor:
-        for values, value in zip((self.x, self.t, self.s, self.out), (x, t, s, out), strict=True):
-            values.append(value)
-        return out
+__all__ = ["follow"]
 
 
 @case("ctm_sampling")

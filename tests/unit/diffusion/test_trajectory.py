@@ -80,8 +80,6 @@ def test_definitions() -> None:
     ratio = (S / T).view(-1, 1, 1, 1)
     torch.testing.assert_close(model.G(X, T, S), ratio * X + (1 - ratio) * g)
     torch.testing.assert_close(model.jump(raw, X, T, S), model.G(X, T, S))
-    torch.testing.assert_close(model(X, T, S), model.G(X, T, S))
-    torch.testing.assert_close(model(X, T), model.denoise(X, T))
     assert model.output_weight is model.model.output_weight
 
 

@@ -8,7 +8,7 @@ import torch
 from ctm_core.config import Cell
 from ctm_core.diffusion.gaussian import exact_model, three_modes
 from ctm_core.diffusion.sampling import sample
-from ctm_core.evaluation.distillation import Noises, cell_errors, jump_errors, jumps, steps
+from ctm_core.evaluation.distillation import Noises, errors, jumps, steps
 from ctm_core.runtime.errors import UserError
 
 DIFFUSION = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
@@ -17,6 +17,10 @@ JUMP = Cell("gamma", 1, None)
 
 def noises(count=24, **keys):
     return Noises(count, 0, (1, 1, 2), 0, DIFFUSION, **({"batch_size": 16, "points": 48} | keys))
+
+
+def cell_errors(model, teacher, cells, given):
+    return errors(model, teacher, cells, (), given)[0]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def test_a_worse_model_has_larger_errors_and_every_jump_is_listed(teacher):
     pairs = jumps(4, DIFFUSION)
     assert len(pairs) == 6
     assert [s for _, s in jumps(4, DIFFUSION, final_only=True)] == [0.002] * 3
-    little, much = (jump_errors(bent(by), teacher, pairs, noises()) for by in (0.05, 0.2))
+    little, much = (errors(bent(by), teacher, (), pairs, noises())[1] for by in (0.05, 0.2))
     assert [(one["t"], one["s"]) for one in little] == pairs
     assert all(one["error"] < two["error"] for one, two in zip(little, much, strict=True))
 

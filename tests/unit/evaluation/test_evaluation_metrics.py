@@ -18,7 +18,7 @@ from ctm_core.config import Cell, Experiment
 from ctm_core.config.protocols import Protocol, load_protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation import cells, evaluate, flow
-from ctm_core.evaluation.distillation import Noises, cell_errors, jump_errors
+from ctm_core.evaluation.distillation import Noises, errors
 from ctm_core.evaluation.likelihood import Protocol as LikelihoodProtocol
 from ctm_core.evaluation.likelihood import measure
 from ctm_core.evaluation.metrics.names import parse
@@ -159,7 +159,7 @@ def test_trajectory_errors_are_the_librarys(bench: Bench) -> None:
         count=5, seed=1, shape=(1, 8, 8), classes=10, diffusion=student.record["diffusion"],
         batch_size=5, points=6,
     )  # fmt: skip
-    expected = cell_errors(student.model, teacher.model, CELLS, noises)
+    expected, _ = errors(student.model, teacher.model, CELLS, (), noises)
     rows = [row for row in record["rows"] if row["metric"] == "trajectory_error_5"]
     found = {
         Cell(row["sampler"], row["nfe"], row["gamma"]): (row["value"], row["standard_error"])
@@ -168,9 +168,10 @@ def test_trajectory_errors_are_the_librarys(bench: Bench) -> None:
     }
     assert found == {cell: (e.value, e.standard_error) for cell, e in expected.items()}
     jumps = record["trajectory"]
-    again = jump_errors(
+    _, again = errors(
         student.model,
         teacher.model,
+        (),
         [(jump["t"], jump["s"]) for jump in jumps],
         replace(noises, seed=0),
     )

@@ -85,8 +85,8 @@ def test_explicit_labels_fill_the_last_batch(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"labels": torch.arange(9)}, "must be int64 of shape (10,)"),
-        ({"labels": torch.zeros(10)}, "must be int64 of shape (10,)"),
+        ({"labels": torch.arange(9)}, "expected int64 labels of shape (10,)"),
+        ({"labels": torch.zeros(10)}, "expected int64 labels of shape (10,)"),
         ({"labels": torch.arange(10) + 1}, "there is no class 10; they are 0 to 9"),
         ({"label": -1}, "there is no class -1"),
     ],
