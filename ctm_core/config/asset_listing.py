@@ -2,7 +2,7 @@
 
 A hash is ``sha256:`` or ``md5:`` and hexadecimal digits. SHA-256 may be cut to a prefix of at
 least eight digits, as in the names of torch hub's files: ``vgg16-397923af.pth``. Where the list
-has no hash or a prefix, ``assets.lock`` beside it may pin the whole one (:mod:`.pins`).
+has no hash or a prefix, ``assets.lock`` next to it may pin the full one (:mod:`.asset_pins`).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Asset(BaseModel):
     def runs_code(self) -> bool:
         """Whether its format can run code: then no unknown hash is ever pinned at first use.
 
-        Pickles are meant, though this project reads them without running anything, for other
-        programs run them; ``torch`` files are read with ``weights_only``.
+        This includes pickles: this project reads them without running anything, but other programs
+        run them; ``torch`` files are read with ``weights_only``.
         """
         return self.executes or self.format in ("pickle", "torchscript")
 
@@ -169,7 +169,7 @@ def load(path: PathLike | None = None, *, pinned: bool = True) -> dict[str, Asse
     path
         The YAML file; None takes :func:`list_path`.
     pinned
-        Complete it by the hashes that the ``assets.lock`` beside it pins.
+        Complete it with the hashes pinned in the ``assets.lock`` next to it.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathL
     known
         The list, from :func:`load`.
     path
-        The config, for the sentence.
+        The config, for the message.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """``assets.lock``: hashes of files whose publishers state none, as this project first met them.
 
-A JSON file beside ``config/assets.yaml``, to be committed with it, so that everyone who works from
-the repository compares with the same hash. By an asset's name:
+A JSON file next to ``config/assets.yaml``, to be committed with it, so that everyone who works
+from the repository compares with the same hash. By an asset's name:
 
 ======  ===============================================================================
 key     meaning
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Pin]:
     Raises
     ------
     UserError
-        If it is no JSON or an entry is wrong.
+        If it is not JSON or an entry is wrong.
     """
     if not path.exists():
         return {}

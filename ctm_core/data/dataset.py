@@ -136,7 +136,7 @@ class Dataset:
         (images, labels)
             uint8 of shape (B, C, H, W) and int64 of shape (B,), copies in memory.
         """
-        import torch  # here, for worker processes of a reader import this module too
+        import torch  # not with the module, which worker processes of readers import too
 
         rows = np.asarray(indices, dtype=np.int64)
         return torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
@@ -153,8 +153,8 @@ def prepare(
     """Read a data set from its source and write it as images, labels and manifest.
 
     Equal sources give equal files, so running it again changes nothing. Files fetched from a URL
-    are kept in ``downloads`` beside ``output``; there, too, a long preparation keeps what it has
-    finished until the manifest stands, so that a killed one continues.
+    are kept in ``downloads`` next to ``output``. A long preparation also keeps its finished pieces
+    there until the manifest is written, so that it continues after a kill.
 
     Parameters
     ----------
@@ -165,13 +165,13 @@ def prepare(
     output
         The folder to write.
     workers
-        Processes for a data set whose images are computed; None takes one a CPU that this
-        process may use. Their number changes no byte.
+        Processes for a data set whose images are computed; None takes one per CPU that
+        this process may use. The result does not depend on it.
 
     Raises
     ------
     UserError
-        If name or split is unknown, or the source is missing, damaged or another data set.
+        If name or split is unknown, or the source is missing, corrupt or another data set.
     """
     known = traits(name)
     if split not in known.splits:
@@ -189,11 +189,11 @@ def prepare(
     class_names = known.class_names if images.class_names is None else images.class_names
     shape = (len(images.labels), *images.shape)
 
-    # From here until the new manifest stands, the folder is incomplete and says so.
+    # Without a manifest, the folder counts as incomplete from here on.
     (output / "manifest.json").unlink(missing_ok=True)
     fingerprint = hashlib.sha256(struct.pack("<4q", *shape))
     with atomic_write(output / "images.npy") as temporary, open(temporary, "wb") as file:
-        # Written, not memory-mapped: on a full disk a write fails, a mapped page kills.
+        # Not memory-mapped: on a full disk a write raises, but a mapped page kills the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         count = 0
@@ -245,7 +245,7 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
     Raises
     ------
     UserError
-        If a file is missing, damaged or does not belong to the manifest.
+        If a file is missing, corrupt or not the manifest's.
     """
     path = Path(path)
     again = "delete the folder and run `ctm data` again"
@@ -255,7 +255,7 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path}/manifest.json is not a dataset manifest of format 1; {again}")
     if missing := sorted(MANIFEST_KEYS - manifest.keys()):
-        raise UserError(f"{path}/manifest.json lacks {', '.join(missing)}; {again}")
+        raise UserError(f"{path}/manifest.json has no {', '.join(missing)}; {again}")
     images = _load(path / "images.npy", again)
     labels = _load(path / "labels.npy", again)
     if images.dtype != np.uint8 or list(images.shape) != manifest["shape"]:
@@ -281,5 +281,5 @@ def _load(path: Path, again: str) -> NDArray[Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {again}") from None
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {again}") from None
+        raise UserError(f"{path} is corrupt ({error}); {again}") from None
     return array

@@ -1,6 +1,6 @@
-"""Checkpoints that are whole or absent, and the choice of the newest whole one.
+"""Checkpoints that are complete or absent, and the choice of the newest valid one.
 
-A checkpoint is a folder ``step-XXXXXXXX`` holding one safetensors file a section (student, EMAs,
+A checkpoint is a folder ``step-XXXXXXXX`` with one safetensors file per section (student, EMAs,
 optimiser, …) and ``state.json`` with the step, the counters and the SHA-256 of every section. It
 is written under another name, synced and renamed, so a kill at any moment leaves the previous one.
 """
@@ -36,7 +36,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: named tensors by section, and the scalars beside them."""
+    """A checkpoint read back: named tensors by section, and the scalars saved with them."""
 
     step: int
     sections: dict[str, dict[str, torch.Tensor]]
@@ -63,7 +63,7 @@ def save(
         Tensors by section; an empty section is written too, so that the format is one for runs
         with and without, say, a discriminator.
     state
-        JSON values saved beside them.
+        JSON values saved with them.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def save(
 
 
 def steps(root: Path) -> list[int]:
-    """Steps of the checkpoints under ``root``, ascending, damaged ones included."""
+    """Steps of the checkpoints under ``root``, ascending, corrupt ones included."""
     names = (path.name for path in root.glob("step-*") if path.is_dir())
     return sorted(int(n.removeprefix("step-")) for n in names if n[5:].isdigit())
 
@@ -103,7 +103,7 @@ def read(root: Path, step: int) -> Checkpoint:
         raise UserError(f"{folder} holds the checkpoint of another step, {record['step']}")
     for name, digest in record["files"].items():
         if sha256_file(folder / name) != digest:
-            raise UserError(f"{folder / name} is damaged: its hash differs from state.json")
+            raise UserError(f"{folder / name} is corrupt: its hash differs from state.json")
     sections = {
         name.removesuffix(".safetensors"): load_tensors(folder / name)[0]
         for name in record["files"]
@@ -112,7 +112,7 @@ def read(root: Path, step: int) -> Checkpoint:
 
 
 def newest(root: Path, before: int | None = None) -> Checkpoint | None:
-    """The newest whole checkpoint, or None; damaged ones are skipped with a warning.
+    """The newest valid checkpoint, or None; corrupt ones are skipped with a warning.
 
     With ``before``, only checkpoints of earlier steps count.
     """
@@ -122,21 +122,21 @@ def newest(root: Path, before: int | None = None) -> Checkpoint | None:
         try:
             return read(root, step)
         except UserError as error:
-            log.warning("skipping a damaged checkpoint: %s", error)
+            log.warning("skipping a corrupt checkpoint: %s", error)
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            log.warning("skipping a damaged checkpoint: %s: %r", _folder(root, step), error)
+            log.warning("skipping a corrupt checkpoint: %s: %r", _folder(root, step), error)
     return None
 
 
 def discard_after(root: Path, step: int) -> None:
-    """Remove the checkpoints of later steps: damaged ones, and those about to be made again."""
+    """Remove the checkpoints of later steps: corrupt ones, and those about to be written again."""
     for later in reversed(steps(root)):
         if later > step:
             remove_tree(_folder(root, later))
 
 
 def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and any half-written one."""
+    """Remove all but the newest ``keep`` checkpoints, and any partially written one."""
     for step in steps(root)[:-keep]:
         remove_tree(_folder(root, step))
     for partial in root.glob(".step-*.partial"):

@@ -1,8 +1,8 @@
 """A GPU of its own for each job of one machine without a batch system.
 
-Slurm and its like give a job its devices. Snakemake alone only counts them (``--resources
-gpu=4``), so there every job takes free ones by locking a file for each. The locks end with the
-process, however it ends. The workflow names their folder by :data:`LOCKS`; without it, nothing is
+Batch systems assign GPUs to a job. Snakemake alone only counts them (``--resources gpu=4``), so
+there every job picks free ones by locking one file per GPU. The locks end with the process,
+however it ends. The workflow names their folder by :data:`LOCKS`; without it, nothing is
 taken, and two commands started by hand may share a GPU as before.
 """
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Environment variable with the folder of the locks, on this machine's own disk.
 LOCKS = "CTM_DEVICE_LOCKS"
-#: What a job may see, and what it takes of that.
+#: The GPUs that a job may see; narrowed to those it has taken.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Seconds between attempts.
 POLL = 0.5
@@ -34,7 +34,7 @@ _held: list[IO[str]] = []
 def claim(count: int) -> None:
     """Take free GPUs for this process and its copies, and wait for them if there are none.
 
-    To be called before CUDA is first used. Nothing is done in a job of Slurm, in a copy, where
+    To be called before CUDA is first used. Does nothing in a Slurm job, in a copy, where
     :data:`LOCKS` is not set, or where the machine has no GPUs.
 
     Parameters
@@ -52,15 +52,15 @@ def claim(count: int) -> None:
     # Each user has a folder: a file of another's could not be locked.
     place = Path(folder)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told = False
+    waiting = False
     while True:
         taken = _take(place, devices, wanted)
         if taken:
             os.environ[VISIBLE] = ",".join(taken)
             return
-        if not told:
+        if not waiting:
             log.info("waiting for %d free of %d GPUs", wanted, len(devices))
-            told = True
+            waiting = True
         time.sleep(POLL)
 
 

@@ -72,7 +72,7 @@ def session() -> Iterator[torch.device]:
 
     The backend is nccl on GPUs, with gloo for what lives on the CPU, and gloo elsewhere. A process
     that dies makes the others' next exchange fail at once; one that hangs, after ``CTM_TIMEOUT``
-    seconds. Either ends the job with :class:`Interrupted`: the last checkpoint stands.
+    seconds. Either ends the job with :class:`Interrupted`: the last checkpoint is kept.
     """
     cuda = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
@@ -101,7 +101,7 @@ def session() -> Iterator[torch.device]:
         if not main():
             raise Ended(Interrupted.exit_code) from error
         raise Interrupted(
-            f"process {rank()} of {processes} lost another one; the last checkpoint stands, run "
+            f"process {rank()} of {processes} lost another one; the last checkpoint is kept, run "
             "the same command again to continue"
         ) from error
     finally:
@@ -161,8 +161,8 @@ def shared(value: ResultT | None) -> ResultT:
     box = [value]
     if count() > 1:
         dist.broadcast_object_list(box)
-    found: ResultT = box[0]  # type: ignore[assignment]
-    return found
+    received: ResultT = box[0]  # type: ignore[assignment]
+    return received
 
 
 def any_of(flag: int) -> int:

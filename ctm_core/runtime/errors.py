@@ -56,7 +56,7 @@ _PLAIN = {
     errno.EPERM: f"permission denied; {_WRITABLE}",
     errno.ENOENT: "no such file or folder; correct the path",
     errno.ENOTDIR: "a part of the path is a file, not a folder; correct the path",
-    errno.EEXIST: "a file stands where a folder is needed; correct the path",
+    errno.EEXIST: "a file is where a folder is needed; correct the path",
     errno.EISDIR: "that is a folder, not a file; correct the path",
     errno.ENAMETOOLONG: "the name is too long; correct the path",
 }

@@ -1,7 +1,7 @@
-"""Files that are either whole or absent.
+"""Files that are either complete or absent.
 
-Every file of the project is written beside its final name, synced to disk and renamed, so a reader
-never meets half a file, whatever kills the writer. Tensors are stored as safetensors, everything
+Every file is written under a temporary name, synced to disk and renamed, so that a reader never
+sees a partial file, whatever kills the writer. Tensors are stored as safetensors, everything
 else as JSON; nothing is pickled.
 """
 
@@ -75,7 +75,7 @@ def sync_folder(path: PathLike) -> None:
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success sync it and rename it into place.
+    """Yield a temporary path next to ``path``; on success sync it and rename it into place.
 
     On an exception the temporary file is removed and ``path`` keeps what it held before.
     """
@@ -90,14 +90,14 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        error.filename = error.filename or str(path)  # a full disk does not name the file
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of writers that were killed; those of living ones stay."""
+    """Remove the temporary files of writers that were killed; those of live ones stay."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.name.split(".")[-2]
         try:
@@ -105,7 +105,7 @@ def _remove_leftovers(path: Path) -> None:
         except ProcessLookupError:
             leftover.unlink(missing_ok=True)
         except (ValueError, PermissionError):
-            pass  # not ours to judge
+            pass  # whether it lives is unknown
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -153,7 +153,7 @@ def save_tensors(
     header, start = _sorted_header(data)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(header)
-        file.write(memoryview(data)[start:])  # a gigabyte is not copied once more
+        file.write(memoryview(data)[start:])  # without another copy in memory
 
 
 def _sorted_header(data: bytes) -> tuple[bytes, int]:
@@ -178,7 +178,7 @@ def _opened(path: PathLike) -> "Iterator[Any]":
             yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or no safetensors file ({error}); delete it and make it again"
+            f"{path} is corrupt or not a safetensors file ({error}); delete it and make it again"
         ) from None
 
 
@@ -202,5 +202,5 @@ def read_metadata(path: PathLike) -> dict[str, str]:
 
 
 def remove_tree(path: PathLike) -> None:
-    """Remove a folder and what it holds; a missing one is no error."""
+    """Remove a folder and what it holds; a missing one is not an error."""
     shutil.rmtree(path, ignore_errors=True)

@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 @contextlib.contextmanager
 def caught(remember: Callable[[int], None]) -> Iterator[None]:
-    """Call ``remember`` with the number of each of `SIGNALS` instead of what it did before.
+    """Call ``remember`` with the number of each of `SIGNALS` instead of its usual handler.
 
     Outside the main thread, where Python lets nobody handle signals, nothing changes: a caller
     that embeds a training in a thread handles them itself.

@@ -35,7 +35,7 @@ STORE = "CTM_STORE"
 POLL = 0.05
 #: Seconds that the others have, after one has failed, to end by themselves, then after SIGTERM.
 GRACE, LAST_GRACE = 10.0, 5.0
-AGAIN = "the last checkpoint stands, run the same command again to continue"
+AGAIN = "the last checkpoint is kept, run the same command again to continue"
 
 
 class Worker(Protocol):
@@ -121,7 +121,7 @@ def _verdict(codes: list[int | None], received: list[int]) -> CtmError:
             return Ended(code)
         if not received:
             what = f"process {i} of {len(codes)} failed with exit code {code}, as it says above"
-            return Ended(code, f"{what}; the last checkpoint stands")
+            return Ended(code, f"{what}; the last checkpoint is kept")
     if received:
         if codes[0] == Interrupted.exit_code:
             return Ended(Interrupted.exit_code)

@@ -21,7 +21,7 @@ class Progress:
     total, start
         Steps in all, and those done before this process began.
     interval
-        Seconds between lines where the output is no terminal.
+        Seconds between lines where the output is not a terminal.
     """
 
     def __init__(self, title: str, total: int, start: int = 0, interval: float = 5.0) -> None:
@@ -74,7 +74,7 @@ class Transferred:
     done, total
         Bytes that are here, and the length of the file if that is known.
     interval
-        Seconds between lines where the output is no terminal.
+        Seconds between lines where the output is not a terminal.
     """
 
     def __init__(self, title: str, done: int, total: int | None, interval: float = 5.0) -> None:

@@ -1,16 +1,16 @@
-"""The folder in which one training lives, its lock, and what it remembers of its past.
+"""The folder of one training run: its lock, its inputs, its environment and its failures.
 
 Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
 
     config.json     experiment, model, seed, the resolved configuration and its hash
     inputs.json     sha256 of everything the run reads (data set, teacher, perceptual network)
     run.json        threads, hardware, versions, whether every resume was exact
-    lock            held by the one process that may write here, whom owner.json names
-    failed.json     the sentence of a failure that further attempts would only repeat
+    lock            held by the one process that may write here; owner.json names it
+    failed.json     the message of a failure that further attempts would only repeat
     checkpoints/    see :mod:`ctm_core.runtime.checkpoint`
-    exports/        the weights that were asked for, final and on the way
+    exports/        the requested weights, final and intermediate
     training.jsonl  loss terms by step     previews/  sample grids     tensorboard/  scalars
-    set-aside-1/    what was there before an input changed
+    set-aside-1/    state from before an input changed
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["RunFolder", "environment"]
 
 log = logging.getLogger(__name__)
 
-#: What a training has made of its inputs, beside the records of its environment.
+#: What a training makes of its inputs, apart from the records of its environment.
 STATE = ("checkpoints", "exports", "training.jsonl", "previews", "tensorboard")
 
 
@@ -106,7 +106,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
-            # First, and recorded nowhere: another run's folder is left as it is.
+            # First, and not recorded: another run's folder is left as it is.
             self._check_config()
             self._recall_failure()
             self._check_inputs()
@@ -147,7 +147,7 @@ class RunFolder:
     def _record_failure(self, exit_code: int, message: str) -> None:
         if exit_code not in (UserError.exit_code, Diverged.exit_code):
             return
-        # On a full disk this fails too; the failure itself is on its way to the user.
+        # On a full disk this fails too; the user sees the failure itself anyway.
         with contextlib.suppress(OSError):
             write_json(self.path / "failed.json", {"exit_code": exit_code, "message": message})
 
@@ -177,7 +177,7 @@ class RunFolder:
             aside = self._set_aside()
             log.warning(
                 "%s: %s changed since this run began; its state is set aside in %s and training "
-                "starts anew",
+                "starts over",
                 self.path,
                 ", ".join(sorted(changed)),
                 aside.name,
@@ -189,7 +189,7 @@ class RunFolder:
         while (aside := self.path / f"set-aside-{number}").exists():
             number += 1
         aside.mkdir()
-        # The inputs last: a kill on the way finds them still changed, and sets aside the rest.
+        # The inputs last: if this is killed, the next start sets the rest aside too.
         for name in (*STATE, "run.json", "inputs.json"):
             if (self.path / name).exists():
                 os.rename(self.path / name, aside / name)

@@ -1,4 +1,4 @@
-"""The curve of a training: one JSON line a logged step, and the same for TensorBoard.
+"""The curves of a training: one JSON line per logged step, and the same for TensorBoard.
 
 ``training.jsonl`` is the record; TensorBoard's event files are a view of it for people. Both are
 written at once, in this process: a full disk ends the training with a sentence rather than a
@@ -31,7 +31,7 @@ def rewind(folder: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
-            break  # the line that a kill cut short
+            break  # a line truncated by a kill
     write_text(file, "".join(kept))
 
 

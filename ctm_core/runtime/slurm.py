@@ -1,7 +1,7 @@
-"""What Slurm is asked, by its own commands: which jobs live, which it would refuse.
+"""Questions to Slurm by its own commands: which jobs are alive, which it would refuse.
 
-Nothing here is needed to run a job. Where a command is absent, fails or hangs, the answer is that
-nothing is known (None, or an empty list).
+Nothing here is needed to run a job. Where a command is missing, fails or hangs, the answer is
+"unknown" (None, or an empty list).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["current_job", "jobs_of", "keeps_accounts", "lives", "refusal", "stop
 
 #: Seconds that a command may take to answer.
 PATIENCE = 30.0
-#: Seconds between looks at jobs that were told to stop, and how long to look: Slurm gives them
-#: KillWait (30 s by default) to end by themselves.
+#: Seconds between polls of cancelled jobs, and how long to poll: Slurm gives them KillWait (30 s
+#: by default) to end by themselves.
 POLL, STOPPING = 1.0, 180.0
 #: States in which processes of a job may exist (``squeue``'s %T).
 ALIVE = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 #: What ``squeue`` says of a job that it no longer remembers.
 FORGOTTEN = "Invalid job id"
-#: How the comment of a job begins that Snakemake's plugin submitted.
+#: How the comments of jobs submitted by Snakemake's plugin begin.
 COMMENTS = ("rule_", "group_")
 
 
@@ -98,7 +98,7 @@ def stop(jobs: Sequence[str]) -> bool:
     while left := [job for job in jobs if lives(job)]:
         if time.monotonic() > deadline:
             return False
-        # Cancelled while it was starting, a job may not have heard it.
+        # A job that was just starting may have missed it.
         _ask("scancel", *left)
         time.sleep(POLL)
     return True
@@ -130,5 +130,5 @@ def refusal(resources: Mapping[str, str | int | None], threads: int) -> str | No
     for prefix in ("sbatch: error: ", "allocation failure: "):
         answer.stderr = answer.stderr.replace(prefix, "")
     lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-    # The last one is the reason; what precedes it tells how it was found.
+    # The last line is the reason.
     return lines[-1] if lines else f"sbatch ended with exit code {answer.returncode}"

@@ -241,7 +241,7 @@ def test_a_process_that_hangs(pair: Workplace, undisturbed: Workplace) -> None:
     )
     assert ended.code == 75, ended
     (only,) = said(ended)
-    assert only.startswith("process 0 of 2 lost another one; the last checkpoint stands")
+    assert only.startswith("process 0 of 2 lost another one; the last checkpoint is kept")
     assert time.monotonic() - began < 20
     assert pair.train().code == 0
     assert pair.trained() == undisturbed.trained()

@@ -1,4 +1,4 @@
-"""Write the table of docs/assets.md anew: ``python -m ctm_core.data.assets``."""
+"""Update the table of docs/assets.md: ``python -m ctm_core.data.assets``."""
 
 from ctm_core.config.asset_listing import LIST, ROOT, load, table
 from ctm_core.runtime.files import write_text

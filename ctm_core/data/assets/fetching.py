@@ -149,9 +149,9 @@ def fetch(
     if asset.runs_code and asset.sha256 is None:
         origin = f" from {' or '.join(asset.urls)}" if asset.urls else ""
         raise UserError(
-            f"{_name(asset)}{origin} is refused, for files of the format {asset.format} can run "
-            "code and its SHA-256 is not known: learn it from somebody you trust and give it with "
-            f"`ctm assets fetch {asset.name} --sha256 …`"
+            f"{_name(asset)}{origin} is refused because files of the format {asset.format} can "
+            "run code and its SHA-256 is not known: get it from somebody you trust and pass it "
+            f"with `ctm assets fetch {asset.name} --sha256 …`"
         )
     _show_licence(asset, path.parent, say)
     if current is State.UNPINNED:
@@ -234,7 +234,7 @@ def _show_licence(asset: Asset, folder: Path, say: Say) -> None:
     record = folder / LICENCES
     known = read_json(record) if record.exists() else {}
     if not isinstance(known, dict):
-        raise UserError(f"{shown(record)} is no record of licences; delete it")
+        raise UserError(f"{shown(record)} is not a record of licences; delete it")
     old = known.get(asset.name)
     if isinstance(old, dict) and old.get("licence") == asset.licence:
         return

@@ -123,7 +123,7 @@ def _sentence(asset: Asset, path: Path, current: State, actual: str) -> str | No
     place, name = shown(path), f"{asset.title} ({asset.name})"
     if asset.executes and asset.sha256 is None:
         return (
-            f"{name} runs code when it is loaded and is refused, for its SHA-256 is not known: "
+            f"{name} runs code when it is loaded and is refused because its SHA-256 is not known: "
             f"write it as `hash` of {asset.name} into {LIST}"
         )
     if current is State.WRONG:
@@ -207,7 +207,7 @@ def pin_given(asset: Asset, sha256: str) -> Asset:
     """
     listed = asset.hash or "sha256:"
     if asset.kind == "folder" or not f"sha256:{sha256}".startswith(listed):
-        known = expected(asset) or "no hash, for it is a folder"
+        known = expected(asset) or "no hash because it is a folder"
         raise UserError(
             f"--sha256: {asset.title} ({asset.name}) has {known}, not SHA-256 {sha256}"
         )
@@ -241,7 +241,7 @@ def unlike(asset: Asset, path: Path) -> str | None:
     if head.startswith(FIRST_BYTES.get(asset.format, (b"",))):
         return None
     kind = "a web page" if head.lstrip()[:1] == b"<" else f"a file that begins with {head!r}"
-    return f"{kind}, no file of the format {asset.format},"
+    return f"{kind}, not a file of the format {asset.format},"
 
 
 def _lock_path() -> Path:

@@ -1,7 +1,7 @@
 """One file over HTTP, resuming where an earlier attempt ended.
 
 A partial file is continued with ``Range: bytes=N-``: a 206 answer is appended, a 200 (a server
-without ranges, or whose file has changed) starts the file anew. ``If-Range`` carries the validator
+without ranges, or whose file has changed) starts the file over. ``If-Range`` carries the validator
 of the first answer (a strong ETag, else the date), kept next to the part in ``<part>.json``, so
 that two versions are never joined. A part without a validator is continued only if a hash will be
 compared afterwards.
@@ -266,5 +266,5 @@ def _note(part: Path) -> dict[str, str]:
 def _remember(part: Path, url: str, headers: Any) -> None:
     tag = headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
-    # Not synced: without it the next attempt merely starts anew.
+    # Not synced: without it the next attempt merely starts over.
     _note_path(part).write_text(json.dumps({"url": url, "validator": validator}))

@@ -48,7 +48,7 @@ class Images:
         For the manifest, how images were computed if they were not copied: recipe, library
         versions, files left out.
     scratch
-        A folder that is removed once the manifest stands.
+        A folder that is removed once the manifest is written.
     """
 
     shape: tuple[int, int, int]

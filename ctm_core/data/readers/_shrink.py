@@ -23,10 +23,10 @@ def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
     Raises
     ------
     Exception
-        Of any kind, if the content is no whole image of these formats.
+        Of any kind, if the content is not a complete image in one of these formats.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF data, which play no part
+        warnings.simplefilter("ignore")  # about corrupt EXIF data, which is not used
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as opened:
             image = opened.convert("RGB")
     while min(image.size) >= 2 * side:
@@ -41,7 +41,7 @@ def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
 
 
 def decoder() -> str:
-    """What decides a pixel beside the recipe: Pillow and its JPEG library, with versions."""
+    """What decides the pixels besides the recipe: versions of Pillow and its JPEG library."""
     turbo = features.version_feature("libjpeg_turbo")
     jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
     return f"Pillow {PIL.__version__}, {jpeg}"

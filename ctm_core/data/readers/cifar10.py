@@ -3,7 +3,7 @@
 Read from the published python version: the archive ``cifar-10-python.tar.gz``, or the folder
 ``cifar-10-batches-py`` that it unpacks to. Six files, the batches, hold 10,000 images each as a
 pickled dictionary: ``data``, uint8 of shape (10000, 3072), 1,024 red, then green, then blue levels
-row by row, and ``labels``, a list. A mirrored image counts as an image of the set.
+row by row, and ``labels``, a list. Mirrored images count as images of the set.
 
 A pickle is a program. Here it is run only after the MD5 of its bytes has matched the published
 one, and by an interpreter that knows three names, all of them replaced by functions of this module
@@ -58,7 +58,7 @@ ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 FOLDER = "cifar-10-batches-py"
 SHAPE = TRAITS["shape"]
-#: Far above a batch's 31 MB; what a foreign archive makes of a few bytes is not read.
+#: Bytes; far above a batch's 31 MB. Larger members (decompression bombs) are not read.
 LARGEST = 1 << 26
 
 #: Per split the batches in their order, with their MD5.
@@ -89,21 +89,21 @@ def parse_batch(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     Raises
     ------
     ValueError
-        If it is no pickle of that form; the text says what is wrong.
+        If it is not a pickle of that form; the text says what is wrong.
     """
     try:
         batch = _Decoder(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # foreign bytes make the interpreter fail in any way
+    except Exception as error:  # arbitrary bytes make the interpreter fail in any way
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     if not isinstance(batch, dict):
-        raise ValueError("it holds no dictionary")
+        raise ValueError("not a dictionary")
     images, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2:
-        raise ValueError("`data` is no table of bytes")
+        raise ValueError("`data` is not a table of bytes")
     if images.shape[1] != np.prod(SHAPE):
-        raise ValueError(f"`data` has {images.shape[1]} bytes an image instead of 3072")
+        raise ValueError(f"`data` has {images.shape[1]} bytes per image, expected 3072")
     if not isinstance(labels, list) or len(labels) != len(images):
-        raise ValueError("`labels` is no list of one number an image")
+        raise ValueError("`labels` is not a list of one number per image")
     if not all(type(label) is int and 0 <= label <= 9 for label in labels):
         raise ValueError("a label is not 0 … 9")
     return images.reshape(-1, *SHAPE), np.array(labels, dtype=np.int64)
@@ -115,7 +115,7 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
     Raises
     ------
     UserError
-        If file, folder or URL is missing, a file is cut short, or a content is another one.
+        If a file, folder or URL is missing, or a file is truncated or not the published one.
     """
     opened: AbstractContextManager[Path] = (
         fetched(source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY)
@@ -180,7 +180,7 @@ def _from_archive(path: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, 
                     assert content is not None
                     yield name, content.read()
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is no whole tar.gz archive ({error}); {REMEDY}") from None
+        raise UserError(f"{path} is not a complete tar.gz archive ({error}); {REMEDY}") from None
 
 
 def _decoded(
@@ -190,7 +190,9 @@ def _decoded(
     try:
         return parse_batch(data)
     except ValueError as error:
-        raise UserError(f"{place}: {name} is no batch of CIFAR-10 ({error}); {REMEDY}") from None
+        raise UserError(
+            f"{place}: {name} is not a batch of CIFAR-10 ({error}); {REMEDY}"
+        ) from None
 
 
 def _check_md5(actual: str, expected: str, file: str, kind: str) -> None:

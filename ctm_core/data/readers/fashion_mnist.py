@@ -77,14 +77,14 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
         If header or length do not fit.
     """
     if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError("no IDX header of unsigned bytes")
+        raise ValueError("not an IDX header of unsigned bytes")
     dimensions = data[3]
     start = 4 + 4 * dimensions
     if len(data) < start:
-        raise ValueError("the IDX header is cut short")
+        raise ValueError("the IDX header is truncated")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     if len(data) - start != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{len(data) - start} bytes of data for shape {shape}")
+        raise ValueError(f"expected shape {shape}, but got {len(data) - start} bytes of data")
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -108,7 +108,7 @@ def _content(path: Path, md5: str) -> NDArray[np.uint8]:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
-                f"{path} is truncated or is no gzip file ({error}); replace it: {REMEDY}"
+                f"{path} is truncated or not a gzip file ({error}); replace it: {REMEDY}"
             ) from None
     actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if actual != md5:
@@ -125,7 +125,7 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
     Raises
     ------
     UserError
-        If folder, file or URL is missing, a file is cut short, or a content is another one.
+        If a folder, file or URL is missing, or a file is truncated or not the published one.
     """
     arrays: list[NDArray[np.uint8]] = []
     hashes: list[tuple[str, str]] = []

@@ -11,7 +11,7 @@ Classes are the sorted names of the folders (wnids) under ``train``, so that cla
 The split ``test`` is what ILSVRC2012 calls validation; its own test set has no labels.
 
 ``_shrink.py`` has the recipe. The result is not the "downsampled ImageNet 64×64" of image-net.org,
-whose images differ enough to move FID. A mirrored image counts as an image of the set.
+whose images differ enough to change FID. Mirrored images count as images of the set.
 """
 
 import csv
@@ -46,7 +46,7 @@ SHAPE, FILES, CLASSES = TRAITS["shape"], TRAITS["counts"], TRAITS["classes"]
 FOLDERS = {"train": "train", "test": "val"}
 WNID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")
-#: Above this share of unreadable files, and above ten of them, the copy is taken for damaged.
+#: More unreadable files than this share, and than ten, mean that the copy is corrupt.
 LARGEST_LOSS = 0.01
 RECIPE = "RGB; box halvings while the shorter side >= 128; bicubic to 64; central 64x64"
 REMEDY = (
@@ -130,7 +130,7 @@ def _listed(root: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         raise UserError(f"ImageNet: {folder} has no folders of classes (n01440764 …); {REMEDY}")
     classes = train or own
     if foreign := sorted(set(own) - set(classes)):
-        raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train has not")
+        raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train lacks")
     if own:
         numbers = {wnid: number for number, wnid in enumerate(classes)}
         files = [
@@ -146,9 +146,9 @@ def _listed(root: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def _flat(root: Path, folder: Path, classes: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
-    """The files of a folder without folders of classes, whose classes a table tells."""
+    """The files of a folder without class folders, whose classes are in a table."""
     tables = ("LOC_val_solution.csv", "val_labels.txt")
-    # Kaggle's table lies three folders above, beside ILSVRC/Data/CLS-LOC.
+    # Kaggle's table is three folders up from ILSVRC/Data/CLS-LOC.
     places = (root, folder, *root.absolute().parents[:3])
     table = next((d / n for n in tables for d in places if (d / n).is_file()), None)
     if table is None:
@@ -174,20 +174,22 @@ def _table(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"ImageNet: {path} is no text ({error}); correct it") from None
+        raise UserError(f"ImageNet: {path} is not a text file ({error}); correct it") from None
     rows: Iterable[list[str]]
     if path.suffix == ".csv":
-        rows = list(csv.reader(lines))[1:]  # under a line of titles
+        rows = list(csv.reader(lines))[1:]  # below the header
     else:
         rows = (line.split() for line in lines)
-    found = {}
+    wnids = {}
     for number, row in enumerate((row for row in rows if row), start=1):
         # Kaggle's second column goes on with boxes: "n01440764 10 20 30 40".
         words = row[1].split() if len(row) > 1 else []
         if not words or not WNID.fullmatch(words[0]):
-            raise UserError(f"ImageNet: entry {number} of {path} is no name and wnid; correct it")
-        found[Path(row[0]).stem] = words[0]
-    return found
+            raise UserError(
+                f"ImageNet: entry {number} of {path} is not a name and a wnid; correct it"
+            )
+        wnids[Path(row[0]).stem] = words[0]
+    return wnids
 
 
 def _folders(folder: Path) -> list[str]:

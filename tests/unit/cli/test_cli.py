@@ -289,7 +289,7 @@ def test_truncated_weights(desk: Desk) -> None:
     cut = desk.folder / "cut.safetensors"
     cut.write_bytes(desk.teacher.weights.read_bytes()[:-100])
     for ended in (desk.train(teacher=cut), desk.run("sample", cut)):
-        assert refused(ended).startswith(f"{cut} is damaged")
+        assert refused(ended).startswith(f"{cut} is corrupt")
     assert not (desk.folder / "runs").exists()
 
 
@@ -298,7 +298,7 @@ def test_truncated_data(desk: Desk, tmp_path: Path) -> None:
     shutil.copytree(desk.digits.path, data)
     (data / "images.npy").write_bytes((data / "images.npy").read_bytes()[:5000])
     sentence = refused(desk.teach(data=data))
-    assert sentence.startswith(f"{data / 'images.npy'} is damaged")
+    assert sentence.startswith(f"{data / 'images.npy'} is corrupt")
     assert "ctm data" in sentence
 
 
@@ -316,7 +316,7 @@ def test_truncated_checkpoints(desk: Desk, caplog: pytest.LogCaptureFixture) -> 
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert desk.train().code == 0
-        assert caplog.text.count("skipping a damaged checkpoint") == len(steps)
+        assert caplog.text.count("skipping a corrupt checkpoint") == len(steps)
         made = desk.folder / "out" / "student.safetensors"
         assert made.read_bytes() == desk.student.weights.read_bytes()
 

@@ -203,7 +203,7 @@ def test_a_known_prefix_is_completed(project: Path, server: Site) -> None:
 
 def test_a_page_of_text_is_not_pinned(project: Path, server: Site) -> None:
     server.script = ["page"]
-    with pytest.raises(UserError, match="what came is a web page, no file of the format torch, "):
+    with pytest.raises(UserError, match="what came is a web page, not a file of the format torch"):
         fetch(listed(server, **UNKNOWN))
     assert lock() == {} and files() == set()
 
@@ -214,9 +214,9 @@ def test_code_of_unknown_hash_is_refused(project: Path, server: Site, format_: s
     with pytest.raises(UserError) as refused:
         fetch(listed(server, **how))
     assert str(refused.value) == (
-        f"Some weights (some) from {server.url} is refused, for files of the format {format_} can "
-        "run code and its SHA-256 is not known: learn it from somebody you trust and give it with "
-        "`ctm assets fetch some --sha256 …`"
+        f"Some weights (some) from {server.url} is refused because files of the format {format_} "
+        "can run code and its SHA-256 is not known: get it from somebody you trust and pass it "
+        "with `ctm assets fetch some --sha256 …`"
     )
     assert server.seen == [] and not Path("files").exists() and lock() == {}
 

@@ -160,9 +160,9 @@ def test_an_archive_of_something_else(
     archive = source / "archive.tar.gz"
     whole = archive.read_bytes()
     for content, says in (
-        (whole[: len(whole) // 2], "is no whole tar.gz archive"),
-        (b"no archive at all", "is no whole tar.gz archive"),
-        (b"", "is no whole tar.gz archive|has no data_batch_1"),
+        (whole[: len(whole) // 2], "is not a complete tar.gz archive"),
+        (b"no archive at all", "is not a complete tar.gz archive"),
+        (b"", "is not a complete tar.gz archive|has no data_batch_1"),
     ):
         archive.write_bytes(content)
         monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(content).hexdigest())
@@ -273,7 +273,7 @@ def test_nothing_is_executed(
     (source / cifar10.FOLDER / "test_batch").write_bytes(content)
     md5 = {"test_batch": hashlib.md5(content).hexdigest()}
     monkeypatch.setattr(cifar10, "BATCHES", cifar10.BATCHES | {"test": md5})
-    with pytest.raises(UserError, match=r"test_batch is no batch of CIFAR-10 \(.+\); give"):
+    with pytest.raises(UserError, match=r"test_batch is not a batch of CIFAR-10 \(.+\); give"):
         dataset.prepare("cifar10", "test", str(source), tmp_path / "test")
     assert not trace.exists()
 

@@ -183,7 +183,7 @@ def test_a_manifest_of_another_dataset_is_refused(copied):
 
 def test_a_pickled_array_is_not_loaded(copied):
     np.save(copied / "labels.npy", np.array([{"a": 1}] * 1797, dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"labels\.npy is damaged"):
+    with pytest.raises(UserError, match=r"labels\.npy is corrupt"):
         dataset.open_dataset(copied)
 
 

@@ -382,7 +382,7 @@ def test_validation_in_folders(flat: Path, tmp_path: Path) -> None:
     made = prepare(flat, tmp_path / "test", split="test")
     assert made.labels.tolist() == [0, 1, 2, 2]
     (flat / "val" / "n99999999").mkdir()
-    with pytest.raises(UserError, match="val has the class n99999999, which train has not"):
+    with pytest.raises(UserError, match="val has the class n99999999, which train lacks"):
         prepare(flat, tmp_path / "test", split="test")
     shutil.rmtree(flat / "val" / "n99999999")
     shutil.rmtree(flat / "val" / WNIDS[0])  # a class without validation keeps its number
@@ -402,9 +402,9 @@ def test_tables_that_do_not_fit(flat: Path, tmp_path: Path) -> None:
     table.write_text("".join(f"ILSVRC2012_val_{n:08d}.JPEG n00000000\n" for n in range(5)))
     refused("gives the unknown class n00000000 to ILSVRC2012_val_00000001.JPEG")
     table.write_text("ILSVRC2012_val_00000001.JPEG 65\n")
-    refused("entry 1 of .*val_labels.txt is no name and wnid")
+    refused("entry 1 of .*val_labels.txt is not a name and a wnid")
     table.write_bytes(b"\xff\xfe\x00")
-    refused("val_labels.txt is no text")
+    refused("val_labels.txt is not a text file")
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_truncated_missing_and_foreign_files(student: Trained, tmp_path: Path) -
     data = student.weights.read_bytes()
     for size in (0, 7, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
-        with pytest.raises(UserError, match=r"w\.safetensors is damaged"):
+        with pytest.raises(UserError, match=r"w\.safetensors is corrupt"):
             weight_file.load_weights(path)
     path.write_bytes(b"\x80\x04}q\x00.")  # a pickle is not even tried
-    with pytest.raises(UserError, match=r"w\.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"w\.safetensors is corrupt"):
         weight_file.load_weights(path)

@@ -93,7 +93,7 @@ def test_a_damaged_one_is_skipped_with_a_warning(
         found = checkpoint.newest(tmp_path)
     assert found is not None and found.step == 4
     (warning,) = caplog.messages
-    assert "skipping a damaged checkpoint" in warning
+    assert "skipping a corrupt checkpoint" in warning
     assert "step-00000008" in warning
 
 

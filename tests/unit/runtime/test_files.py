@@ -161,9 +161,9 @@ def test_a_truncated_file_is_refused(
     data = (folder / "whole").read_bytes()
     cut = folder / "cut.safetensors"
     cut.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UserError, match=r"cut\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(UserError, match=r"cut\.safetensors is corrupt or not a safetensors file"):
         files.load_tensors(cut)
-    with pytest.raises(UserError, match=r"cut\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(UserError, match=r"cut\.safetensors is corrupt or not a safetensors file"):
         files.read_metadata(cut)
 
 

@@ -258,7 +258,7 @@ def test_a_damaged_newest_checkpoint(
     file = case.run / "checkpoints" / "step-00000009" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     case.train()
-    assert "skipping a damaged checkpoint" in caplog.text
+    assert "skipping a corrupt checkpoint" in caplog.text
     assert "step-00000009" in caplog.text
     case.assert_undisturbed()
 
@@ -270,7 +270,7 @@ def test_every_checkpoint_truncated(
     for file in case.run.glob("checkpoints/*/student.safetensors"):
         file.write_bytes(file.read_bytes()[:1000])
     case.train()
-    assert caplog.text.count("skipping a damaged checkpoint") == 2
+    assert caplog.text.count("skipping a corrupt checkpoint") == 2
     case.assert_undisturbed()
 
 
@@ -524,7 +524,7 @@ def test_a_damaged_discriminator(
     data[-20] ^= 1
     file.write_bytes(data)
     gan_case.train()
-    assert f"{section}.safetensors is damaged" in caplog.text
+    assert f"{section}.safetensors is corrupt" in caplog.text
     gan_case.assert_undisturbed()
 
 

@@ -300,5 +300,5 @@ def test_verify_refuses_what_it_cannot_read(
     (folder / "one.safetensors").write_bytes(whole[: len(whole) // 2])
     code, out, err = run(monkeypatch, capsys, folder)
     assert (code, out) == (2, "")
-    assert "one.safetensors is damaged" in err
+    assert "one.safetensors is corrupt" in err
     assert err.count("\n") == 1
