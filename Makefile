@@ -1,15 +1,15 @@
 # make setup   install everything pinned into .venv (TORCH=cpu: a smaller set without CUDA)
 # make table   the default experiment, from data to results/table.csv and results/report.html
-# make test    every check; those that need system packages only under CTM_TEST_SYSTEM=1
-# make bench   how long steps, samples and scores take on this machine
-# make lock    resolve pyproject.toml into the lock files anew
+# make test    all tests; those that need system packages only with CTM_TEST_SYSTEM=1
+# make bench   time training steps, sampling and scoring on this machine
+# make lock    regenerate the lock files from pyproject.toml
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .PHONY: setup table test bench lock
 
 VENV := .venv
-# What was installed stays chosen until TORCH says otherwise.
+# Keep the installed variant until TORCH selects another.
 TORCH ?= $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*) $(VENV)/.installed-cuda))
 LOCK_cuda := requirements/lock.txt
 LOCK_cpu := requirements/lock-cpu.txt
@@ -19,7 +19,7 @@ $(error TORCH=$(TORCH) is unknown; it is cuda or cpu)
 endif
 INSTALLED := $(VENV)/.installed-$(TORCH)
 CORES ?= all
-# The first Python on the path that is new enough.
+# The first sufficiently new Python on the path.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 

@@ -79,7 +79,7 @@ def protocol_line(facts: Mapping[str, Any]) -> str:
     return (
         f"Features `{facts.get('features')}` (weights {str(facts.get('weights_sha256'))[:12]}) at "
         f"{size}×{size}, resize {facts.get('resize')}; reference: {reference.get('n')} images of "
-        f"the {reference.get('split')} set; {facts.get('samples')} samples a seed, seeds "
+        f"the {reference.get('split')} set; {facts.get('samples')} samples per seed, seeds "
         f"{facts.get('seeds')}; rounding {facts.get('rounding')}, labels {facts.get('labels')}, "
         f"{facts.get('precision')}."
     )
@@ -170,8 +170,8 @@ def markdown(made: Sequence[Section]) -> str:
     parts = [
         "# Results",
         "Fréchet distances (FD): lower is better. [low, high] is a 95% interval of the mean; bold "
-        "is the best. Values are comparable within a section only: another protocol measures "
-        "another quantity.",
+        "is the best. Values are comparable only within a section: other protocols measure other "
+        "quantities.",
     ]
     for section in made:
         parts += [f"## {section.experiment} · {section.protocol}", section.protocol_line]
