@@ -80,23 +80,13 @@ def printed(value: float) -> str:
 def beside(
     rows: Sequence[Row], literature: Literature, path: str | os.PathLike[str]
 ) -> dict[tuple[RowKey, str], Beside]:
-    """Published values by our row and metric.
-
-    Raises
-    ------
-    UserError
-        If an entry names a cell that an evaluated model does not have.
-    """
+    """Published values by our row and metric; raises as :func:`joined`."""
     # An entry that names a step comes later, and so goes before one of the last step.
-    entries = sorted(literature.entries(), key=lambda e: e.ours is not None and bool(e.ours.step))
-    found: dict[tuple[RowKey, str], Beside] = {}
-    for entry in entries:
-        for row in (r for r in _named(entry, rows, path) if r.protocol == entry.protocol):
-            for metric in row.metrics:
-                value = _published(entry, metric)
-                if value is not None:
-                    found[row.key, metric] = _compare(row, metric, entry, value)
-    return found
+    known = sorted(
+        joined(rows, literature, path),
+        key=lambda one: one.entry.ours is not None and bool(one.entry.ours.step),
+    )
+    return {(one.row.key, one.metric): one.beside for one in known if one.beside is not None}
 
 
 def joined(
@@ -107,7 +97,7 @@ def joined(
     Raises
     ------
     UserError
-        As :func:`beside`.
+        If an entry names a cell that an evaluated model does not have.
     """
     return [
         _join(entry, kind, value, cells)
@@ -139,38 +129,29 @@ def _named(entry: Published, rows: Sequence[Row], path: str | os.PathLike[str]) 
 
 def _join(entry: Published, kind: str, value: float, cells: Sequence[Row]) -> Joined:
     near = families("fd" if kind == "fid" else kind)
-    found = [
-        (row.protocol != entry.protocol, _published(entry, metric) != value, row, metric)
+    candidates = [
+        (row.protocol != entry.protocol, not _is_alike(entry, kind, metric), row, metric)
         for row in cells
         for metric in names.in_order(row.metrics)
         if family(metric) in near
     ]
-    if not found:
+    if not candidates:
         return Joined(entry, kind, value, cells[0], "", None, "not measured here")
-    other, unlike, row, metric = min(found, key=lambda one: one[:2])
-    if other:
-        return Joined(entry, kind, value, row, metric, None, f"another protocol: {row.protocol}")
-    if unlike:
+    other, unlike, row, metric = min(candidates, key=lambda one: one[:2])
+    if other or unlike:
         count = names.parse(metric).n
-        samples = "another number of samples" if count is None else f"ours of {count:,} samples"
-        return Joined(entry, kind, value, row, metric, None, samples)
-    return Joined(entry, kind, value, row, metric, _compare(row, metric, entry, value), "")
-
-
-def _published(entry: Published, metric: str) -> float | None:
-    """The entry's value of a metric, if the number of samples is the same, too."""
-    kind = family(metric)
-    for known, value in entry.row.values.items():
-        if known == kind == "fid" or (
-            known == kind and entry.samples is not None and metric.endswith(f"_{entry.samples}")
-        ):
-            return value
-    return None
-
-
-def _compare(row: Row, metric: str, entry: Published, value: float) -> Beside:
-    summary = row.metrics[metric]
-    delta = None
+        why = "another number of samples" if count is None else f"ours of {count:,} samples"
+        if other:
+            why = f"another protocol: {row.protocol}"
+        return Joined(entry, kind, value, row, metric, None, why)
+    summary, delta = row.metrics[metric], None
     if summary.half and entry.confidence != "plot":
         delta = (summary.mean - value) / summary.half
-    return Beside(value, entry, delta)
+    return Joined(entry, kind, value, row, metric, Beside(value, entry, delta), "")
+
+
+def _is_alike(entry: Published, kind: str, metric: str) -> bool:
+    """Whether a metric is of a kind and, unless it is FID, of as many samples as the entry."""
+    if family(metric) != kind:
+        return False
+    return kind == "fid" or (entry.samples is not None and names.parse(metric).n == entry.samples)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,20 @@ from ctm_core.report.scores import (
 from ctm_core.report.statistics import Summary
 from ctm_core.report.tables.columns import number, runs_csv
 from ctm_core.report.tables.sections import training_seeds
-from ctm_core.report.verdicts import Finding, claims_page, read_findings
-from ctm_core.report.verdicts.sentences import told
+from ctm_core.report.verdicts import Finding, read_findings
+from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_sentence
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_text
 
 __all__ = ["write_report"]
 
 TITLE = "Consistency Trajectory Models"
-CHARTS = ("fd-nfe", "fd-gamma", "progress", "jumps", "training")
+#: Which figures stand where on the page.
+PLACES = {
+    "hero": ("hero",),
+    "charts": ("fd-nfe", "fd-gamma", "progress", "jumps", "training"),
+    "galleries": ("path", "samples"),
+}
 
 #: CSS pixels for an inch of a figure: its text then has the size of the page's notes.
 SCREEN_INCH = 110
@@ -86,9 +92,9 @@ def write_report(
             _experiment(name, rows, records, pictures, claims, known, results)
             for name in experiments
         ],
-        "untested": [
-            claims_page.finding(claim) for claim in claims if claim.verdict == "not testable"
-        ],
+        "untested": [claim for claim in claims if claim.verdict == "not testable"],
+        "marks": MARKS,
+        "families": FAMILIES,
         "protocols": _protocols(records),
         "versions": sorted({record.code_version for record in records}),
     }
@@ -99,7 +105,15 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": "{:,}".format, "duration": duration}
+    environment.filters |= {
+        "cell": partial(cell_name, teacher=False),
+        "count": "{:,}".format,
+        "counted": counted,
+        "display": display,
+        "duration": duration,
+        "number": number,
+        "printed": printed,
+    }
     write_text(output, environment.get_template("report.html.j2").render(context))
 
 
@@ -128,11 +142,11 @@ def _experiment(
     own = [row for row in rows if row.experiment == name]
     evaluated = [record for record in records if record.experiment == name]
     found = [finding for finding in claims if finding.experiment == name]
-    shown = [
-        _picture(picture, results)
-        for picture in pictures
-        if picture.experiment == name and _file(picture, results).is_file()
-    ]
+    drawn = [p for p in pictures if p.experiment == name and _file(p, results).is_file()]
+    shown = {
+        place: [_picture(picture, results) for picture in drawn if picture.kind in kinds]
+        for place, kinds in PLACES.items()
+    }
     main = main_protocol(own, name)
     protocols = [main, *sorted({row.protocol for row in own} - {main})]
     return {
@@ -142,15 +156,13 @@ def _experiment(
             (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
         ),
         "ran": _what_ran(own, evaluated, protocols),
-        "answer": claims_page.answer(found),
-        "sentence": told(found),
-        "findings": [claims_page.finding(one) for one in found if one.verdict != "not testable"],
+        "answer": answer(found),
+        "sentence": in_one_sentence(found),
+        "findings": [one for one in found if one.verdict != "not testable"],
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
-        "published": [_published(one) for one in known if one.row.experiment == name],
-        "hero": [picture for picture in shown if picture["kind"] == "hero"],
-        "charts": [p for p in shown if p["kind"] in CHARTS],
-        "galleries": [picture for picture in shown if picture["kind"] in ("path", "samples")],
+        "published": [one for one in known if one.row.experiment == name],
+        **shown,
         "weights": evaluated,
         "costs": _costs(name, evaluated, results),
     }
@@ -174,7 +186,7 @@ def _what_ran(rows: Sequence[Row], records: Sequence[Evaluation], protocols: lis
     if seeds:
         samples = {row.n_samples for row in rows if isinstance(row.sample_seeds[0], int)}
         many = " or ".join(f"{n:,}" for n in sorted(samples))
-        text += f", {_counted(len(seeds), 'sampling seed')} of {many} samples a cell"
+        text += f", {_counted(len(seeds), 'sampling seed')} of {many} samples per cell"
     return f"{text}, scored by {' and '.join(protocols)}"
 
 
@@ -188,18 +200,22 @@ def _counted(count: int, noun: str) -> str:
 def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     metrics = metrics_of(rows)
     winners = {metric: best(rows, metric) for metric in metrics}
-    scales = {metric: _Scale(row.metrics.get(metric) for row in rows) for metric in metrics}
+    scale = _Scale(row.metrics[metrics[0]] for row in rows if metrics[0] in row.metrics)
     return {
         "protocol": protocol,
         "metrics": [(display(metric), detail(metric)) for metric in metrics],
         "steps": len(last_steps(rows)) != len(rows),
         "rank_deficient": any(row.rank_deficient for row in rows),
+        "scale": scale,
         "rows": [
             {
                 "row": row,
-                "gamma": number(row.cell.gamma),
                 "scores": [
-                    _score(row, metric, scales[metric], winners[metric] is row)
+                    {
+                        "value": row.metrics.get(metric),
+                        "winner": winners[metric] is row,
+                        "deficient": metric in row.rank_deficient,
+                    }
                     for metric in metrics
                 ],
                 "methods": sorted({summary.method for summary in row.metrics.values()} - {""}),
@@ -210,52 +226,11 @@ def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     }
 
 
-def _score(row: Row, metric: str, scale: _Scale, winner: bool) -> dict[str, Any] | None:
-    summary = row.metrics.get(metric)
-    if summary is None:
-        return None
-    minimum = summary.minimum_of_three
-    ends = summary.interval or (summary.mean, summary.mean)
-    return {
-        "mean": summary.text(summary.mean),
-        "value": repr(summary.mean),
-        "interval": str(summary).partition(" ")[2],
-        "minimum": "" if minimum is None else summary.text(minimum),
-        "at": scale.place(summary.mean),
-        "low": scale.place(ends[0]),
-        "width": round(scale.place(ends[1]) - scale.place(ends[0]), 2),
-        "winner": winner,
-        "deficient": metric in row.rank_deficient,
-    }
-
-
-def _published(found: Joined) -> dict[str, Any]:
-    cell = found.row.cell
-    summary = found.row.metrics.get(found.metric)
-    delta = None if found.beside is None else found.beside.delta
-    source = found.entry.source if found.beside is None else found.beside.source
-    return {
-        "row": found.row,
-        "cell": cell_name(cell, teacher=False),
-        "kind": FAMILIES[found.kind].display,
-        "ours": "" if summary is None else str(summary),
-        "metric": display(found.metric) if found.metric else "",
-        "published": printed(found.value),
-        "delta": "" if delta is None else f"{delta:+.1f}",
-        "protocol": found.entry.protocol or "not known",
-        "why": found.why,
-        "method": found.entry.row.method,
-        "source": source,
-        "note": found.entry.row.note or "",
-    }
-
-
 class _Scale:
     """Places values on a line of 0 to 100 percent, logarithmic where all are positive."""
 
-    def __init__(self, summaries: Iterable[Summary | None]) -> None:
-        known = [s for s in summaries if s is not None]
-        ends = [end for s in known for end in (s.interval or (s.mean, s.mean))]
+    def __init__(self, summaries: Iterable[Summary]) -> None:
+        ends = [end for summary in summaries for end in summary.ends]
         self._log = min(ends) > 0
         self._low = self._to(min(ends))
         self._span = (self._to(max(ends)) - self._low) or 1.0
@@ -281,13 +256,10 @@ def _picture(picture: Picture, results: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             width, height = image.size
     except OSError as error:
-        raise UserError(f"{path} is no picture ({error}); draw it with `ctm figures`") from None
+        raise UserError(f"{path} is not a picture ({error}); draw it with `ctm figures`") from None
     data = base64.b64encode(path.read_bytes()).decode()
     return {
-        "kind": picture.kind,
-        "title": picture.title,
-        "caption": picture.caption,
-        "alternative": f"{picture.title}. {picture.caption} {picture.numbers}".strip(),
+        "picture": picture,
         "width": round(width * SCREEN_INCH / PIXELS_PER_INCH),
         "height": round(height * SCREEN_INCH / PIXELS_PER_INCH),
         "source": f"data:image/png;base64,{data}",
@@ -308,32 +280,22 @@ def _protocols(records: Iterable[Evaluation]) -> list[dict[str, Any]]:
     return [{"name": name, "facts": facts[name]} for name in sorted(facts)]
 
 
-def _costs(
-    experiment: str, records: Iterable[Evaluation], results: Path
-) -> dict[str, list[dict[str, Any]] | float | list[str]]:
+def _costs(experiment: str, records: Iterable[Evaluation], results: Path) -> dict[str, Any]:
     """Seconds and network calls of each training and its evaluations."""
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    hardware: dict[str, None] = {}
     for record in records:
-        key = (record.model, record.train_seed)
-        if key not in lines:
-            folder = results / experiment / record.model / f"seed-{record.train_seed}"
-            path = folder / "training.json"
+        model, seed = record.model, record.train_seed
+        path = results / experiment / model / f"seed-{seed}" / "training.json"
+        if (model, seed) not in lines:
             training = read_json(path) if path.is_file() else {}
-            lines[key] = {
-                "model": record.model,
-                "seed": record.train_seed,
-                "steps": training.get("steps"),
-                "parameters": training.get("parameters"),
-                "seconds": training.get("seconds"),
-                "passes": training.get("forward_passes", {}),
-                "exact": training.get("exact"),
-                "precision": training.get("precision"),
-                "evaluation": 0.0,
-            }
-            if training.get("hardware"):
-                facts = training["hardware"].items()
-                hardware[", ".join(f"{key} {value}" for key, value in facts)] = None
-        lines[key]["evaluation"] += record.seconds
-    total = sum((line["seconds"] or 0.0) + line["evaluation"] for line in lines.values())
-    return {"lines": list(lines.values()), "total": total, "hardware": list(hardware)}
+            line = {"model": model, "seed": seed, "training": training, "evaluation": 0.0}
+            lines[model, seed] = line
+        lines[model, seed]["evaluation"] += record.seconds
+    trainings = [line["training"] for line in lines.values()]
+    hardware = [training["hardware"] for training in trainings if training.get("hardware")]
+    return {
+        "lines": list(lines.values()),
+        "total": sum(training.get("seconds") or 0.0 for training in trainings)
+        + sum(line["evaluation"] for line in lines.values()),
+        "hardware": dict.fromkeys(", ".join(f"{k} {v}" for k, v in h.items()) for h in hardware),
+    }

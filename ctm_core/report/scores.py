@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -14,7 +14,14 @@ from ctm_core.config import Cell, validated
 from ctm_core.config.sampling_grid import ADAPTIVE
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.csv_files import read_csv
-from ctm_core.report.statistics import SampleSeed, StandardError, Summary, summarise
+from ctm_core.report.statistics import (
+    SampleSeed,
+    Seeds,
+    StandardError,
+    Summary,
+    in_order,
+    summarise,
+)
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
@@ -50,13 +57,8 @@ class RowKey(NamedTuple):
     cell: Cell
 
     def order(self) -> tuple[Any, ...]:
-        return (
-            self.experiment,
-            self.protocol,
-            model_order(self.model),
-            self.step,
-            cell_order(self.cell),
-        )
+        """Sort key: the teacher before its students."""
+        return *self[:2], model_order(self.model), self.step, cell_order(self.cell)
 
 
 class Score(BaseModel):
@@ -179,41 +181,40 @@ def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
         two files of an experiment stem from different data, or one protocol's name stands for two
         protocols.
     """
-    found: dict[tuple[str, str, int, int], tuple[Path, Evaluation]] = {}
+    read: dict[tuple[Any, ...], tuple[Path, Evaluation]] = {}
     fingerprints: dict[str, tuple[Path, str]] = {}
     protocols: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(paths):
         evaluation = validated(Evaluation, read_json(path), path)
-        key = (evaluation.experiment, evaluation.model, evaluation.step, evaluation.train_seed)
-        if key in found:
+        experiment, model = evaluation.experiment, evaluation.model
+        key = (experiment, model_order(model), evaluation.step, evaluation.train_seed)
+        other, known = read.setdefault(key, (path, evaluation))
+        if known is not evaluation:
             raise UserError(
-                f"{path} and {found[key][0]} both evaluate {evaluation.experiment} "
-                f"{evaluation.model} step {evaluation.step} training seed "
-                f"{evaluation.train_seed}; name only one of them"
+                f"{path} and {other} both evaluate {experiment} {model} step {evaluation.step} "
+                f"training seed {evaluation.train_seed}; name only one of them"
             )
-        found[key] = (path, evaluation)
-        print_of = evaluation.dataset_fingerprint
-        if print_of is not None:
-            other, expected = fingerprints.setdefault(evaluation.experiment, (path, print_of))
-        if print_of is not None and print_of != expected:
-            raise UserError(
-                f"{path} and {other} belong to the experiment {evaluation.experiment} but to "
-                "different data (their dataset_fingerprint differ); evaluate one of them again"
-            )
+        fingerprint = evaluation.dataset_fingerprint
+        if fingerprint is not None:
+            other, expected = fingerprints.setdefault(experiment, (path, fingerprint))
+            if fingerprint != expected:
+                raise UserError(
+                    f"{path} and {other} belong to the experiment {experiment} but to different "
+                    "data (their dataset_fingerprint differ); evaluate one of them again"
+                )
         for name, facts in evaluation.protocols.items():
-            other, known = protocols.setdefault(name, (path, facts))
-            if facts != known:
-                names = facts.keys() | known.keys()
-                keys = sorted(key for key in names if facts.get(key) != known.get(key))
+            other, agreed = protocols.setdefault(name, (path, facts))
+            if facts != agreed:
+                keys = facts.keys() | agreed.keys()
+                unequal = sorted(key for key in keys if facts.get(key) != agreed.get(key))
                 raise UserError(
                     f"{path} and {other} mean different things by the protocol {name} "
-                    f"({', '.join(keys)}); evaluate one of them again"
+                    f"({', '.join(unequal)}); evaluate one of them again"
                 )
         _check_scores(path, evaluation)
-    if not found:
+    if not read:
         raise UserError("no evaluation files are given; name at least one evaluation.json")
-    order = sorted(found, key=lambda key: (key[0], model_order(key[1]), *key[2:]))
-    return [found[key][1] for key in order]
+    return [evaluation for _, (_, evaluation) in sorted(read.items(), key=lambda item: item[0])]
 
 
 def read_runs(results: Path) -> list[Path]:
@@ -284,68 +285,57 @@ def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
     groups: dict[RowKey, list[tuple[Evaluation, Score]]] = defaultdict(list)
     for evaluation in evaluations:
         for score in evaluation.rows:
-            key = RowKey(
-                evaluation.experiment,
-                score.protocol,
-                evaluation.model,
-                evaluation.step,
-                # How often an adaptive solver evaluates the network is a result: it differs from
-                # training to training, and must not part them.
-                score.cell if score.sampler != ADAPTIVE else Cell(ADAPTIVE, 0, None),
-            )
-            groups[key].append((evaluation, score))
+            # How often an adaptive solver evaluates the network is a result: it differs from
+            # training to training, and must not part them.
+            cell = Cell(ADAPTIVE, 0, None) if score.sampler == ADAPTIVE else score.cell
+            place = evaluation.experiment, score.protocol, evaluation.model, evaluation.step
+            groups[RowKey(*place, cell)].append((evaluation, score))
     return [_row(key, groups[key]) for key in sorted(groups, key=RowKey.order)]
 
 
-def _measured(cell: Cell, scored: list[tuple[Evaluation, Score]]) -> Cell:
-    """The cell, with the mean number of evaluations where the solver chose it."""
-    if cell.sampler != ADAPTIVE:
-        return cell
-    return Cell(ADAPTIVE, round(sum(score.nfe for _, score in scored) / len(scored)), None)
-
-
 def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
-    experiment, protocol, model, step, cell = key
-    values: dict[str, dict[tuple[int, SampleSeed], float]] = defaultdict(dict)
-    errors: dict[str, dict[tuple[int, SampleSeed], StandardError]] = defaultdict(dict)
+    values: dict[str, dict[Seeds, float]] = defaultdict(dict)
+    errors: dict[str, dict[Seeds, StandardError]] = defaultdict(dict)
     for evaluation, score in scored:
-        key_of = evaluation.train_seed, score.sample_seed
-        values[score.metric][key_of] = score.value
+        seeds = evaluation.train_seed, score.sample_seed
+        values[score.metric][seeds] = score.value
         if score.error is not None:
-            errors[score.metric][key_of] = score.error
+            errors[score.metric][seeds] = score.error
     try:
         metrics = {m: summarise(values[m], errors[m]) for m in sorted(values)}
     except ValueError as error:
         raise UserError(
-            f"{experiment} {model} step {step} {cell.label} under {protocol}: {error}; "
-            "evaluate every training seed with the same sampling seeds"
+            f"{key.experiment} {key.model} step {key.step} {key.cell.label} under "
+            f"{key.protocol}: {error}; evaluate every training seed with the same sampling seeds"
         ) from None
-    evaluations = {evaluation.train_seed: evaluation for evaluation, _ in scored}
-    first = scored[0][0]
-
-    def joined(what: Callable[[Evaluation], str]) -> str:
-        return ";".join(sorted({what(evaluation) for evaluation in evaluations.values()}))
-
-    seeds = {score.sample_seed for _, score in scored}
+    by_train_seed = {evaluation.train_seed: evaluation for evaluation, _ in scored}
+    evaluations, scores = list(by_train_seed.values()), [score for _, score in scored]
+    cell = key.cell
+    if cell.sampler == ADAPTIVE:
+        cell = Cell(ADAPTIVE, round(sum(score.nfe for score in scores) / len(scores)), None)
     return Row(
-        experiment=experiment,
-        dataset=first.dataset,
-        model=model,
-        objective=joined(lambda e: e.objective),
-        step=step,
-        cell=_measured(cell, scored),
-        protocol=protocol,
-        train_seeds=tuple(sorted(evaluations)),
-        sample_seeds=tuple(sorted(seeds, key=lambda s: (isinstance(s, str), s))),
-        n_samples=max(score.n for _, score in scored),
-        params_m=first.params_m,
+        experiment=key.experiment,
+        dataset=evaluations[0].dataset,
+        model=key.model,
+        objective=_joined({e.objective for e in evaluations}),
+        step=key.step,
+        cell=cell,
+        protocol=key.protocol,
+        train_seeds=tuple(sorted(by_train_seed)),
+        sample_seeds=tuple(in_order(score.sample_seed for score in scores)),
+        n_samples=max(score.n for score in scores),
+        params_m=evaluations[0].params_m,
         # Two training seeds may give equal weights only by mistake, so the list keeps duplicates.
-        checkpoint_sha256=";".join(sorted(e.checkpoint_sha256 for e in evaluations.values())),
-        train_hash=joined(lambda e: e.train_hash),
-        code_version=joined(lambda e: e.code_version),
+        checkpoint_sha256=_joined([e.checkpoint_sha256 for e in evaluations]),
+        train_hash=_joined({e.train_hash for e in evaluations}),
+        code_version=_joined({e.code_version for e in evaluations}),
         metrics=metrics,
-        rank_deficient=frozenset(score.metric for _, score in scored if score.rank_deficient),
+        rank_deficient=frozenset(score.metric for score in scores if score.rank_deficient),
     )
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ";".join(sorted(texts))
 
 
 def model_order(model: str) -> tuple[bool, str]:
@@ -411,10 +401,7 @@ def best(rows: Iterable[Row], metric: str) -> Row | None:
 
 def main_protocol(rows: Iterable[Row], experiment: str) -> str:
     """The protocol that scores most of an experiment's cells; the first by name among equals."""
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row.experiment == experiment:
-            counts[row.protocol] += 1
+    counts = Counter(row.protocol for row in rows if row.experiment == experiment)
     return min(counts, key=lambda name: (-counts[name], name))
 
 

@@ -22,9 +22,10 @@ the same rule picks, so that what the cells share (noises, classes, the teacher)
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -32,12 +33,15 @@ from scipy.special import stdtrit
 
 __all__ = [
     "Difference",
+    "Estimate",
     "Method",
     "Outcome",
     "SampleSeed",
+    "Seeds",
     "StandardError",
     "Summary",
     "half_width",
+    "in_order",
     "paired",
     "rounded",
     "summarise",
@@ -62,43 +66,31 @@ class StandardError(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the values of one cell and metric say.
+class Estimate:
+    """A mean with its 95% interval, and what the interval is taken over.
 
     Attributes
     ----------
-    mean
-        Mean over both kinds of seeds.
-    std
-        Standard deviation (divisor n - 1) of the values that the interval is taken over; None
-        where it is not taken over several.
     low, high
-        Ends of the 95% interval of the mean; None where there is none.
+        Ends of the interval; None where there is none.
     method
-        What the interval is taken over; empty where there is none.
-    minimum_of_three
-        Smallest of the first three sampling seeds, averaged over training seeds: the number that
-        EDM and its successors print. None with fewer.
-    by_train_seed
-        Mean over sampling seeds, for each training seed.
-    values, errors
-        What it was made of, by (training seed, sampling seed).
+        What it is taken over; empty where there is none.
     """
 
     mean: float
-    std: float | None = None
     low: float | None = None
     high: float | None = None
     method: Method = ""
-    minimum_of_three: float | None = None
-    by_train_seed: Mapping[int, float] = field(default_factory=dict)
-    values: Mapping[Seeds, float] = field(default_factory=dict, repr=False, compare=False)
-    errors: Mapping[Seeds, StandardError] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval's ends, or None where there is none."""
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval's ends; the mean twice where there is none."""
+        return self.interval or (self.mean, self.mean)
 
     @property
     def half(self) -> float | None:
@@ -113,8 +105,33 @@ class Summary:
         return text
 
     def text(self, value: float) -> str:
-        """A value of this cell with the decimals that its interval allows."""
+        """A value with the decimals that this interval allows."""
         return rounded(value, self.half)
+
+
+@dataclass(frozen=True)
+class Summary(Estimate):
+    """What the values of one cell and metric say; the mean is over both kinds of seeds.
+
+    Attributes
+    ----------
+    std
+        Standard deviation (divisor n - 1) of the values that the interval is taken over; None
+        where it is not taken over several.
+    minimum_of_three
+        Smallest of the first three sampling seeds, averaged over training seeds: the number that
+        EDM and its successors print. None with fewer.
+    by_train_seed
+        Mean over sampling seeds, for each training seed.
+    values, errors
+        What it was made of, by (training seed, sampling seed).
+    """
+
+    std: float | None = None
+    minimum_of_three: float | None = None
+    by_train_seed: Mapping[int, float] = field(default_factory=dict)
+    values: Mapping[Seeds, float] = field(default_factory=dict, repr=False, compare=False)
+    errors: Mapping[Seeds, StandardError] = field(default_factory=dict, repr=False, compare=False)
 
 
 def rounded(value: float, half: float | None) -> str:
@@ -159,24 +176,19 @@ def summarise(
             f"training seed {missing[0][0]} has no value of sampling seed {missing[0][1]}"
         )
     known = dict(errors or {})
-    by_train = {t: statistics.fmean(values[t, s] for s in sample_seeds) for t in train_seeds}
+    table = [[values[t, s] for s in sample_seeds] for t in train_seeds]
+    by_train = dict(zip(train_seeds, map(statistics.fmean, table), strict=True))
     single = [s for s in sample_seeds if isinstance(s, int)][:3]
     minimum = None
     if len(single) == 3:
         minimum = statistics.fmean(min(values[t, s] for s in single) for t in train_seeds)
-    found = _interval(
-        len(train_seeds),
-        sample_seeds,
-        lambda i, s: values[train_seeds[i], s],
-        _joint_error(values, known),
-    )
     mean = statistics.fmean(by_train.values())
+    found = _interval(table, _joint_error(values, known))
     return Summary(
         mean,
+        *found.around(mean),
+        found.method,
         std=found.std,
-        low=None if found.half is None else mean - found.half,
-        high=None if found.half is None else mean + found.half,
-        method=found.method,
         minimum_of_three=minimum,
         by_train_seed=by_train,
         values=dict(values),
@@ -188,27 +200,19 @@ def summarise(
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """``first - factor * second`` for two cells, as far as their seeds can be paired.
+
+    The mean is over the pairs; over everything where nothing can be paired.
 
     Attributes
     ----------
-    mean
-        Over the pairs; over everything where nothing can be paired.
-    low, high
-        Ends of its 95% interval; None where there is none.
-    method
-        What the interval is taken over; empty where there is none.
     pairs
         Independent differences behind the interval.
     why
         Why there is no interval, as a clause; empty where there is one.
     """
 
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    method: Method = ""
     pairs: int = 0
     why: str = ""
 
@@ -220,14 +224,6 @@ class Difference:
         if self.low is not None and self.low > 0:
             return "higher"
         return "undecided"
-
-    def __str__(self) -> str:
-        """``-4.2 [-4.5, -3.9]``."""
-        if self.low is None or self.high is None:
-            return rounded(self.mean, None)
-        half = (self.high - self.low) / 2
-        mean, low, high = (rounded(value, half) for value in (self.mean, self.low, self.high))
-        return f"{mean} [{low}, {high}]"
 
 
 def paired(first: Summary, second: Summary, factor: float = 1.0) -> Difference:
@@ -253,30 +249,27 @@ def paired(first: Summary, second: Summary, factor: float = 1.0) -> Difference:
     everything = first.mean - factor * second.mean
     if not first.values or not second.values:
         return Difference(everything, why="single values are not known")
-    trainings = _pairs_of_trainings(_seeds(first.values)[0], _seeds(second.values)[0])
-    theirs = _seeds(second.values)[1]
-    samplings = [seed for seed in _seeds(first.values)[1] if seed in theirs]
+    (mine, my_samplings), (theirs, their_samplings) = _seeds(first.values), _seeds(second.values)
+    trainings = _pairs_of_trainings(mine, theirs)
+    samplings = [seed for seed in my_samplings if seed in their_samplings]
     if not trainings:
         return Difference(everything, why="the two have no training seed in common")
     if not samplings:
         return Difference(everything, why="the two have no sampling seed in common")
-
-    def difference(pair: int, seed: SampleSeed) -> float:
-        one, two = trainings[pair]
-        return first.values[one, seed] - factor * second.values[two, seed]
-
-    mine = {(one, s): 0.0 for one, _ in trainings for s in samplings}
-    other = {(two, s): 0.0 for _, two in trainings for s in samplings}
+    table = [
+        [first.values[one, s] - factor * second.values[two, s] for s in samplings]
+        for one, two in trainings
+    ]
     error = None
-    one, two = _joint_error(mine, first.errors), _joint_error(other, second.errors)
+    one = _joint_error(itertools.product(dict(trainings), samplings), first.errors)
+    two = _joint_error(itertools.product({t for _, t in trainings}, samplings), second.errors)
     if one is not None and two is not None:
         error = StandardError(one.value + abs(factor) * two.value, min(one.freedom, two.freedom))
-    found = _interval(len(trainings), samplings, difference, error)
-    mean = statistics.fmean(difference(i, s) for i in range(len(trainings)) for s in samplings)
+    found = _interval(table, error)
+    mean = statistics.fmean(itertools.chain(*table))
     if found.half is None:
         return Difference(mean, why="there is a single pair of values without a standard error")
-    low, high = mean - found.half, mean + found.half
-    return Difference(mean, low, high, found.method, found.size)
+    return Difference(mean, *found.around(mean), found.method, found.size)
 
 
 def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
@@ -291,47 +284,41 @@ def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tup
 
 
 class _Interval(NamedTuple):
-    half: float | None
-    method: Method
-    std: float | None
-    size: int
+    half: float | None = None
+    method: Method = ""
+    std: float | None = None
+    size: int = 0
+
+    def around(self, mean: float) -> tuple[float | None, float | None]:
+        return (None, None) if self.half is None else (mean - self.half, mean + self.half)
 
 
-def _interval(
-    trainings: int,
-    samplings: Sequence[SampleSeed],
-    value: Callable[[int, SampleSeed], float],
-    error: StandardError | None,
-) -> _Interval:
-    """The interval by the rule above, of ``value(training, sampling seed)``."""
-    method: Method
-    if trainings >= TRAINING_SEEDS_NEEDED:
-        method = "training_seeds"
-        spread = [statistics.fmean(value(t, s) for s in samplings) for t in range(trainings)]
-    elif len(samplings) > 1:
-        method = "sampling_seeds"
-        spread = [statistics.fmean(value(t, s) for t in range(trainings)) for s in samplings]
-    elif error is not None:
-        return _Interval(_quantile(error.freedom) * error.value, "subsampling", None, 1)
-    else:
-        return _Interval(None, "", None, 0)
-    return _Interval(half_width(spread), method, statistics.stdev(spread), len(spread))
+def _interval(table: Sequence[Sequence[float]], error: StandardError | None) -> _Interval:
+    """The interval by the rule above, of values by training and sampling seed."""
+    method: Method = "training_seeds"
+    if len(table) < TRAINING_SEEDS_NEEDED:
+        method, table = "sampling_seeds", list(zip(*table, strict=True))
+    if len(table) > 1:
+        spread = [statistics.fmean(values) for values in table]
+        return _Interval(half_width(spread), method, statistics.stdev(spread), len(spread))
+    if error is not None:
+        return _Interval(_quantile(error.freedom) * error.value, "subsampling", size=1)
+    return _Interval()
 
 
 def _joint_error(
-    values: Mapping[Seeds, float], errors: Mapping[Seeds, StandardError]
+    seeds: Iterable[Seeds], errors: Mapping[Seeds, StandardError]
 ) -> StandardError | None:
     """Standard error of the mean over training seeds of values of one sampling seed.
 
     They share their noises, so their errors may be correlated; the mean of the errors bounds the
     error of the mean whatever the correlation.
     """
-    if any(seeds not in errors for seeds in values):
+    known = [errors.get(one) for one in seeds]
+    if None in known:
         return None
-    known = [errors[seeds] for seeds in values]
-    return StandardError(
-        statistics.fmean(error.value for error in known), min(error.freedom for error in known)
-    )
+    values, freedoms = zip(*filter(None, known), strict=True)
+    return StandardError(statistics.fmean(values), min(freedoms))
 
 
 def _quantile(freedom: int) -> float:
@@ -340,11 +327,9 @@ def _quantile(freedom: int) -> float:
 
 def _seeds(values: Mapping[Seeds, float]) -> tuple[list[int], list[SampleSeed]]:
     """Training seeds and sampling seeds, each once and sorted."""
-    return (
-        sorted({train for train, _ in values}),
-        sorted({sample for _, sample in values}, key=_order),
-    )
+    return sorted({train for train, _ in values}), in_order(sample for _, sample in values)
 
 
-def _order(seed: SampleSeed) -> tuple[int, int, str]:
-    return (0, seed, "") if isinstance(seed, int) else (1, 0, seed)
+def in_order(seeds: Iterable[SampleSeed]) -> list[SampleSeed]:
+    """Sampling seeds, each once and sorted, those that were pooled last."""
+    return sorted(set(seeds), key=lambda seed: (isinstance(seed, str), seed))

@@ -40,6 +40,11 @@ class Picture:
     model: str = ""
     models: tuple[str, ...] = ()
 
+    @property
+    def alternative(self) -> str:
+        """What stands for the picture where it cannot be seen."""
+        return f"{self.title}. {self.caption} {self.numbers}".strip()
+
 
 class Comparison(NamedTuple):
     """Models that differ in one thing, whose curves over training the paper draws together."""

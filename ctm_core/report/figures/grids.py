@@ -158,7 +158,7 @@ def hero(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str
 def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
     """One dot and interval per row, its number printed over it."""
     shown = [strip.score for strip in strips if strip.score is not None]
-    ends = [end for score in shown for end in (score.interval or (score.mean, score.mean))]
+    ends = [end for score in shown for end in score.ends]
     for row, strip in enumerate(strips):
         if strip.score is None:
             continue

@@ -7,7 +7,7 @@ of them are, contradicted if one is, else undecided; not testable if the table l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,17 +26,26 @@ __all__ = ["Compared", "Finding", "Verdict", "findings", "load_claims", "read_fi
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and its verdict in one experiment; ``experiment`` is empty where none is asked."""
+    """A claim and its verdict in one experiment; ``experiment`` is empty where none tests it."""
 
     id: str
     claim: str
     paper: str
     kind: Literal["result", "choice"]
-    experiment: str
-    verdict: Verdict
+    experiment: str = ""
+    verdict: Verdict = "not testable"
     why: str = ""
     note: str = ""
-    compared: tuple[Compared, ...] = field(default_factory=tuple)
+    compared: tuple[Compared, ...] = ()
+
+    @property
+    def evidence(self) -> list[str]:
+        """Why it cannot be tested, or one line per comparison."""
+        lines = [
+            f"{one.text}: {one.values}, difference {one.difference_and_why}"
+            for one in self.compared
+        ]
+        return [self.why] if self.why else lines
 
 
 def load_claims(path: Path, literature: Literature) -> Claims:
@@ -61,20 +70,21 @@ def load_claims(path: Path, literature: Literature) -> Claims:
 
 
 def findings(rows: Sequence[Row], claims: Claims, literature: Literature) -> list[Finding]:
-    """Every claim's verdict in every experiment of the table that it asks, in the file's order.
+    """Every claim's verdict in every experiment of the table that tests it, in the file's order.
 
-    A claim that asks none of them is told once, as not testable. Only the last step of each model
-    is read.
+    A claim that is tested in none of them occurs once, as not testable. Only the last step of each
+    model is read.
     """
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     late = last_steps(rows)
-    found: list[Finding] = []
+    made: list[Finding] = []
     for claim in claims.claims:
-        asked = [(t, e) for e in experiments for t in claim.tests if e in t.experiments]
-        found += [_asked(claim, test, name, late, literature) for test, name in asked]
-        if not asked:
-            found.append(_finding(claim, "", "not testable", why=_why_not(claim)))
-    return found
+        about = Finding(claim.id, claim.claim, claim.paper, claim.kind)
+        tested = [(test, e) for e in experiments for test in claim.tests if e in test.experiments]
+        made += [_tested(about, test, name, late, literature) for test, name in tested]
+        if not tested:
+            made.append(replace(about, why=_why_not(claim)))
+    return made
 
 
 def _why_not(claim: Claim) -> str:
@@ -85,35 +95,29 @@ def _why_not(claim: Claim) -> str:
     return f"{text}; that needs {claim.needs}" if claim.needs else text
 
 
-def _asked(
-    claim: Claim, test: Test, experiment: str, rows: Sequence[Row], literature: Literature
+def _tested(
+    about: Finding, test: Test, experiment: str, rows: Sequence[Row], literature: Literature
 ) -> Finding:
     own = [row for row in rows if row.experiment == experiment]
     protocol = test.protocol or main_protocol(own, experiment)
     scored = [row for row in own if row.protocol == protocol]
     compared = tuple(compare(one, scored, protocol, literature) for one in test.comparisons)
     verdicts = {one.verdict for one in compared}
-    missing = list(dict.fromkeys(one.why for one in compared if one.verdict == "not testable"))
+    lacking = dict.fromkeys(one.why for one in compared if one.verdict == "not testable")
     verdict: Verdict = "undecided"
-    if missing:
+    if lacking:
         verdict = "not testable"
     elif "contradicted" in verdicts:
         verdict = "contradicted"
     elif verdicts == {"reproduced"}:
         verdict = "reproduced"
-    return _finding(claim, experiment, verdict, "; ".join(missing), test.note or "", compared)
-
-
-def _finding(
-    claim: Claim,
-    experiment: str,
-    verdict: Verdict,
-    why: str = "",
-    note: str = "",
-    compared: tuple[Compared, ...] = (),
-) -> Finding:
-    return Finding(
-        claim.id, claim.claim, claim.paper, claim.kind, experiment, verdict, why, note, compared
+    return replace(
+        about,
+        experiment=experiment,
+        verdict=verdict,
+        why="; ".join(lacking),
+        note=test.note or "",
+        compared=compared,
     )
 
 

@@ -14,7 +14,7 @@ within     the interval in (-m, m)  the interval outside of it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ctm_core.config.claims import ClaimedCell, Comparison, PublishedValue
@@ -53,6 +53,16 @@ class Compared:
     pairs: int = 0
     why: str = ""
 
+    @property
+    def values(self) -> str:
+        """Both values; empty where the table lacks one."""
+        return f"{self.first_value} against {self.second_value}" if self.first_value else ""
+
+    @property
+    def difference_and_why(self) -> str:
+        """The difference, and why it has no interval."""
+        return self.difference + (f" ({self.why})" if self.why and self.difference else "")
+
 
 def compare(
     comparison: Comparison, rows: Sequence[Row], protocol: str, literature: Literature
@@ -64,47 +74,36 @@ def compare(
         kind = {"fd": "Fréchet distance"}.get(comparison.metric, comparison.metric)
         kind = kind.replace("_", " ")
         return Compared(text, "not testable", why=f"the table has no {kind} under {protocol}")
+
+    def without(why: str) -> Compared:
+        return Compared(text, "not testable", metric, protocol, why=why)
+
     first = _value(comparison.first, rows, metric)
-    second: Summary | None
     if isinstance(comparison.second, PublishedValue):
         entry = literature.get(comparison.second.published)
         number = None if entry is None else entry.row.values.get(family(metric))
         if entry is None or number is None or entry.protocol != protocol:
-            why = f"the published value is none of {names.display(metric)} under {protocol}"
-            return Compared(text, "not testable", metric, protocol, why=why)
-        second = Summary(number)
-        difference = _from_constant(first, comparison.factor * number)
+            return without(
+                f"the published value is none of {names.display(metric)} under {protocol}"
+            )
+        second: Summary | None = Summary(number)
     else:
         second = _value(comparison.second, rows, metric)
-        difference = None
-        if first is not None and second is not None:
-            difference = paired(first, second, comparison.factor)
-    if first is None or second is None or difference is None:
-        lacking = comparison.first if first is None else comparison.second
-        assert isinstance(lacking, ClaimedCell)
-        why = f"the table has no {names.display(metric)} of {_cell_text(lacking)}"
-        return Compared(text, "not testable", metric, protocol, why=why)
-    return Compared(
-        text,
-        _verdict(difference, comparison),
-        metric,
-        protocol,
-        str(first),
-        str(second),
-        str(difference),
-        difference.mean,
-        difference.low,
-        difference.high,
-        difference.method,
-        difference.pairs,
-        difference.why,
-    )
+    for claimed, value in ((comparison.first, first), (comparison.second, second)):
+        if value is None and isinstance(claimed, ClaimedCell):
+            return without(f"the table has no {names.display(metric)} of {_cell_text(claimed)}")
+    assert first is not None and second is not None
+    if isinstance(comparison.second, PublishedValue):
+        difference = _from_constant(first, comparison.factor * second.mean)
+    else:
+        difference = paired(first, second, comparison.factor)
+    verdict = _verdict(difference, comparison)
+    shown = str(first), str(second), str(difference)
+    return Compared(text, verdict, metric, protocol, *shown, **asdict(difference))
 
 
-def _from_constant(first: Summary | None, number: float) -> Difference | None:
+def _from_constant(first: Summary, number: float) -> Difference:
     """The difference from a number that has no seeds: the interval of the cell, shifted."""
-    if first is None:
-        return None
     mean = first.mean - number
     if first.half is None:
         return Difference(mean, why="there is a single value without a standard error")

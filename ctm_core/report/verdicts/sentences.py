@@ -9,18 +9,42 @@ from typing import get_args
 import pandas as pd
 
 from ctm_core.report.typeset import markdown_table
-from ctm_core.report.verdicts import Finding, Verdict
+from ctm_core.report.verdicts import Compared, Finding, Verdict
 
-__all__ = ["markdown", "tally", "told"]
+__all__ = ["MARKS", "answer", "counted", "in_one_sentence", "markdown", "tally"]
+
+#: Sign and style of a verdict on the page.
+MARKS: dict[Verdict, tuple[str, str]] = {
+    "reproduced": ("✓", "yes"),
+    "contradicted": ("✗", "no"),
+    "undecided": ("?", "undecided"),
+    "not testable": ("–", "untested"),
+}
 
 
-def tally(found: Iterable[Finding]) -> dict[Verdict, int]:
-    """How many findings there are of each verdict."""
+def tally(found: Iterable[Finding | Compared]) -> dict[Verdict, int]:
+    """How many findings, or comparisons, there are of each verdict."""
     counts = Counter(finding.verdict for finding in found)
     return {verdict: counts[verdict] for verdict in get_args(Verdict)}
 
 
-def told(found: Sequence[Finding]) -> str:
+def counted(finding: Finding) -> str:
+    """``3 comparisons: 2 reproduced, 1 undecided``."""
+    counts = tally(finding.compared).items()
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts if count)
+    return f"{len(finding.compared)} comparisons: {verdicts}"
+
+
+def answer(found: Sequence[Finding]) -> str:
+    """The style of the answer's box: yes, partly, no, or undecided."""
+    count = tally(found)
+    held, failed = count["reproduced"], count["contradicted"]
+    if failed:
+        return "partly" if held else "no"
+    return "yes" if held and not count["undecided"] else "undecided"
+
+
+def in_one_sentence(found: Sequence[Finding]) -> str:
     """The verdicts of some findings in one sentence."""
     count = tally(found)
     decided = len(found) - count["not testable"]
@@ -49,7 +73,7 @@ def markdown(found: Sequence[Finding]) -> str:
     for experiment in dict.fromkeys(finding.experiment for finding in found if finding.experiment):
         own = [finding for finding in found if finding.experiment == experiment]
         tested = [finding for finding in own if finding.verdict != "not testable"]
-        parts += [f"## {experiment}", told(own)]
+        parts += [f"## {experiment}", in_one_sentence(own)]
         if tested:
             parts.append(_claim_table(tested))
         if len(tested) < len(own):
@@ -78,10 +102,8 @@ def _claim_table(found: Iterable[Finding]) -> str:
             about += f"<br>Note: {finding.note}."
         verdict = f"**{finding.verdict}**"
         for one in finding.compared:
-            values = f"{one.first_value} against {one.second_value}" if one.first_value else ""
-            difference = one.difference + (f" ({one.why})" if one.why and one.difference else "")
             mark = "" if one.verdict == finding.verdict else f" ({one.verdict})"
-            lines.append([about, verdict, one.text + mark, values, difference])
+            lines.append([about, verdict, one.text + mark, one.values, one.difference_and_why])
             about = verdict = ""
     head = ["claim", "verdict", "compared", "values", "difference [95% interval]"]
     return markdown_table(pd.DataFrame(lines, columns=head))

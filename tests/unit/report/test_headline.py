@@ -14,11 +14,11 @@ def rows_of(results: Results) -> list[Row]:
 
 def test_effects_compare_cells_that_differ_in_one_thing(tmp_path: Path) -> None:
     found = effects(rows_of(Results(tmp_path).default()), "digits")
-    told = {(effect.first, effect.second): effect.outcome for effect in found}
-    assert told["ctm, NFE 8, γ = 0", "ctm, NFE 8, γ = 1"] == "lower"
-    assert told["ctm, NFE 4, γ = 0", "ctm, NFE 4, γ = 1"] == "lower"  # seed by seed
-    assert told["ctm, NFE 8, γ = 1", "ctm, NFE 4, γ = 1"] == "higher"
-    assert told["ctm, NFE 2, γ = 0", "ctm, NFE 1"] == "lower"
-    assert told["ctm, NFE 1", "ctm_nodsm, NFE 1"] == "lower"
+    outcomes = {(effect.first, effect.second): effect.outcome for effect in found}
+    assert outcomes["ctm, NFE 8, γ = 0", "ctm, NFE 8, γ = 1"] == "lower"
+    assert outcomes["ctm, NFE 4, γ = 0", "ctm, NFE 4, γ = 1"] == "lower"  # seed by seed
+    assert outcomes["ctm, NFE 8, γ = 1", "ctm, NFE 4, γ = 1"] == "higher"
+    assert outcomes["ctm, NFE 2, γ = 0", "ctm, NFE 1"] == "lower"
+    assert outcomes["ctm, NFE 1", "ctm_nodsm, NFE 1"] == "lower"
     assert [effect.group for effect in found] == ["γ"] * 3 + ["NFE"] * 9 + ["student"] * 4
     assert effects(rows_of(Results(tmp_path / "none", experiment="x").default()), "digits") == []

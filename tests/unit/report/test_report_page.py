@@ -232,7 +232,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     results.evaluation("ctm")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/digits-hero.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"digits-hero\.png is no picture"):
+    with pytest.raises(UserError, match=r"digits-hero\.png is not a picture"):
         report_of(results)
 
 

@@ -11,7 +11,7 @@ from ctm_core.config.claims import ClaimedCell
 from ctm_core.report.literature import load_literature
 from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.report.verdicts import Finding, findings, load_claims, read_findings, record
-from ctm_core.report.verdicts.sentences import markdown, tally, told
+from ctm_core.report.verdicts.sentences import in_one_sentence, markdown, tally
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_json
 
@@ -276,10 +276,10 @@ def test_claims_survive_their_file_and_are_told(tmp_path: Path) -> None:
     count = tally(found)
     assert sum(count.values()) == len(found) and count["reproduced"] == 7
     own = [finding for finding in found if finding.experiment == "digits"]
-    assert told(own) == (
+    assert in_one_sentence(own) == (
         "Of 8 claims tested here, 7 are reproduced, 1 is contradicted and 0 are undecided."
     )
-    assert told([]) == "None of the paper's claims can be tested with this table."
+    assert in_one_sentence([]) == "None of the paper's claims can be tested with this table."
     text = markdown(found)
     assert all(finding.claim in text for finding in found)
     line = next(line for line in text.splitlines() if line.startswith("| With one or two"))
