@@ -12,17 +12,17 @@ theme each, and register themselves by :func:`case`; a new module needs no other
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ctm_core.runtime.errors import UserError
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
 
-__all__ = ["Case", "Result", "case", "cases", "check", "run", "uncovered"]
+__all__ = ["Case", "Result", "case", "cases", "check", "uncovered"]
 
 Function = Callable[[Golden, torch.dtype], Iterator[Check]]
 
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What a case found at one precision; ``problem`` is set if it could not run to its end."""
+    """The checks of a case at one precision; ``problem`` is set if it could not run to its end."""
 
     case: Case
     precision: torch.dtype
@@ -54,6 +54,22 @@ class Result:
     def passed(self) -> bool:
         """True if it ran, checked something, and everything was within tolerance."""
         return self.problem is None and bool(self.checks) and all(c.passed for c in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why it did not pass: what stopped it, or its worst check."""
+        if self.problem is not None:
+            return self.problem
+        return (
+            str(max(self.checks, key=lambda c: c.ratio)) if self.checks else "nothing was checked"
+        )
+
+    @property
+    def severity(self) -> float:
+        """The worst error as a share of its tolerance; infinite if the case did not run."""
+        if self.problem is not None or not self.checks:
+            return math.inf
+        return max(check.ratio for check in self.checks)
 
 
 _cases: list[Case] = []
@@ -75,10 +91,10 @@ def cases() -> list[Case]:
     """Every case of every module of this folder, by file."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_cases, key=lambda found: found.file)
+    return sorted(_cases, key=lambda registered: registered.file)
 
 
-def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
+def check(checked: Case, folder: Folder, precision: torch.dtype) -> Result:
     """Run one case, gradients on and torch's default dtype float32."""
     checks: list[Check] = []
     problem = None
@@ -86,7 +102,7 @@ def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
     torch.set_default_dtype(SINGLE)
     try:
         with torch.enable_grad():
-            for done in found.function(folder.load(found.file), precision):
+            for done in checked.function(folder.load(checked.file), precision):
                 checks.append(done)
     except UserError as error:
         problem = str(error)
@@ -94,31 +110,7 @@ def check(found: Case, folder: Folder, precision: torch.dtype) -> Result:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         torch.set_default_dtype(default)
-    return Result(found, precision, tuple(checks), problem)
-
-
-def run(path: str | Path) -> tuple[Folder, Iterator[Result]]:
-    """Check a golden set.
-
-    Returns
-    -------
-    The folder, and the results as they come; :func:`uncovered` tells afterwards what none read.
-
-    Raises
-    ------
-    UserError
-        If the folder is absent or empty, or a file in it is damaged.
-    """
-    folder = Folder(Path(path))
-    for name in folder.names():
-        folder.load(name)
-
-    def results() -> Iterator[Result]:
-        for found in cases():
-            for precision in found.precisions:
-                yield check(found, folder, precision)
-
-    return folder, results()
+    return Result(checked, precision, tuple(checks), problem)
 
 
 def uncovered(folder: Folder) -> dict[str, list[str]]:

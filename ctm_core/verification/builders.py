@@ -60,9 +60,9 @@ def _wrapped(kwargs: Mapping[str, Any]) -> bool:
     return "image_size" not in kwargs
 
 
-def denoiser(golden: Golden, dtype: torch.dtype) -> Trajectory:
+def denoiser(golden: Golden, dtype: torch.dtype, prefix: str = "net") -> Trajectory:
     """The network ``net`` of an EDM file: D, no target time."""
-    return build(golden.meta["kwargs"], golden.weights("net", dtype), dtype, time_s=False)
+    return build(golden.meta["kwargs"], golden.weights(prefix, dtype), dtype, time_s=False)
 
 
 def student(golden: Golden, dtype: torch.dtype, prefix: str = "net") -> Trajectory:

@@ -11,11 +11,10 @@ from torch import Tensor
 from ctm_core.training.adversary import HIGH, LOW, hinge_discriminator, hinge_generator
 from ctm_core.training.balance import Rule, adaptive_weight
 from ctm_core.training.batches import Batch
-from ctm_core.training.denoising import dsm_loss
 from ctm_core.training.distances._vgg import VGG16_STAGES
 from ctm_core.training.distances.lpips_vgg import LpipsVgg
 from ctm_core.verification import case
-from ctm_core.verification.check_training import GoldenBatch, loss_checks, objective
+from ctm_core.verification.check_training import GoldenBatch, loss_checks, objective, step_values
 from ctm_core.verification.golden import Check, Golden, compare, exact
 
 
@@ -56,22 +55,12 @@ def gan_g(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     """The generator's step against a linear discriminator, through the objective that trains."""
     made = objective(golden, precision)
     made.adversary = ToyAdversary(golden)  # type: ignore[assignment]
-    batch = GoldenBatch(golden, precision)
-    terms = made.backward(batch, 1.0)
-    gradients = [p.grad for p in made.student.parameters() if p.grad is not None]
-    noted = made.last_layer
-    unclipped = adaptive_weight(noted["consistency"], noted["gan"], high=float("inf"))
-    with torch.no_grad():
-        sigma, noise = golden["in/dsm_sigma"], batch.normal("dsm_noise")
-        each, _ = dsm_loss(made.student, batch.images, sigma, noise, batch.labels)
-    ours: dict[str, Tensor | float] = {
-        "consistency_loss": made.distances,
-        "denoising_loss": terms["lambda_dsm"] * each,
-        "lambda_dsm": terms["lambda_dsm"],
+    terms, ours = step_values(golden, precision, made)
+    gradients = made.last_layer
+    unclipped = adaptive_weight(gradients["consistency"], gradients["gan"], high=float("inf"))
+    ours |= {
         "lambda_gan_before_clip": unclipped,
         "weighted_g_loss": terms["lambda_gan"] * terms["gan"],
-        "total": terms["loss"],
-        "grad_norm": torch.nn.utils.get_total_norm(gradients),
     }
     for name, value in ours.items():
         expected = golden.expected(f"gan_g/{name}", precision)

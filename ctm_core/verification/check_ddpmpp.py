@@ -14,7 +14,7 @@ from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, error, exact
 
-__all__ = ["denoiser_checks"]
+__all__ = ["denoiser_checks", "jump_checks"]
 
 
 @case("edm_ddpmpp")
@@ -33,7 +33,7 @@ def denoiser_checks(
     """
     x, t = golden.input("x", precision), golden.input("sigma", precision)
     labels = golden.labels(precision)
-    augment = golden.input("augment_labels", precision) if "in/augment_labels" in golden else None
+    augment = golden.augment_labels(precision)
 
     def checked(name: str, ours: Tensor) -> Check:
         return compare(name, ours, golden.expected(name, precision), precision, solve=solve)
@@ -53,17 +53,26 @@ def denoiser_checks(
         yield checked("c_noise", scalings(t, model.sigma_data).c_noise)
 
 
+@torch.no_grad()
+def jump_checks(
+    golden: Golden, precision: torch.dtype, model: Trajectory, *, solve: bool = False
+) -> Iterator[Check]:
+    """F, g and G of a student, and that a jump from t to t is the identity."""
+    x, t, s = (golden.input(key, precision) for key in "xts")
+    y = golden.labels(precision)
+    outputs = {"F": model.raw(x, t, s, y), "g": model.g(x, t, s, y), "G": model.G(x, t, s, y)}
+    for name, ours in outputs.items():
+        yield compare(name, ours, golden.expected(name, precision), precision, solve=solve)
+    yield exact("G where s = t", outputs["G"][s == t], x[s == t])
+
+
 @case("ctm_student_cifar")
 @torch.no_grad()
 def jumps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
-    """CTM's DDPM++ with s: F, g, G, and that a jump from t to t is the identity."""
+    """CTM's DDPM++ with s: F, g, G, and in float64 its noise conditions."""
     model = student(golden, precision)
-    x, t, s = (golden.input(key, precision) for key in "xts")
-    y = golden.labels(precision)
-    found = {"F": model.raw(x, t, s, y), "g": model.g(x, t, s, y), "G": model.G(x, t, s, y)}
-    for name, ours in found.items():
-        yield compare(name, ours, golden.expected(name, precision), precision)
-    yield exact("G where s = t", found["G"][s == t], x[s == t])
+    yield from jump_checks(golden, precision, model)
+    t, s = golden.input("t", precision), golden.input("s", precision)
     if precision == DOUBLE:
         c_noise_t, c_noise_s = (scalings(time, model.sigma_data).c_noise for time in (t, s))
         for name, ours in {
@@ -80,7 +89,7 @@ def ddpmpp_channels_last(golden: Golden, precision: torch.dtype) -> Iterator[Che
     """The denoiser in the memory layout that training and sampling use."""
     model = channels_last(denoiser(golden, precision))
     x = golden.input("x", precision).contiguous(memory_format=torch.channels_last)
-    augment = golden.input("augment_labels", precision) if "in/augment_labels" in golden else None
+    augment = golden.augment_labels(precision)
     ours = model.denoise(x, golden.input("sigma", precision), golden.labels(precision), augment)
     yield compare("D", ours, golden.expected("D", precision), precision)
 

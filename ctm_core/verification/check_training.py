@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, exact
 
-__all__ = ["GoldenBatch", "GoldenObjective", "loss_checks", "objective"]
+__all__ = ["GoldenBatch", "GoldenObjective", "loss_checks", "objective", "step_values"]
 
 #: Settings of the reference's eight steps.
 LEARNING_RATE = 4e-4
@@ -142,25 +143,30 @@ def l2_adaptive(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
         )
 
 
-def loss_checks(
-    group: str, golden: Golden, precision: torch.dtype, made: GoldenObjective
-) -> Iterator[Check]:
-    """Run one backward pass and check the group's tensors that concern CTM and DSM."""
+def step_values(
+    golden: Golden, precision: torch.dtype, made: GoldenObjective
+) -> tuple[Mapping[str, Any], dict[str, Tensor | float]]:
+    """The terms of one backward pass, and what the file stores of each, by its names."""
     batch = GoldenBatch(golden, precision)
     terms = made.backward(batch, 1.0)
     with torch.no_grad():
-        sigma = golden["in/dsm_sigma"]
-        noise = batch.normal("dsm_noise")
+        sigma, noise = golden["in/dsm_sigma"], batch.normal("dsm_noise")
         dsm, _ = dsm_loss(made.student, batch.images, sigma, noise, batch.labels)
-    assert isinstance(made.distance, _Noting)
     gradients = [p.grad for p in made.student.parameters() if p.grad is not None]
-    ours: dict[str, Tensor | float] = {
-        "consistency_loss": made.distance.values,
+    return terms, {
+        "consistency_loss": made.distances,
         "denoising_loss": terms["lambda_dsm"] * dsm,
         "total": terms["loss"],
         "lambda_dsm": terms["lambda_dsm"],
         "grad_norm": torch.nn.utils.get_total_norm(gradients),
     }
+
+
+def loss_checks(
+    group: str, golden: Golden, precision: torch.dtype, made: GoldenObjective
+) -> Iterator[Check]:
+    """Run one backward pass and check the group's tensors that concern CTM and DSM."""
+    _, ours = step_values(golden, precision, made)
     if made.section.dsm.adaptive:
         for name, gradient in made.last_layer.items():
             ours[f"grad_{name}_lastlayer"] = gradient

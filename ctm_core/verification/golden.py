@@ -60,6 +60,13 @@ class Check:
         """False for NaN too."""
         return self.error <= self.tolerance
 
+    @property
+    def ratio(self) -> float:
+        """The error as a share of its tolerance; 0 or infinity where nothing is tolerated."""
+        if self.tolerance == 0:
+            return 0.0 if self.passed else math.inf
+        return math.inf if math.isnan(self.error) else self.error / self.tolerance
+
     def __str__(self) -> str:
         relation = "within" if self.passed else "exceeds"
         return f"{self.name}: relative error {self.error:.3g} {relation} {self.tolerance:g}"

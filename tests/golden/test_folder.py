@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.edm_pickle import edm_pickle
 
 from ctm_core import verification
 from ctm_core.runtime.files import load_tensors, save_tensors, write_json
@@ -109,6 +110,24 @@ def test_a_foreign_tensor_is_named(tmp_path: Path) -> None:
     assert found["stranger"] == ["x"]
     assert found["hollow"] == []
     assert len(found["edm_sampler"]) == len(load_tensors(copy / "edm_sampler.safetensors")[0])
+
+
+def test_a_pickle_of_the_set_goes_through_the_importer(tmp_path: Path) -> None:
+    name = "edm_pickle_expected"
+    shutil.copy(path() / f"{name}.safetensors", tmp_path)
+    golden = Folder(tmp_path).load(name)
+    state = golden.weights("state", SINGLE)
+    pickle = tmp_path / "edm_pickle_example.pkl"
+    pickle.write_bytes(edm_pickle(state, golden.meta["kwargs"]))
+    _, (result,) = run(tmp_path, name)
+    assert result.passed, (result.problem, *map(str, result.checks))
+    assert len(result.checks) == 2 * (len(state) + 2)
+
+    other = state | {next(iter(state)): next(iter(state.values())) + 1}
+    pickle.write_bytes(edm_pickle(other, golden.meta["kwargs"]))
+    assert not run(tmp_path, name)[1][0].passed
+    pickle.write_bytes(b"\x80\x04N.")
+    assert "was refused" in str(run(tmp_path, name)[1][0].problem)
 
 
 def run(place: Path, file: str) -> tuple[Folder, list[Result]]:

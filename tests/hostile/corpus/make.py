@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fixtures.edm_pickle import edm_pickle
 
 from ctm_core import config
 from ctm_core.models import weight_file
-from ctm_core.verification.check_pickles import edm_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from fixtures.edm_pickle import edm_pickle
 from hostile.corpus.make import (
     call,
     dictionary,
@@ -18,8 +19,6 @@ from hostile.corpus.make import (
     valid_pickle,
 )
 from hostile.corpus.register import fixed, hostile
-
-from ctm_core.verification.check_pickles import edm_pickle
 
 
 def source(canary: Path) -> bytes:

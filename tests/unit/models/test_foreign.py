@@ -13,6 +13,7 @@ import pytest
 import torch
 from fixtures import foreign as made_by_others
 from fixtures import tiny
+from fixtures.edm_pickle import edm_pickle
 from fixtures.foreign import DDPMPP, OPENAI
 from fixtures.tiny import Ended
 
@@ -27,7 +28,6 @@ from ctm_core.models.foreign import Hints
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json, read_metadata, sha256_file
 from ctm_core.training.jobs import train_student
-from ctm_core.verification.check_pickles import edm_pickle
 from ctm_core.verification.golden import Folder
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "data"
