@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fixtures.project import ROOT, copy_project
 
-from ctm_core.config import Claims, Experiment, Literature, Workflow, json_schema
+from ctm_core.config import Experiment, Workflow, json_schema
 
 
 def check(*command: str, cwd: Path = ROOT) -> None:
@@ -61,8 +61,6 @@ def test_every_rule_has_log_benchmark_software_and_no_retries() -> None:
     [
         ("config", Workflow),
         ("experiment", Experiment),
-        ("claims", Claims),
-        ("published", Literature),
     ],
 )
 def test_schemas_are_current(name: str, model: type) -> None:

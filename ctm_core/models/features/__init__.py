@@ -19,10 +19,10 @@ import pkgutil
 from types import ModuleType
 
 from ctm_core.config.protocols import Protocol
-from ctm_core.models.features._extractor import Extractor, FeatureExtractor
+from ctm_core.models.features._extractor import FeatureExtractor
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Extractor", "FeatureExtractor", "build_features", "families", "weights_sha256"]
+__all__ = ["FeatureExtractor", "build_features", "families", "weights_sha256"]
 
 
 def families() -> list[str]:

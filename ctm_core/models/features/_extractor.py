@@ -1,9 +1,8 @@
-"""The interface of a feature extractor, and what every one of them does to its input."""
+"""A feature extractor: uint8 images in, float32 features out."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -13,39 +12,9 @@ from PIL import Image
 from ctm_core.config.protocols import Protocol
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Extractor", "FeatureExtractor", "Further", "clean_resize"]
+__all__ = ["FeatureExtractor", "Further", "clean_resize"]
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-
-
-class FeatureExtractor(Interface):
-    """uint8 images in, float32 features out."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def weights_sha256(self) -> str: ...
-
-    @property
-    def outputs(self) -> Mapping[str, int]:
-        """What it gives of an image, with the dimensions: ``features`` at least.
-
-        ``probabilities`` are of its classes and sum to one; ``spatial`` are activations at
-        positions, flattened.
-        """
-        ...
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of shape (N, dim), float32, on the CPU, of uint8 images (N, C, H, W)."""
-        ...
-
-    def extract(self, images: torch.Tensor, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Several outputs by name, each (N, its dimensions), from one pass over the images."""
-        ...
 
 
 class Further(NamedTuple):
@@ -56,7 +25,7 @@ class Further(NamedTuple):
     network: Network
 
 
-class Extractor:
+class FeatureExtractor:
     """A network with the resizing and batching of its protocol.
 
     Batches have one fixed size, the last one padded, so that a sample's features are the same bits
@@ -65,7 +34,7 @@ class Extractor:
     Parameters
     ----------
     name, dim, weights_sha256
-        As in :class:`FeatureExtractor`.
+        Of the features: the protocol's name for them, their dimensions, and the network's weights.
     network
         Maps float32 levels 0 … 255 of shape (batch, C, S, S) to features (batch, dim).
     protocol
@@ -109,7 +78,11 @@ class Extractor:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """Names and dimensions of what :meth:`extract` gives."""
+        """Names and dimensions of what :meth:`extract` gives per image: ``features`` at least.
+
+        ``probabilities`` are of the network's classes and sum to one; ``spatial`` are activations
+        at positions, flattened.
+        """
         return {"features": self.dim} | {name: f.dim for name, f in self.further.items()}
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ctm_core.config.datasets import traits
 from ctm_core.config.protocols import Protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
-from ctm_core.models.features._extractor import Extractor, FeatureExtractor, Further
+from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
@@ -234,7 +234,7 @@ def build(protocol: Protocol) -> FeatureExtractor:
         logits: torch.Tensor = network.linear(features)
         return logits.softmax(dim=1)
 
-    return Extractor(
+    return FeatureExtractor(
         name=protocol.features,
         dim=DIM,
         weights_sha256=sha256_file(path),

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
-from ctm_core.models.features._extractor import Extractor, FeatureExtractor
+from ctm_core.models.features._extractor import FeatureExtractor
 from ctm_core.models.features._files import checked_file
 from ctm_core.runtime.errors import UserError
 
@@ -119,7 +119,7 @@ def build(protocol: Protocol) -> FeatureExtractor:
         token: torch.Tensor = network(((levels / 255 - mean) / deviation).to(dtype))
         return token
 
-    return Extractor(
+    return FeatureExtractor(
         name=protocol.features,
         dim=dim,
         weights_sha256=digest,

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
-from ctm_core.models.features._extractor import Extractor, FeatureExtractor, Further
+from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
@@ -203,7 +203,7 @@ def build(protocol: Protocol) -> FeatureExtractor:
         logits: torch.Tensor = network.classifier(pooled)
         return logits.softmax(dim=1)
 
-    return Extractor(
+    return FeatureExtractor(
         name=protocol.features,
         dim=DIM,
         weights_sha256=weights_sha256(protocol.features),

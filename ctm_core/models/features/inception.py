@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
-from ctm_core.models.features._extractor import Extractor, FeatureExtractor, Further
+from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.models.features._files import checked_file
 from ctm_core.runtime.errors import UserError
 
@@ -89,7 +89,7 @@ def build(protocol: Protocol) -> FeatureExtractor:
             raise UserError(f"{path} holds no InceptionV3 as TorchScript ({problem})") from None
     network = network.eval().requires_grad_(False).to(device)
     further, absent = _further(network, inside)
-    return Extractor(
+    return FeatureExtractor(
         name=protocol.features,
         dim=DIM,
         weights_sha256=digest,

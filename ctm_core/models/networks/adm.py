@@ -13,7 +13,6 @@ ADM differs from DDPM++ in that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,18 +40,14 @@ class ADM(LevelledUNet):
 
     Parameters
     ----------
-    resolution, channels, label_dim
-        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
-    augment_dim
-        Width of the augmentation labels; 0 for none.
-    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
-        Width, factors of it per level, blocks per level, sides at which the level's blocks and the
-        bottleneck attend, dropout probability. A level of fewer than 64 channels has no head and
-        so does not attend, whatever ``attn_resolutions`` says; so do the published networks.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     generator
         Source of the starting weights; default torch's global one.
+    sizes
+        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`. The bottleneck always attends.
+        A level of fewer than 64 channels has no head and so does not attend, whatever
+        ``attn_resolutions`` says; so do the published networks.
 
     Raises
     ------
@@ -66,26 +61,13 @@ class ADM(LevelledUNet):
     def __init__(
         self,
         *,
-        resolution: int,
-        channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        model_channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        num_blocks: int = 3,
-        attn_resolutions: Sequence[int] = (32, 16, 8),
-        dropout: float = 0.0,
         channel_mult_emb: int = 4,
         generator: torch.Generator | None = None,
+        **sizes: Any,
     ) -> None:
-        super().__init__(
-            resolution=resolution,
-            channels=channels,
-            label_dim=label_dim,
-            time_s=False,
-            channel_mult=channel_mult,
-        )
-        self.augment_dim = augment_dim
+        super().__init__(**sizes)
+        model_channels = self.model_channels
+        label_dim, augment_dim = self.label_dim, self.augment_dim
         emb_channels = channel_mult_emb * model_channels
 
         self.map_noise = TimestepEmbedding(model_channels)
@@ -102,7 +84,7 @@ class ADM(LevelledUNet):
                 width_out,
                 emb_channels,
                 heads=width_out // CHANNELS_PER_HEAD,
-                dropout=dropout,
+                dropout=self.dropout,
                 skip_scale=1.0,
                 eps=EPS,
                 adaptive_scale=True,
@@ -110,15 +92,9 @@ class ADM(LevelledUNet):
                 **kind,
             )
 
-        width = self._add_levels(
-            block,
-            first=model_channels * channel_mult[0],
-            widths=[model_channels * mult for mult in channel_mult],
-            num_blocks=num_blocks,
-            attn_resolutions=attn_resolutions,
-        )
+        width = self._add_levels(block, self.levels[0].width)
         self.out_norm = group_norm(width, EPS)
-        self.out_conv = Conv2d(width, channels, 3)
+        self.out_conv = Conv2d(width, self.channels, 3)
         draw_default(self, generator)
         zero(self, ("conv1", "proj", "out_conv"))
 

@@ -32,22 +32,16 @@ class DDPMpp(LevelledUNet):
 
     Parameters
     ----------
-    resolution, channels, label_dim
-        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
-    augment_dim
-        Width of the augmentation labels; 0 for none.
-    time_s
-        Whether the network knows the target time s: parameters ``map_layer0_s``, ``map_layer1_s``
-        and an ``affine_s`` in each block.
-    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
-        Width, factors of it per level, blocks per level, sides at which the level's blocks attend
-        (in the decoder only the last block of the level), dropout probability.
     channel_mult_emb
         Width of the embedding in units of ``model_channels``.
     resample_filter
         Taps of the filter of up and down blocks; default the architecture's own.
     generator
         Source of the starting weights; default torch's global one.
+    sizes
+        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`. In the decoder only the last
+        block of a level attends. With ``time_s`` there are further parameters ``map_layer0_s``,
+        ``map_layer1_s`` and an ``affine_s`` in each block.
 
     Raises
     ------
@@ -62,28 +56,14 @@ class DDPMpp(LevelledUNet):
     def __init__(
         self,
         *,
-        resolution: int,
-        channels: int,
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        time_s: bool = False,
-        model_channels: int = 128,
-        channel_mult: Sequence[int] = (2, 2, 2),
-        num_blocks: int = 4,
-        attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.0,
         channel_mult_emb: int = 4,
         resample_filter: Sequence[float] | None = None,
         generator: torch.Generator | None = None,
+        **sizes: Any,
     ) -> None:
-        super().__init__(
-            resolution=resolution,
-            channels=channels,
-            label_dim=label_dim,
-            time_s=time_s,
-            channel_mult=channel_mult,
-        )
-        self.augment_dim = augment_dim
+        super().__init__(**sizes)
+        model_channels, time_s = self.model_channels, self.time_s
+        label_dim, augment_dim = self.label_dim, self.augment_dim
         emb_channels = channel_mult_emb * model_channels
         taps = self.default_filter if resample_filter is None else resample_filter
 
@@ -102,23 +82,18 @@ class DDPMpp(LevelledUNet):
         block = partial(
             UNetBlock,
             emb_channels=emb_channels,
-            dropout=dropout,
+            dropout=self.dropout,
             resample_filter=taps,
             time_s=time_s,
         )
         residual = partial(Conv2d, kernel=3, down=True, resample_filter=taps, conv_first=True)
         width = self._add_levels(
-            block,
-            first=model_channels,
-            widths=[model_channels * mult for mult in channel_mult],
-            num_blocks=num_blocks,
-            attn_resolutions=attn_resolutions,
-            residual=residual if self.residual_encoder else None,
+            block, model_channels, residual if self.residual_encoder else None
         )
-        self._last_norm = f"{resolution}x{resolution}_aux_norm"
-        self._last_conv = f"{resolution}x{resolution}_aux_conv"
+        name = f"{self.resolution}x{self.resolution}"
+        self._last_norm, self._last_conv = f"{name}_aux_norm", f"{name}_aux_conv"
         self.dec[self._last_norm] = group_norm(width)
-        self.dec[self._last_conv] = Conv2d(width, channels, 3)
+        self.dec[self._last_conv] = Conv2d(width, self.channels, 3)
         draw_xavier(self, ("conv1", "proj", "aux_conv"), generator)
 
     def _embedding(

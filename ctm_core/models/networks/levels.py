@@ -11,7 +11,7 @@ size as input channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,7 @@ class LevelledUNet(RawNetwork):
     def _add_levels(
         self,
         block: Callable[..., UNetBlock],
-        *,
         first: int,
-        widths: Sequence[int],
-        num_blocks: int,
-        attn_resolutions: Sequence[int],
         residual: Callable[[int, int], nn.Module] | None = None,
     ) -> int:
         """Add ``enc`` and ``dec``; returns the channels that the decoder ends with.
@@ -43,41 +39,38 @@ class LevelledUNet(RawNetwork):
         ``block(in, out, attention=…, up=…, down=…)`` makes a block, ``first`` is the width of the
         first convolution, and ``residual(in, out)`` makes a layer of the residual encoder.
         """
-        sides = [self.resolution >> level for level in range(len(widths))]
         self.enc = nn.ModuleDict()
         skips = []  # channels of the encoder's outputs, in order
         width, carried = first, self.channels
-        for level, (side, level_width) in enumerate(zip(sides, widths, strict=True)):
-            if level == 0:
-                self.enc[f"{side}x{side}_conv"] = Conv2d(self.channels, width, 3)
+        for level in self.levels:
+            name = f"{level.side}x{level.side}"
+            if level is self.levels[0]:
+                self.enc[f"{name}_conv"] = Conv2d(self.channels, width, 3)
             else:
-                self.enc[f"{side}x{side}_down"] = block(width, width, down=True)
+                self.enc[f"{name}_down"] = block(width, width, down=True)
                 if residual is not None:
-                    self.enc[f"{side}x{side}_aux_residual"] = residual(carried, width)
+                    self.enc[f"{name}_aux_residual"] = residual(carried, width)
                     carried = width
             skips.append(width)
-            for index in range(num_blocks):
-                self.enc[f"{side}x{side}_block{index}"] = block(
-                    width, level_width, attention=side in attn_resolutions
-                )
-                width = level_width
+            for index in range(self.num_blocks):
+                made = block(width, level.width, attention=level.attends)
+                self.enc[f"{name}_block{index}"] = made
+                width = level.width
                 skips.append(width)
 
         self.dec = nn.ModuleDict()
-        for side, level_width in reversed(list(zip(sides, widths, strict=True))):
-            if side == sides[-1]:
-                self.dec[f"{side}x{side}_in0"] = block(width, width, attention=True)
-                self.dec[f"{side}x{side}_in1"] = block(width, width)
+        for level in reversed(self.levels):
+            name = f"{level.side}x{level.side}"
+            if level is self.levels[-1]:
+                self.dec[f"{name}_in0"] = block(width, width, attention=True)
+                self.dec[f"{name}_in1"] = block(width, width)
             else:
-                self.dec[f"{side}x{side}_up"] = block(width, width, up=True)
-            for index in range(num_blocks + 1):
-                attending = self.every_decoder_block_attends or index == num_blocks
-                self.dec[f"{side}x{side}_block{index}"] = block(
-                    width + skips.pop(),
-                    level_width,
-                    attention=attending and side in attn_resolutions,
-                )
-                width = level_width
+                self.dec[f"{name}_up"] = block(width, width, up=True)
+            for index in range(self.num_blocks + 1):
+                last = self.every_decoder_block_attends or index == self.num_blocks
+                made = block(width + skips.pop(), level.width, attention=level.attends and last)
+                self.dec[f"{name}_block{index}"] = made
+                width = level.width
         return width
 
     def _run_levels(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:

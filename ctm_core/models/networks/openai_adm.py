@@ -15,7 +15,7 @@ the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,19 +48,15 @@ class OpenAIADM(RawNetwork):
 
     Parameters
     ----------
-    resolution, channels, label_dim
-        See :class:`~ctm_core.models.networks.raw.RawNetwork`.
-    time_s
-        Whether the network knows the target time s: parameters ``time_embed_s`` and an
-        ``emb_layers_s`` in each residual block.
-    model_channels, channel_mult, num_blocks, attn_resolutions, dropout
-        Width, factors of it per level, residual blocks per level, sides at which each residual
-        block is followed by attention (the middle always has it), dropout probability. The
-        published argument ``attention_resolutions`` lists ``resolution / side`` instead.
     num_head_channels, num_heads
         Channels of a head; or the number of heads at every level, which then decides.
     generator
         Source of the starting weights; default torch's global one.
+    sizes
+        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`; widths are multiples of 32. The
+        middle always attends. The published argument ``attention_resolutions`` lists
+        ``resolution / side`` instead of sides. With ``time_s`` there are further parameters
+        ``time_embed_s`` and an ``emb_layers_s`` in each residual block.
 
     Raises
     ------
@@ -71,26 +67,13 @@ class OpenAIADM(RawNetwork):
     def __init__(
         self,
         *,
-        resolution: int,
-        channels: int,
-        label_dim: int = 0,
-        time_s: bool = False,
-        model_channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        num_blocks: int = 3,
-        attn_resolutions: Sequence[int] = (32, 16, 8),
-        dropout: float = 0.0,
         num_head_channels: int = 64,
         num_heads: int | None = None,
         generator: torch.Generator | None = None,
+        **sizes: Any,
     ) -> None:
-        super().__init__(
-            resolution=resolution,
-            channels=channels,
-            label_dim=label_dim,
-            time_s=time_s,
-            channel_mult=channel_mult,
-        )
+        super().__init__(**sizes)
+        model_channels, time_s = self.model_channels, self.time_s
         emb_channels = 4 * model_channels
 
         def mlp() -> nn.Sequential:
@@ -100,12 +83,7 @@ class OpenAIADM(RawNetwork):
                 nn.Linear(emb_channels, emb_channels),
             )
 
-        def block(
-            width_in: int, width_out: int, *, up: bool = False, down: bool = False
-        ) -> ResBlock:
-            return ResBlock(
-                width_in, width_out, emb_channels, up=up, down=down, dropout=dropout, time_s=time_s
-            )
+        block = partial(ResBlock, emb_channels=emb_channels, dropout=self.dropout, time_s=time_s)
 
         def attention(width: int) -> AttentionBlock:
             return AttentionBlock(width, num_heads or _heads(width, num_head_channels))
@@ -113,22 +91,21 @@ class OpenAIADM(RawNetwork):
         self.timestep = TimestepEmbedding(model_channels)
         self.time_embed = mlp()
         self.time_embed_s = mlp() if time_s else None
-        self.label_emb = nn.Embedding(label_dim, emb_channels) if label_dim else None
+        labels = self.label_dim
+        self.label_emb = nn.Embedding(labels, emb_channels) if labels else None
 
-        last = len(channel_mult) - 1
-        width = model_channels * channel_mult[0]
+        width = self.levels[0].width
         skips = [width]  # channels of the encoder's outputs, in order
-        first = nn.Conv2d(channels, width, 3, padding=1)
+        first = nn.Conv2d(self.channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
-        for level, mult in enumerate(channel_mult):
-            attends = resolution >> level in attn_resolutions
-            for _ in range(num_blocks):
-                layers: list[nn.Module] = [block(width, model_channels * mult)]
-                width = model_channels * mult
-                layers += [attention(width)] if attends else []
+        for level in self.levels:
+            for _ in range(self.num_blocks):
+                layers: list[nn.Module] = [block(width, level.width)]
+                width = level.width
+                layers += [attention(width)] if level.attends else []
                 self.input_blocks.append(nn.ModuleList(layers))
                 skips.append(width)
-            if level < last:
+            if level is not self.levels[-1]:
                 self.input_blocks.append(nn.ModuleList([block(width, width, down=True)]))
                 skips.append(width)
 
@@ -137,17 +114,16 @@ class OpenAIADM(RawNetwork):
         )
 
         self.output_blocks = nn.ModuleList()
-        for level in reversed(range(len(channel_mult))):
-            attends = resolution >> level in attn_resolutions
-            for index in range(num_blocks + 1):
-                layers = [block(width + skips.pop(), model_channels * channel_mult[level])]
-                width = model_channels * channel_mult[level]
-                layers += [attention(width)] if attends else []
-                if level and index == num_blocks:
+        for level in reversed(self.levels):
+            for index in range(self.num_blocks + 1):
+                layers = [block(width + skips.pop(), level.width)]
+                width = level.width
+                layers += [attention(width)] if level.attends else []
+                if level is not self.levels[0] and index == self.num_blocks:
                     layers.append(block(width, width, up=True))
                 self.output_blocks.append(nn.ModuleList(layers))
 
-        end = nn.Conv2d(width, channels, 3, padding=1)
+        end = nn.Conv2d(width, self.channels, 3, padding=1)
         self.out = nn.Sequential(_norm(width), nn.SiLU(), end)
         draw_default(self, generator)
         zero(self, ("out_layers.3", "proj_out", "out.2"))
@@ -238,14 +214,14 @@ class ResBlock(Recomputing):
         self.up = up
         self.down = down
 
-        def told() -> nn.Sequential:
+        def embedded() -> nn.Sequential:
             return nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
 
         self.in_layers = nn.Sequential(
             _norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = told()
-        self.emb_layers_s = told() if time_s else None
+        self.emb_layers = embedded()
+        self.emb_layers_s = embedded() if time_s else None
         self.out_layers = nn.Sequential(
             _norm(out_channels),
             nn.SiLU(),

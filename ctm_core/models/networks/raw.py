@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["RawNetwork"]
+__all__ = ["Level", "RawNetwork"]
+
+
+class Level(NamedTuple):
+    """The blocks of one resolution: side of their maps, their channels, whether they attend."""
+
+    side: int
+    width: int
+    attends: bool
 
 
 class RawNetwork(nn.Module):
@@ -32,12 +41,18 @@ class RawNetwork(nn.Module):
     ----------
     resolution, channels
         Side and channels of the square images; the side is halved at every level but the first.
+    model_channels, channel_mult
+        Width, and its factor at each level.
+    num_blocks, attn_resolutions
+        Residual blocks per level, and sides of the feature maps at which they attend.
     label_dim
         Classes; 0 for an unconditional network.
+    augment_dim
+        Width of the augmentation labels; 0 for none.
     time_s
         Whether the network knows the target time s (CTM, section 5.1).
-    channel_mult
-        A factor of the width at each level.
+    dropout
+        Probability, active in train mode.
 
     Raises
     ------
@@ -50,9 +65,14 @@ class RawNetwork(nn.Module):
         *,
         resolution: int,
         channels: int,
-        label_dim: int,
-        time_s: bool,
+        model_channels: int,
         channel_mult: Sequence[int],
+        num_blocks: int,
+        attn_resolutions: Sequence[int],
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        time_s: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         factor = 2 ** (len(channel_mult) - 1)
@@ -64,8 +84,17 @@ class RawNetwork(nn.Module):
             )
         self.resolution = resolution
         self.channels = channels
+        self.model_channels = model_channels
+        self.num_blocks = num_blocks
         self.label_dim = label_dim
+        self.augment_dim = augment_dim
         self.time_s = time_s
+        self.dropout = dropout
+        sides = [resolution >> level for level in range(len(channel_mult))]
+        self.levels = [
+            Level(side, model_channels * mult, side in attn_resolutions)
+            for side, mult in zip(sides, channel_mult, strict=True)
+        ]
 
     @property
     def output_weight(self) -> Tensor:

@@ -13,6 +13,15 @@ from ctm_core.models.networks.adm import ADM
 from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.runtime.errors import UserError
 
+IMAGENET64: dict[str, Any] = {
+    "resolution": 64,
+    "channels": 3,
+    "label_dim": 1000,
+    "model_channels": 192,
+    "channel_mult": (1, 2, 3, 4),
+    "num_blocks": 3,
+    "attn_resolutions": (32, 16, 8),
+}
 SIZES: dict[str, Any] = {
     "resolution": 8,
     "channels": 2,
@@ -36,7 +45,7 @@ def small(**changes: Any) -> ADM:
 
 def test_published_parameter_count() -> None:
     with torch.device("meta"):
-        network = ADM(resolution=64, channels=3, label_dim=1000)
+        network = ADM(**IMAGENET64)
     assert sum(p.numel() for p in network.parameters()) == 295_899_267
 
 

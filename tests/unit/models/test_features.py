@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from ctm_core.config.protocols import Protocol
 from ctm_core.evaluation.metrics import Moments, frechet_distance
 from ctm_core.models import features, torchvision_shim
-from ctm_core.models.features import Extractor, build_features, efficientnet_lite0
+from ctm_core.models.features import FeatureExtractor, build_features, efficientnet_lite0
 from ctm_core.models.features._extractor import clean_resize
 from ctm_core.runtime.errors import UserError
 
@@ -47,7 +47,7 @@ class Recorder:
 
 
 def extractor(network, channels=1, batch_size=4, **changes):
-    return Extractor(
+    return FeatureExtractor(
         name="recorder",
         dim=channels,
         weights_sha256="0" * 64,

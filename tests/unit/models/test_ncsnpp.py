@@ -12,6 +12,15 @@ from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.embeddings import FourierEmbedding
 from ctm_core.models.networks.ncsnpp import NCSNpp
 
+CIFAR10: dict[str, Any] = {
+    "resolution": 32,
+    "channels": 3,
+    "augment_dim": 9,
+    "model_channels": 128,
+    "channel_mult": (2, 2, 2),
+    "num_blocks": 4,
+    "attn_resolutions": (16,),
+}
 SIZES: dict[str, Any] = {
     "resolution": 8,
     "channels": 2,
@@ -63,8 +72,8 @@ def test_names_beyond_those_of_ddpmpp() -> None:
 def test_parameter_count_at_the_published_size() -> None:
     """Widths of EDM's CIFAR-10 VE network: 0.66 M parameters more than the VP network's."""
     with torch.device("meta"):
-        network = NCSNpp(resolution=32, channels=3, augment_dim=9)
-        plain = DDPMpp(resolution=32, channels=3, augment_dim=9)
+        network = NCSNpp(**CIFAR10)
+        plain = DDPMpp(**CIFAR10)
     count, base = (sum(p.numel() for p in n.parameters()) for n in (network, plain))
     residual = (3 * 9 + 1) * 256 + (256 * 9 + 1) * 256  # two aux_residual layers
     embedding = 128 * 512 + 128 * 9  # twice the sinusoids into map_layer0 and map_augment

@@ -15,6 +15,14 @@ from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.layers import Conv2d, Resample, UNetBlock, group_norm
 from ctm_core.runtime.errors import UserError
 
+CIFAR10: dict[str, Any] = {
+    "resolution": 32,
+    "channels": 3,
+    "model_channels": 128,
+    "channel_mult": (2, 2, 2),
+    "num_blocks": 4,
+    "attn_resolutions": (16,),
+}
 SMALL: dict[str, Any] = {
     "resolution": 8,
     "channels": 1,
@@ -53,7 +61,7 @@ def inputs(batch: int = 3, dtype: torch.dtype = torch.float32) -> tuple[torch.Te
 )
 def test_published_parameter_counts(arguments: dict[str, Any], parameters: int) -> None:
     with torch.device("meta"):
-        network = DDPMpp(resolution=32, channels=3, **arguments)
+        network = DDPMpp(**(CIFAR10 | arguments))
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 

@@ -13,6 +13,15 @@ from ctm_core.models.networks.embeddings import TimestepEmbedding
 from ctm_core.models.networks.openai_adm import AttentionBlock, OpenAIADM, ResBlock
 from ctm_core.runtime.errors import UserError
 
+IMAGENET64: dict[str, Any] = {
+    "resolution": 64,
+    "channels": 3,
+    "label_dim": 1000,
+    "model_channels": 192,
+    "channel_mult": (1, 2, 3, 4),
+    "num_blocks": 3,
+    "attn_resolutions": (32, 16, 8),
+}
 SIZES: dict[str, Any] = {
     "resolution": 8,
     "channels": 2,
@@ -42,7 +51,7 @@ def small(**changes: Any) -> OpenAIADM:
 )
 def test_published_parameter_counts(time_s: bool, parameters: int) -> None:
     with torch.device("meta"):
-        network = OpenAIADM(resolution=64, channels=3, label_dim=1000, time_s=time_s)
+        network = OpenAIADM(**IMAGENET64, time_s=time_s)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network.output_weight is network.output_blocks[15][0].out_layers[3].weight
     assert network.output_weight.shape == (192, 192, 3, 3)
