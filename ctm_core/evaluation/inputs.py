@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import Cell, Experiment
-from ctm_core.config.protocols import Protocol, ReferenceFile
+from ctm_core.config.protocols import ReferenceFile
 from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.evaluation.metrics.reference import Reference, load_reference
 from ctm_core.models.foreign.fit import check_imported, is_imported
 from ctm_core.models.weight_file import read_record
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_metadata, sha256_file
+from ctm_core.runtime.files import sha256_file
 
 __all__ = ["Inputs", "gather", "read_references"]
 
@@ -142,20 +142,17 @@ def read_references(paths: Iterable[Path]) -> dict[str, Reference]:
     Raises
     ------
     UserError
-        If a file is no reference, is damaged, or two are of one protocol.
+        As :func:`load_reference`, or if two are of one protocol.
     """
-    found: dict[str, Reference] = {}
+    references: dict[str, Reference] = {}
     for path in paths:
-        try:
-            protocol = Protocol.model_validate_json(read_metadata(path)["protocol"])
-        except (KeyError, ValueError):
+        reference = load_reference(path)
+        if reference.protocol.name in references:
             raise UserError(
-                f"{path} is not a reference file; make one with `ctm features reference`"
-            ) from None
-        if protocol.name in found:
-            raise UserError(f"two references are of the protocol {protocol.name}; give one")
-        found[protocol.name] = load_reference(path, protocol)
-    return found
+                f"two references are of the protocol {reference.protocol.name}; give one"
+            )
+        references[reference.protocol.name] = reference
+    return references
 
 
 def _references(

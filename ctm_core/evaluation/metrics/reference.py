@@ -1,11 +1,10 @@
 """Reference statistics: what is known of real images under a protocol, cached in one file.
 
-The file carries everything its values depend on (protocol, hash of the feature weights,
-fingerprint of the images), and is refused wherever one of them differs. It comes from a prepared
-data set, or from statistics that somebody published.
+The file carries everything its values depend on: the protocol, the hash of the feature weights,
+and the fingerprint of the images. It comes from a prepared data set, or from statistics that
+somebody published.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
 __all__ = ["Reference", "load_reference", "write_reference"]
 
-#: The parts of a protocol that reference statistics depend on.
-DECISIVE = ("features", "input_size", "resize", "reference", "precision")
 CHUNK = 2048
 
 
@@ -221,92 +218,41 @@ def write_reference(
     return made
 
 
-def load_reference(
-    path: str | Path, protocol: Protocol, *, fingerprint: str | None = None
-) -> Reference:
-    """Read reference statistics and check that they belong to a protocol.
-
-    Parameters
-    ----------
-    path
-        What :func:`write_reference` wrote.
-    protocol
-        The protocol about to be used.
-    fingerprint
-        Of the data set they must come from; None accepts the file's.
+def load_reference(path: str | Path) -> Reference:
+    """Read what :func:`write_reference` wrote.
 
     Raises
     ------
     UserError
-        If the file is missing or damaged, was made by another protocol, with other feature
-        weights, or from other images, or lacks what a metric needs.
+        If the file is missing or corrupt, was made with other feature weights, or lacks what a
+        metric of its protocol needs.
     """
     tensors, metadata = load_tensors(path)
-    again = f"make it again by `ctm features reference --protocol {protocol.name}.yaml`"
     try:
-        made_by = json.loads(metadata["protocol"])
         reference = Reference(
-            protocol=protocol,
+            protocol=Protocol.model_validate_json(metadata["protocol"]),
             state=State.from_tensors(tensors),
             weights_sha256=metadata["weights_sha256"],
             fingerprint=metadata["dataset_fingerprint"],
             resolution=int(metadata["resolution"]),
         )
-        reference.moments  # noqa: B018  a state without them is no reference
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} holds no reference statistics ({error}); {again}") from None
-    wanted = protocol.model_dump(mode="json")
-    for key in DECISIVE:
-        if made_by.get(key) != wanted[key]:
-            raise UserError(
-                f"{path} was made for {key} {_shown(made_by.get(key))}, the protocol "
-                f"{protocol.name} has {_shown(wanted[key])}; {again}"
-            )
-    _check_held(path, reference, made_by, again)
-    if (current := weights_sha256(protocol.features)) != reference.weights_sha256:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is not a reference file ({problem}); make one with `ctm features reference`"
+        ) from None
+    protocol = reference.protocol
+    again = f"make it again by `ctm features reference --protocol {protocol.name}.yaml`"
+    missing = {"moments", *protocol.needs} - {"probabilities"} - reference.state.held
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(sorted(missing))}, which the metrics of {protocol.name} "
+            f"need; {again}"
+        )
+    current = weights_sha256(protocol.features)
+    if current != reference.weights_sha256:
         raise UserError(
             f"{path} was made with other weights of {protocol.features} "
             f"({reference.weights_sha256[:12]}, now {current[:12]}); {again}"
         )
-    if fingerprint is not None and fingerprint != reference.fingerprint:
-        raise UserError(
-            f"{path} was made from other images (fingerprint {reference.fingerprint[:12]}, "
-            f"expected {fingerprint[:12]}); {again}"
-        )
     return reference
-
-
-#: What a metric needs of the reference, in words, and the key of the protocol that decides on it.
-HELD = {
-    "features": ("single images' features", "neighbours", "rows"),
-    "spatial": ("spatial statistics", "", ""),
-    "nearest": ("distances of held-out images", "memorisation", ""),
-}
-
-
-def _check_held(
-    path: str | Path, reference: Reference, made_by: dict[str, Any], again: str
-) -> None:
-    """Check that the file holds what the metrics need, made with the protocol's settings."""
-    protocol = reference.protocol
-    wanted = protocol.model_dump(mode="json")
-    for part in protocol.needs & HELD.keys():
-        what, section, key = HELD[part]
-        if part not in reference.state.held:
-            raise UserError(
-                f"{path} was made without {what}, which the metrics of {protocol.name} need; "
-                f"{again}"
-            )
-        then, now = made_by.get(section), wanted.get(section)
-        if key:
-            then, now = (then or {}).get(key), wanted[section][key]
-        if then != now:
-            name = ".".join(filter(None, (section, key)))
-            raise UserError(
-                f"{path} was made for {name} {_shown(then)}, the protocol {protocol.name} has "
-                f"{_shown(now)}; {again}"
-            )
-
-
-def _shown(value: Any) -> str:
-    return "/".join(map(str, value.values())) if isinstance(value, dict) else str(value)
