@@ -127,9 +127,9 @@ def likelihood(
     reading: str,
 ) -> None:
     """Measure bits per dimension of images under a model, through its denoiser."""
-    from ctm_core.evaluation.likelihood import Protocol, write_likelihood
+    from ctm_core.evaluation.likelihood import LikelihoodProtocol, write_likelihood
 
-    protocol = Protocol(
+    protocol = LikelihoodProtocol(
         probes=probes,
         residual=residual,
         tolerance=tolerance,

@@ -1,7 +1,7 @@
-"""Score images that lie in a file or folder, whoever made them.
+"""Score the images of a file or folder, whoever made them.
 
 A file of ``ctm sample`` has a record beside it (``samples.json``), which is compared with the
-protocol; of other files nothing is known but their images.
+protocol; of other files only the images are known.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ctm_core.config import validated
+from ctm_core.config.metric_registry import TEACHER
 from ctm_core.config.protocols import Protocol, ReferenceSplit
-from ctm_core.data.dataset import Dataset, open_dataset
+from ctm_core.data.dataset import open_dataset
+from ctm_core.evaluation.cells import BLOCKS
 from ctm_core.evaluation.inputs import read_references
 from ctm_core.evaluation.metrics.nearest import nearest_distances
 from ctm_core.evaluation.metrics.reference import Reference
@@ -32,7 +36,6 @@ from ctm_core.runtime.provenance import code_version
 __all__ = ["Images", "score_files"]
 
 BATCH = 256
-BLOCKS = 8
 
 
 class Images:
@@ -89,15 +92,15 @@ class Images:
 
     def _opened(self) -> NDArray[np.uint8]:
         try:
-            found: Any = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(found, np.ndarray):
-                names = list(found.files)
+            array: Any = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                names = list(array.files)
                 name = "arr_0" if "arr_0" in names else names[0]
                 if name != "arr_0" and len(names) > 1:
                     raise UserError(
                         f"{self.path} holds the arrays {', '.join(names)}; call the images arr_0"
                     )
-                found = found[name]
+                array = array[name]
         except FileNotFoundError:
             raise UserError(f"{self.path} is missing; correct the path") from None
         except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
@@ -106,7 +109,6 @@ class Images:
                 f"{self.path} holds no array of images ({problem}); give a .npy or .npz file, or "
                 "a folder of .png files"
             ) from None
-        array: NDArray[np.uint8] = found
         if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
             array = array.transpose(0, 3, 1, 2)
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] not in (1, 3):
@@ -116,7 +118,8 @@ class Images:
             )
         if array.shape[2] != array.shape[3]:
             raise UserError(f"{self.path} holds images of {array.shape[2:]}; they must be square")
-        return array
+        images: NDArray[np.uint8] = array
+        return images
 
     def _decoded(self, file: Path) -> torch.Tensor:
         try:
@@ -159,18 +162,19 @@ def score_files(
     images = Images(samples)
     digest = images.sha256()
     record = _record(samples, digest)
-    loaded = read_references(references)
-    for reference in loaded.values():
-        _check(images, reference, record)
+    fitted = {
+        name: _fitted(reference, images, record)
+        for name, reference in read_references(references).items()
+    }
     place = {key: record.get(key, default) for key, default in PLACE.items()}
     rows = []
-    for name, reference in loaded.items():
+    for name, reference in fitted.items():
         state = _pass(images, reference, data)
         try:
-            found = scores(state, reference.state, reference.protocol, errors=True)
+            values = scores(state, reference.state, reference.protocol, errors=True)
         except ValueError as error:
             raise UserError(f"{samples} cannot be scored by {name}: {error}") from None
-        rows += [place | {"protocol": name} | row for row in found]
+        rows += [place | {"protocol": name} | row for row in values]
     result = {
         "experiment": record.get("experiment", "samples"),
         "dataset": record.get("dataset", "unknown"),
@@ -185,8 +189,8 @@ def score_files(
         "code_version": code_version(),
         "seconds": 0.0,
         "protocols": {
-            name: reference.record() | {"samples": images.count, "images_sha256": digest}
-            for name, reference in loaded.items()
+            name: reference.record() | {"images_sha256": digest}
+            for name, reference in fitted.items()
         },
         "rows": rows,
     }
@@ -203,17 +207,18 @@ def _record(samples: Path, digest: str) -> dict[str, Any]:
     path = samples.with_suffix(".json")
     if samples.is_dir() or not path.exists():
         return {}
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != "samples":
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("kind") != "samples":
         return {}
-    if found.get("array_sha256") != digest:
+    if record.get("array_sha256") != digest:
         raise UserError(
             f"{path} describes another array than {samples}; delete it or sample again"
         )
-    return found
+    return record
 
 
-def _check(images: Images, reference: Reference, record: dict[str, Any]) -> None:
+def _fitted(reference: Reference, images: Images, record: dict[str, Any]) -> Reference:
+    """The reference with its protocol for as many samples as there are images."""
     protocol, path = reference.protocol, images.path
     if images.shape[-1] != reference.resolution:
         raise UserError(
@@ -221,35 +226,31 @@ def _check(images: Images, reference: Reference, record: dict[str, Any]) -> None
             f"{protocol.name} is of {reference.resolution}-pixel images"
         )
     real = protocol.reference
-    made_of = record.get("dataset")
-    if isinstance(real, ReferenceSplit) and made_of not in (None, real.dataset):
+    learned = record.get("dataset")
+    if isinstance(real, ReferenceSplit) and learned not in (None, real.dataset):
         raise UserError(
             f"{path} was sampled from {record.get('model')} of {record.get('experiment')}, which "
-            f"has learned {made_of}, but {protocol.name} compares with {real.dataset}"
+            f"was trained on {learned}, but {protocol.name} compares with {real.dataset}"
         )
     if record.get("rounding", protocol.rounding) != protocol.rounding:
         raise UserError(
             f"{path} was rounded by {record['rounding']}, but {protocol.name} says "
-            f"{protocol.rounding}; sample again, or take a protocol that says so"
+            f"{protocol.rounding}; sample again, or choose a protocol that says so"
         )
-    if "fid" in protocol.metrics and (why := protocol.too_little_for_fid(images.count)):
-        raise UserError(f"{path} cannot be scored by {protocol.name}: {why}")
-    if "trajectory" in protocol.metrics:
+    if asking := ", ".join(protocol.needing(TEACHER)):
         raise UserError(
-            f"{protocol.name} asks for trajectory, which is of a model and not of its images; "
-            "take a protocol without it"
+            f"{protocol.name} asks for {asking}, which is of a model and not of its images; "
+            "choose a protocol without it"
         )
-    needed = protocol.neighbours
-    k = max(needed.precision_recall, needed.density_coverage)
-    if protocol.keeps_features and images.count <= k:
-        raise UserError(f"{path} holds {images.count} images; {protocol.name} needs more than {k}")
+    described = protocol.model_dump() | {"samples": images.count}
+    place = f"{path} ({images.count} images) cannot be scored by {protocol.name}"
+    return replace(reference, protocol=validated(Protocol, described, place))
 
 
 def _pass(images: Images, reference: Reference, data: Sequence[Path]) -> State:
     protocol = reference.protocol
-    keep = protocol.neighbours.rows
-    state = State(images.count, protocol.needs, blocks=BLOCKS, keep=keep)
-    training = _training(protocol, reference, data) if "nearest" in protocol.needs else None
+    state = State(images.count, protocol.needs, blocks=BLOCKS, keep=protocol.neighbours.rows)
+    training = _training(reference, data) if "nearest" in protocol.needs else None
     extractor = build_features(protocol)
     for batch in images.batches():
         outputs = dict(extractor.extract(batch, protocol.outputs))
@@ -259,13 +260,13 @@ def _pass(images: Images, reference: Reference, data: Sequence[Path]) -> State:
     return state
 
 
-def _training(protocol: Protocol, reference: Reference, data: Sequence[Path]) -> torch.Tensor:
+def _training(reference: Reference, data: Sequence[Path]) -> torch.Tensor:
     """The training images behind a reference."""
     for folder in data:
-        dataset: Dataset = open_dataset(folder)
+        dataset = open_dataset(folder)
         if dataset.fingerprint == reference.fingerprint:
             return dataset.batch(torch.arange(len(dataset)))[0]
     raise UserError(
-        f"memorisation in {protocol.name} needs the training images that its reference was made "
-        "of; give their folder as --data"
+        f"{', '.join(reference.protocol.needing('nearest'))} in {reference.protocol.name} needs "
+        "the training images that its reference was made of; give their folder as --data"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctm_core.config import Cell, Experiment
+from ctm_core.config.metric_registry import TEACHER
 from ctm_core.config.protocols import ReferenceFile
 from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.evaluation.metrics.reference import Reference, load_reference
@@ -84,7 +85,7 @@ def gather(
     reached = int(record["step"])
     if not reached and is_imported(record) and experiment.imported(model):
         reached = experiment.last_step(model)  # the file's name did not tell
-    found = Inputs(
+    inputs = Inputs(
         experiment,
         model,
         record,
@@ -94,8 +95,8 @@ def gather(
         _teacher(experiment, model, weights, digest, teacher),
         _datasets(experiment, model, record, data),
     )
-    _check_needs(found)
-    return found
+    _check_needs(inputs)
+    return inputs
 
 
 def _check_weights(
@@ -159,12 +160,12 @@ def _references(
     paths: Sequence[Path], experiment: Experiment, model: str, record: dict[str, Any]
 ) -> dict[str, Reference]:
     """The reference of every protocol that scores the model, checked."""
-    found = read_references(paths)
+    given = read_references(paths)
     wanted = experiment.protocols(model, int(record["step"]))
     for name in wanted:
-        if name not in found:
+        if name not in given:
             raise UserError(f"no reference given for the protocol {name}; add its file")
-        reference = found[name]
+        reference = given[name]
         if reference.resolution != record["resolution"]:
             raise UserError(
                 f"the reference of {name} is of {reference.resolution}-pixel images, "
@@ -180,7 +181,7 @@ def _references(
                 f"the reference of {name} was made from other images of {record['dataset']} than "
                 f"{model} has learned; make one of them again"
             )
-    return {name: found[name] for name in wanted}
+    return {name: given[name] for name in wanted}
 
 
 def _teacher(
@@ -200,7 +201,7 @@ def _teacher(
 def _datasets(
     experiment: Experiment, model: str, record: dict[str, Any], folders: Sequence[Path]
 ) -> dict[str, Dataset]:
-    found = {}
+    datasets = {}
     for folder in folders:
         dataset = open_dataset(folder)
         if dataset.name != experiment.dataset.name:
@@ -214,8 +215,8 @@ def _datasets(
                 f"{folder} holds other images of {dataset.name} than {model} has learned; make "
                 "one of them again"
             )
-        found[dataset.split] = dataset
-    return found
+        datasets[dataset.split] = dataset
+    return datasets
 
 
 def _check_needs(inputs: Inputs) -> None:
@@ -226,14 +227,13 @@ def _check_needs(inputs: Inputs) -> None:
         place = f"the protocol {protocol.name} of {experiment}"
         if protocol.needs_teacher and inputs.teacher is None:
             fix = "give its weights as --teacher" if inputs.experiment.teacher else "leave it out"
-            raise UserError(f"trajectory in {place} compares with the teacher; {fix}")
+            asking = ", ".join(protocol.needing(TEACHER))
+            raise UserError(f"{asking} in {place} compares with the teacher; {fix}")
         if protocol.needs_training_images:
             inputs.dataset("train", place)
-        real = protocol.reference
-        if "memorisation" in protocol.metrics and (
-            isinstance(real, ReferenceFile) or real.dataset != name
-        ):
-            raise UserError(f"memorisation in {place} needs the reference {{dataset: {name}}}")
+        asking, real = ", ".join(protocol.needing("nearest")), protocol.reference
+        if asking and (isinstance(real, ReferenceFile) or real.dataset != name):
+            raise UserError(f"{asking} in {place} needs the reference {{dataset: {name}}}")
     likelihood = inputs.experiment.evaluation.likelihood
     wanted = inputs.experiment.measures_likelihood(inputs.model, inputs.step)
     if likelihood is not None and wanted:

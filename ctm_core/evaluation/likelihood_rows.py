@@ -8,7 +8,7 @@ from typing import Any
 from ctm_core.config.sampling_grid import ADAPTIVE
 from ctm_core.evaluation.inputs import Inputs
 from ctm_core.evaluation.kept import kept
-from ctm_core.evaluation.likelihood import Protocol, measure
+from ctm_core.evaluation.likelihood import LikelihoodProtocol, measure
 from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.models.generation import Generator
 
@@ -29,7 +29,9 @@ def likelihood_rows(
     if section is None or not inputs.experiment.measures_likelihood(inputs.model, inputs.step):
         return [], {}
     dataset = inputs.dataset(section.split, "likelihood")
-    protocol = Protocol(probes=section.probes, tolerance=section.tolerance, seed=section.seed)
+    protocol = LikelihoodProtocol(
+        probes=section.probes, tolerance=section.tolerance, seed=section.seed
+    )
     described = protocol.describe() | {
         "images": section.images,
         "seed": section.seed,

@@ -20,7 +20,7 @@ from ctm_core.diffusion.gaussian import GaussianMixture, MixtureNetwork, exact_m
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.likelihood import (
     DEQUANTISATION_BITS,
-    Protocol,
+    LikelihoodProtocol,
     bits_per_dim,
     dequantise,
     log_density,
@@ -228,7 +228,9 @@ def rows(law: Any, stream: str, indices: Tensor, shape: tuple[int, ...]) -> Tens
 def test_measured_bits_are_the_closed_form() -> None:
     mixture = one_gaussian()
     generator, data = data_and_model(mixture, 100)
-    made = measure(generator, data, protocol=Protocol(probes=0, tolerance=1e-7), batch_size=32)
+    made = measure(
+        generator, data, protocol=LikelihoodProtocol(probes=0, tolerance=1e-7), batch_size=32
+    )
     levels, _ = data.batch(made.indices)
     assert sorted(made.indices.tolist()) == list(range(100))
     x = dequantise(levels, rows(randomness.uniform, "dequantise", made.indices, mixture.shape))
@@ -251,7 +253,7 @@ def test_reconstruction_residual() -> None:
     """A bound on the data's own density, tight to second order in sigma_min."""
     mixture = one_gaussian()
     generator, data = data_and_model(mixture, 100)
-    protocol = Protocol(residual="reconstruction", tolerance=1e-7)
+    protocol = LikelihoodProtocol(residual="reconstruction", tolerance=1e-7)
     made = measure(generator, data, protocol=protocol)
     levels, _ = data.batch(made.indices)
     clean = dequantise(levels, rows(randomness.uniform, "dequantise", made.indices, mixture.shape))
@@ -270,7 +272,7 @@ def test_reconstruction_residual() -> None:
 def test_an_images_value_does_not_hang_on_its_batch(options: dict[str, Any]) -> None:
     """Exactly the same draws; the shared steps of the solver move it within their tolerance."""
     generator, data = data_and_model(one_gaussian(), 40)
-    protocol = Protocol(**options)
+    protocol = LikelihoodProtocol(**options)
     whole = measure(generator, data, protocol=protocol, batch_size=40)
     split = measure(generator, data, protocol=protocol, batch_size=7)
     few = measure(generator, data, count=9, protocol=protocol, batch_size=40)
@@ -282,7 +284,7 @@ def test_an_images_value_does_not_hang_on_its_batch(options: dict[str, Any]) -> 
     assert len(split.evaluations) == 6 and len(whole.evaluations) == 1
     again = measure(generator, data, protocol=protocol, batch_size=40)
     assert torch.equal(again.bits, whole.bits)
-    other = measure(generator, data, protocol=Protocol(seed=1, **options), batch_size=40)
+    other = measure(generator, data, protocol=LikelihoodProtocol(seed=1, **options), batch_size=40)
     assert float((other.bits.sort()[0] - whole.bits.sort()[0]).abs().max()) > allowed
 
 
@@ -405,7 +407,9 @@ def test_flips_of_the_training_set() -> None:
     mean = torch.linspace(-0.25, 0.25, SIDE, dtype=DOUBLE).expand(1, 1, SIDE, SIDE)
     mixture = isotropic(mean)
     generator, data = data_and_model(mixture, 200)
-    made = measure(generator, data, protocol=Protocol(published=True, reading="consistent"))
+    made = measure(
+        generator, data, protocol=LikelihoodProtocol(published=True, reading="consistent")
+    )
     mirrored = rows(randomness.uniform, "flip", made.indices, ()) < 0.5
     levels, _ = data.batch(made.indices)
     images = levels.double() / 127.5 - 1
@@ -431,7 +435,7 @@ def test_the_published_number_of_a_gaussian() -> None:
     """All of it: entropy under sigma(1e-3), the residual by its reading, and 7 bits, not 6.994."""
     mixture = isotropic()
     generator, data = data_and_model(mixture, 400)
-    made = measure(generator, data, protocol=Protocol(published=True))
+    made = measure(generator, data, protocol=LikelihoodProtocol(published=True))
     entropy = 0.5 * math.log2(2 * math.pi * math.e * (VARIANCE + START**2))
     residual = WRONG**2 / (VARIANCE + WRONG**2) / (2 * LN2)
     predicted = entropy - residual + 7

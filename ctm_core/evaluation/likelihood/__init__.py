@@ -42,13 +42,13 @@ from ctm_core.evaluation.likelihood.bits import (
 )
 from ctm_core.evaluation.likelihood.measurement import Measurement, measure, write_likelihood
 from ctm_core.evaluation.likelihood.ode import Solution, log_density
-from ctm_core.evaluation.likelihood.protocol import RESIDUALS, Protocol
+from ctm_core.evaluation.likelihood.protocol import RESIDUALS, LikelihoodProtocol
 
 __all__ = [
     "DEQUANTISATION_BITS",
     "RESIDUALS",
+    "LikelihoodProtocol",
     "Measurement",
-    "Protocol",
     "Solution",
     "bits_per_dim",
     "dequantise",

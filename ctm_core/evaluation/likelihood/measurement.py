@@ -6,27 +6,28 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctm_core.data.dataset import Dataset, open_dataset, to_float
 from ctm_core.diffusion import randomness
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.likelihood import ode, published_protocol
 from ctm_core.evaluation.likelihood.bits import bits_per_dim, dequantise, prior_mismatch
-from ctm_core.evaluation.likelihood.protocol import Protocol
+from ctm_core.evaluation.likelihood.protocol import LikelihoodProtocol
+from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file, write_json
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.provenance import code_version
 
-if TYPE_CHECKING:
-    from ctm_core.models.generation import Generator
-
 __all__ = ["Measurement", "measure", "write_likelihood"]
 
 log = logging.getLogger(__name__)
+
+DIFFUSION = ("sigma_min", "sigma_max", "rho")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Measurement:
     indices: Tensor
     evaluations: tuple[int, ...]
     mismatch: float
-    protocol: Protocol
+    protocol: LikelihoodProtocol
 
     @property
     def mean(self) -> float:
@@ -88,7 +89,7 @@ def measure(
     dataset: Dataset,
     *,
     count: int | None = None,
-    protocol: Protocol | None = None,
+    protocol: LikelihoodProtocol | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Measurement:
@@ -116,26 +117,24 @@ def measure(
         If data and model do not fit, there are fewer images, the model has no denoiser (it knows
         s = sigma_min alone), or it gives NaN.
     """
-    protocol = protocol or Protocol()
+    protocol = protocol or LikelihoodProtocol()
     count = len(dataset) if count is None else count
     _check(generator, dataset, count)
     batch_size = batch_size or (published_protocol.BATCH_SIZE if protocol.published else 64)
     order = torch.from_numpy(
         randomness.permutation(protocol.seed, "likelihood images", 0, len(dataset))
     )[:count]
+    sigma_max = generator.record["diffusion"]["sigma_max"]
     evaluate = _published if protocol.published else _dequantised
     bar = Progress("likelihood", -(-count // batch_size)) if progress else None
     bits, evaluations, squares = [], [], 0.0
     for number, indices in enumerate(torch.split(order, batch_size)):
         levels, labels = dataset.batch(indices)
-        value, spent = evaluate(
-            generator, levels, labels if generator.classes else None, indices, number, protocol
-        )
+        denoiser = _Bound(generator.model, labels if generator.classes else None)
+        value, spent = evaluate(generator, denoiser, levels, indices.tolist(), number, protocol)
         bits.append(value)
         evaluations.append(spent)
-        squares += prior_mismatch(to_float(levels), _diffusion(generator)["sigma_max"]) * len(
-            value
-        )
+        squares += prior_mismatch(to_float(levels), sigma_max) * len(value)
         if bar is not None:
             bar.advance(len(value))
     if bar is not None:
@@ -149,7 +148,7 @@ def write_likelihood(
     output: Path,
     *,
     count: int | None = None,
-    protocol: Protocol | None = None,
+    protocol: LikelihoodProtocol | None = None,
     batch_size: int | None = None,
 ) -> Measurement:
     """:func:`measure` a weight file on a prepared data set and write the result as JSON.
@@ -159,8 +158,6 @@ def write_likelihood(
     UserError
         As :func:`measure`, or if a file is missing or damaged.
     """
-    from ctm_core.models.generation import Generator
-
     generator, dataset = Generator.from_file(weights), open_dataset(data)
     measured = measure(
         generator, dataset, count=count, protocol=protocol, batch_size=batch_size, progress=True
@@ -171,12 +168,14 @@ def write_likelihood(
             dataset.split,
         )
     record = generator.record
-    told = {name: record[name] for name in ("experiment", "model", "step", "seed", "train_hash")}
+    made_by = {
+        name: record[name] for name in ("experiment", "model", "step", "seed", "train_hash")
+    }
     write_json(
         output,
         measured.to_json()
         | {
-            "model": told | {"weights_sha256": sha256_file(weights)},
+            "model": made_by | {"weights_sha256": sha256_file(weights)},
             "dataset": {
                 "name": dataset.name,
                 "split": dataset.split,
@@ -190,20 +189,18 @@ def write_likelihood(
 
 def _dequantised(
     generator: Generator,
+    denoiser: _Bound,
     levels: Tensor,
-    labels: Tensor | None,
-    indices: Tensor,
+    indices: list[int],
     number: int,
-    protocol: Protocol,
+    protocol: LikelihoodProtocol,
 ) -> tuple[Tensor, int]:
-    diffusion, shape, rows = _diffusion(generator), generator.shape, indices.tolist()
-    uniform = _drawn(randomness.uniform, protocol.seed, "dequantise", rows, shape)
-    clean = dequantise(levels, uniform)
-    denoiser = _Bound(generator, labels)
-    x, after = clean, torch.zeros(len(rows)).double()
+    shape, seed = generator.shape, protocol.seed
+    low, high = (generator.record["diffusion"][name] for name in ("sigma_min", "sigma_max"))
+    clean = dequantise(levels, _drawn(randomness.uniform, seed, "dequantise", indices, shape))
+    x, after = clean, torch.zeros(len(indices)).double()
     if protocol.residual == "reconstruction":
-        noise = _drawn(randomness.normal, protocol.seed, "likelihood noise", rows, shape)
-        low = diffusion["sigma_min"]
+        noise = _drawn(randomness.normal, seed, "likelihood noise", indices, shape)
         x = clean + low * noise
         after = published_protocol.residual(
             denoiser,
@@ -215,13 +212,13 @@ def _dequantised(
         )
     probes = None
     if protocol.probes:
-        probes = denoiser.place(ode.signs(protocol.seed, "probes", rows, protocol.probes, shape))
+        probes = denoiser.place(ode.signs(seed, "probes", indices, protocol.probes, shape))
     solved = ode.log_density(
         denoiser,
         denoiser.place(x),
         probes=probes,
-        sigma_min=diffusion["sigma_min"],
-        sigma_max=diffusion["sigma_max"],
+        sigma_min=low,
+        sigma_max=high,
         sigma_data=generator.model.sigma_data,
         tolerance=protocol.tolerance,
     )
@@ -230,33 +227,30 @@ def _dequantised(
 
 def _published(
     generator: Generator,
+    denoiser: _Bound,
     levels: Tensor,
-    labels: Tensor | None,
-    indices: Tensor,
+    indices: list[int],
     number: int,
-    protocol: Protocol,
+    protocol: LikelihoodProtocol,
 ) -> tuple[Tensor, int]:
-    diffusion, shape, rows = _diffusion(generator), generator.shape, indices.tolist()
-    seed = protocol.seed
-    constants = {name: diffusion[name] for name in ("sigma_min", "sigma_max", "rho")}
-    denoiser = _Bound(generator, labels)
-    mirrored = _drawn(randomness.uniform, seed, "flip", rows, ()) < 0.5
+    shape, seed = generator.shape, protocol.seed
+    diffusion = {name: generator.record["diffusion"][name] for name in DIFFUSION}
+    mirrored = _drawn(randomness.uniform, seed, "flip", indices, ()) < 0.5
     images = to_float(levels)
-    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-    x = denoiser.place(images)
+    x = denoiser.place(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images))
     noise, second = (
-        denoiser.place(_drawn(randomness.normal, seed, stream, rows, shape))
+        denoiser.place(_drawn(randomness.normal, seed, stream, indices, shape))
         for stream in ("likelihood noise", "residual noise")
     )
-    probe = denoiser.place(ode.signs(seed, "probes", rows, 1, shape)[0])
+    probe = denoiser.place(ode.signs(seed, "probes", indices, 1, shape)[0])
     with published_protocol.dropping_out(generator.model, seed, number):
-        solved = published_protocol.log_density(denoiser, x, noise, probe, **constants)
+        solved = published_protocol.log_density(denoiser, x, noise, probe, **diffusion)
         after = published_protocol.published_residual(
             denoiser,
             x,
             second if protocol.reading == "own_noise" else noise,
             reading=protocol.reading,
-            **constants,
+            **diffusion,
         )
     nats = solved.log_density + after
     return bits_per_dim(nats, math.prod(shape), published_protocol.SCALE_BITS), solved.evaluations
@@ -265,8 +259,8 @@ def _published(
 class _Bound:
     """The model's denoiser with labels bound, and its dtype and device."""
 
-    def __init__(self, generator: Generator, labels: Tensor | None) -> None:
-        self.model = generator.model
+    def __init__(self, model: Trajectory, labels: Tensor | None) -> None:
+        self.model = model
         self.parameter = next(self.model.parameters())
         self.labels = None if labels is None else labels.to(self.parameter.device)
 
@@ -279,11 +273,6 @@ class _Bound:
 
 def _drawn(law: Any, seed: int, stream: str, indices: list[int], shape: tuple[int, ...]) -> Tensor:
     return torch.cat([law(seed, stream, 0, i, 1, shape) for i in indices])
-
-
-def _diffusion(generator: Generator) -> dict[str, float]:
-    found: dict[str, float] = generator.record["diffusion"]
-    return found
 
 
 def _check(generator: Generator, dataset: Dataset, count: int) -> None:

@@ -146,64 +146,76 @@ def log_density(
     UserError
         If the denoiser gives NaN or infinity, or the ODE cannot be solved.
     """
-    b, d = len(x), x[0].numel()
+    d = x[0].numel()
     v = sigma_data**2
     # One number a image weighs in the solver's norm as much as its d elements do.
     weight = math.sqrt(d)
 
-    def slope(tau: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
+    def slope(tau: float, z: Tensor) -> tuple[Tensor, Tensor]:
         sigma = math.exp(tau)
         c_skip, _, c_in, _ = scalings(torch.tensor(sigma, dtype=torch.float64), sigma_data)
-        z = torch.from_numpy(state[: b * d]).view(x.shape)
         image = z / c_in
         level = torch.tensor(sigma, dtype=x.dtype, device=x.device)
         denoised, trace = denoise_and_trace(denoiser, image.to(x), level, probes)
-        dz = c_in * (c_skip * image - denoised.to(z))
-        da = (d * c_skip - trace.to(z)) / weight
-        return torch.cat([dz.flatten(), da]).numpy()
+        return c_in * (c_skip * image - denoised.to(z)), (d * c_skip - trace.to(z)) / weight
 
-    low = math.sqrt(sigma_min**2 + v)
-    start = torch.cat([x.detach().double().cpu().flatten() / low, torch.zeros(b).double()])
-    state, evaluations = solve(
-        slope, (math.log(sigma_min), math.log(sigma_max)), start.numpy(), tolerance
+    low, high = math.sqrt(sigma_min**2 + v), math.sqrt(sigma_max**2 + v)
+    start = x.detach().double().cpu() / low
+    z, integral, evaluations = solve(
+        slope, (math.log(sigma_min), math.log(sigma_max)), start, tolerance
     )
-    high = math.sqrt(sigma_max**2 + v)
-    end = torch.from_numpy(state[: b * d]).view(x.shape) * high
+    end = z * high
     at_end = normal_log_density(end, sigma_max) if prior is None else prior(end)
-    integral = torch.from_numpy(state[b * d :]) * weight
-    return Solution(at_end + d * math.log(high / low) + integral, end, evaluations)
+    return Solution(at_end + d * math.log(high / low) + integral * weight, end, evaluations)
 
 
 def solve(
-    slope: Callable[[float, NDArray[np.float64]], NDArray[np.float64]],
+    slope: Callable[[float, Tensor], tuple[Tensor, Tensor]],
     span: tuple[float, float],
-    start: NDArray[np.float64],
+    start: Tensor,
     tolerance: float,
-) -> tuple[NDArray[np.float64], int]:
-    """RK45 over ``span``: the state at its end, and the evaluations of ``slope``.
+) -> tuple[Tensor, Tensor, int]:
+    """RK45 over ``span``, of images and of one more number per image that begins at 0.
+
+    Parameters
+    ----------
+    slope
+        Of both, from time and images: (B, C, H, W) and (B,).
+    start
+        (B, C, H, W), float64 on the CPU.
+
+    Returns
+    -------
+    (end, integral, evaluations)
+        (B, C, H, W) and (B,), float64, and how often ``slope`` was called.
 
     Raises
     ------
     UserError
         If a slope is NaN or infinite, or the steps become too small.
     """
+    size = start.numel()
 
-    def checked(t: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        value = slope(t, state)
-        if not np.isfinite(value).all():
+    def flat(t: float, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        value = torch.cat(
+            [part.flatten() for part in slope(t, torch.from_numpy(state[:size]).view_as(start))]
+        )
+        if not bool(value.isfinite().all()):
             raise UserError(
                 "the model's denoiser or its derivative is NaN or infinite along the ODE, so it "
                 "has no likelihood; its weights are unusable, train it again"
             )
-        return value
+        array: NDArray[np.float64] = value.numpy()
+        return array
 
+    both = np.concatenate([start.flatten().numpy(), np.zeros(len(start))])
     solved: Any = solve_ivp(
-        checked, span, start, method="RK45", t_eval=[span[1]], rtol=tolerance, atol=tolerance
+        flat, span, both, method="RK45", t_eval=[span[1]], rtol=tolerance, atol=tolerance
     )
     if not solved.success:
         raise UserError(
             f"the probability-flow ODE of this model cannot be solved to a tolerance of "
             f"{tolerance:g} ({solved.message}); give a larger one"
         )
-    end: NDArray[np.float64] = solved.y[:, 0]
-    return end, int(solved.nfev)
+    end = torch.from_numpy(solved.y[:, 0])
+    return end[:size].view_as(start), end[size:], int(solved.nfev)

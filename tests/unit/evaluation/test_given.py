@@ -122,7 +122,10 @@ def edited(array: Path, record: dict[str, Any]) -> None:
     ("record", "says"),
     [
         ({"array_sha256": "0" * 64}, "mine.json describes another array than "),
-        ({"dataset": "cifar10"}, "from ctm of other, which has learned cifar10, but p compares"),
+        (
+            {"dataset": "cifar10"},
+            "from ctm of other, which was trained on cifar10, but p compares",
+        ),
         ({"rounding": "round"}, "was rounded by round, but p says truncate"),
     ],
 )
@@ -148,7 +151,7 @@ def test_samples_of_another_experiment(
                 "samples": 90,
                 "neighbours": {"density_coverage": 30},
             },
-            "holds 30 images; p needs more than 30",
+            r"\(30 images\) cannot be scored by p: neighbours.density_coverage: the 30-th",
         ),
     ],
 )
@@ -181,7 +184,9 @@ def test_too_few_for_fid_and_another_resolution(
 
     whole = Protocol.model_validate(fid).model_dump_json()
     save_tensors(reference, tensors, metadata | {"protocol": whole})
-    with pytest.raises(UserError, match="cannot be scored by p: too few samples for fid: 30, and"):
+    with pytest.raises(
+        UserError, match="cannot be scored by p: metrics: too few samples for fid: 30, and"
+    ):
         score_files(array, [reference], tmp_path / "out")
     save_tensors(reference, tensors, metadata | {"resolution": "16"})
     with pytest.raises(

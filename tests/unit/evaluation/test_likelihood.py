@@ -20,7 +20,7 @@ from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
 from ctm_core.evaluation.likelihood import (
     DEQUANTISATION_BITS,
-    Protocol,
+    LikelihoodProtocol,
     bits_per_dim,
     dequantise,
     log_density,
@@ -166,7 +166,9 @@ def test_students_and_teachers(generator: Generator, teacher: Trained, digits: D
 
 def test_probes_estimate_the_exact_trace(generator: Generator, digits: Dataset) -> None:
     exact, near, far = (
-        measure(generator, digits, count=4, protocol=Protocol(probes=n, tolerance=1e-3)).bits
+        measure(
+            generator, digits, count=4, protocol=LikelihoodProtocol(probes=n, tolerance=1e-3)
+        ).bits
         for n in (0, 24, 1)
     )
     near, far = near - exact, far - exact
@@ -194,7 +196,7 @@ def test_published_protocol_runs_in_train_mode_and_leaves_no_trace(
     generator: Generator, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tiny student drops out; its mode and torch's generator are as before, also on errors."""
-    protocol = Protocol(published=True)
+    protocol = LikelihoodProtocol(published=True)
     modes: list[bool] = []
     hook = generator.model.model.register_forward_pre_hook(
         lambda module, given: modes.append(module.training)
@@ -221,7 +223,7 @@ def test_published_protocol_runs_in_train_mode_and_leaves_no_trace(
 
 def test_dropout_moves_the_published_number(generator: Generator, digits: Dataset) -> None:
     """The same network without dropout gives another value under the published protocol."""
-    protocol = Protocol(published=True)
+    protocol = LikelihoodProtocol(published=True)
     with_dropout = measure(generator, digits, count=4, protocol=protocol)
     for module in generator.model.modules():
         if isinstance(module, nn.Dropout):
@@ -250,7 +252,7 @@ def test_dropout_moves_the_published_number(generator: Generator, digits: Datase
 )
 def test_choices_that_are_none(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Protocol(**options)
+        LikelihoodProtocol(**options)
 
 
 def test_what_does_not_fit(generator: Generator, digits: Dataset, tmp_path: Path) -> None:
