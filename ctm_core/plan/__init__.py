@@ -48,7 +48,7 @@ class Plan:
     disk
         Bytes by what they hold.
     missing
-        External files that are not here, by the labels of the unfinished jobs that read them.
+        External files that are missing, by the labels of the unfinished jobs that read them.
     commands
         What makes the target, by where.
     comparisons, others, recorded_on
@@ -136,7 +136,7 @@ def plan(
     device_speed
         Another device than the one it was measured on: see :mod:`.speeds`.
     results
-        Where a finished run's results stand.
+        The results of a finished run.
 
     Raises
     ------

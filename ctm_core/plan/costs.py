@@ -1,8 +1,8 @@
 """What each job costs: passes times operations, over the speed of the device.
 
-Counted are a process's start, networks, and the optimiser. What is not: reading files, metrics of
-features once they are there, tables and pictures. Of small networks these are a good part of a
-job's time, of the paper's they are none worth naming.
+The start of a process, networks and the optimiser are counted; reading files, metrics computed
+from features, tables and pictures are not. With small networks these take a good part of a job's
+time, with the paper's a negligible one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Costs:
     device
         Another device, if the work is not done on that one.
     root
-        Where results stand, for data sets whose size their reader does not know.
+        The folder above ``results``, for data sets whose size is only in their manifest.
 
     Raises
     ------

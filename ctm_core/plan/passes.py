@@ -2,8 +2,8 @@
 
 The objectives count images as they pass through each network
 (:attr:`ctm_core.training.objective.Objective.evaluations`), and ``training.json`` keeps the sums
-as ``forward_passes``. How many a sample takes depends on its draw of k, i and j alone, and the
-objective says how many; :func:`expected` takes the mean over all draws. Passes of an evaluation
+as ``forward_passes``. The number per sample depends on its draw of k, i and j alone, and the
+objective states it; :func:`expected` takes the mean over all draws. Passes of an evaluation
 mirror what :mod:`ctm_core.evaluation.evaluate` does, padding of the last batch included.
 """
 
@@ -140,7 +140,7 @@ class Sampled:
 def sampled(
     experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
 ) -> Sampled:
-    """What evaluating a model at a step takes.
+    """The passes of evaluating a model at a step.
 
     Parameters
     ----------
@@ -190,17 +190,17 @@ def _trajectories(
         noises = protocol.trajectory.noises
         size = min(noises, BATCH)
         padded = -(-noises // size) * size
-        wanted = [(cell, distillation.steps(cell, diffusion)) for cell in cells]
+        walks = [(cell, distillation.steps(cell, diffusion)) for cell in cells]
         for _ in experiment.evaluation.sample_seeds:
             pairs = []
             if first and model != "teacher":
                 final = experiment.models[model].traits.final_only
                 pairs = distillation.jumps(LEVELS, diffusion, final)
             first = False
-            levels = {level for _, steps in wanted for pair in steps for level in pair}
+            levels = {level for _, steps in walks for pair in steps for level in pair}
             levels |= {level for pair in pairs for level in pair}
             teacher += padded * _solve(levels, protocol.trajectory.points, diffusion)
-            own += padded * (sum(_moves(cell, steps) for cell, steps in wanted) + len(pairs))
+            own += padded * (sum(_moves(cell, steps) for cell, steps in walks) + len(pairs))
     return own, teacher
 
 
@@ -211,7 +211,7 @@ def _moves(cell: Cell, steps: list[tuple[float, float]]) -> int:
 
 
 def _solve(levels: set[float], points: int, diffusion: Mapping[str, float]) -> int:
-    """Passes of one image down the fine grid, with a step aside for each level between."""
+    """Passes per image of a solve on the fine grid, with a side step to each level between."""
     grid = set(schedule.karras_grid(points, **sampling.grid_of(diffusion)).tolist())
     aside = sum(1 for level in levels if level and level not in grid)
     return 2 * (points - 1) + 2 * aside + (0.0 in levels)

@@ -1,4 +1,4 @@
-"""A plan for people."""
+"""A plan as text."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _space(plan: Plan) -> str:
 
 def _files(plan: Plan) -> str:
     if not plan.missing:
-        return "External files: all that the jobs read are here."
+        return "External files: none is missing."
     width = max(map(len, plan.missing))
     lines = [
         f"  {name.ljust(width)}  {readers[0]}"

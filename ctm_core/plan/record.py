@@ -1,4 +1,4 @@
-"""What a finished run says of itself, beside what was predicted of it.
+"""What a finished run measured, beside what was predicted.
 
 ``training.json`` holds the forward passes and the seconds of a training, ``evaluation.json`` the
 seconds of an evaluation, and the tables that Snakemake writes under ``results/benchmarks/`` the
@@ -70,7 +70,7 @@ def compare(
     Raises
     ------
     UserError
-        If a record is damaged.
+        If a record is corrupt.
     """
     comparisons: list[Comparison] = []
     others: list[str] = []

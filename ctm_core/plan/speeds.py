@@ -1,12 +1,12 @@
 """How fast a device is: what was measured on one machine, and how another compares with it.
 
-``benchmarks/plan.py`` measures operations a second of the project's own networks of several sizes,
-for forward passes alone and with the backward pass, in each precision, and writes them to
-``benchmarks/speed.json``. Small networks reach fewer than large ones, so a network is looked up by
-its operations an image, between the two nearest that were measured.
+``benchmarks/plan.py`` measures the operations per second of the project's own networks of several
+sizes, for forward passes alone and with the backward pass, in each precision, and writes them to
+``benchmarks/speed.json``. Small networks reach fewer than large ones, so the speed of a network is
+interpolated by its operations per image between the two nearest measured.
 
-Another device is told by ``--device-speed``: ``40x``, so many times as fast as the measured
-machine, or ``60TFLOP/s``, what it sustains whatever the network.
+Another device is given by ``--device-speed``: ``40x``, forty times as fast as the measured one,
+or ``60TFLOP/s``, its sustained throughput whatever the network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPEED = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(x|tflop/s|tflops)", re.IGNORE
 
 @dataclass(frozen=True)
 class DeviceSpeed:
-    """Another device: a factor on the measured machine, or operations a second."""
+    """Another device: a factor on the measured machine, or operations per second."""
 
     given: str
     factor: float = 1.0
@@ -45,14 +45,14 @@ def parse_device_speed(text: str) -> DeviceSpeed:
     UserError
         If it is neither, or not above 0.
     """
-    found = _SPEED.fullmatch(text.strip())
-    value = float(found[1]) if found else 0.0
-    if found is None or not 0 < value < 1e9:
+    match = _SPEED.fullmatch(text.strip())
+    value = float(match[1]) if match else 0.0
+    if match is None or not 0 < value < 1e9:
         raise UserError(
             f"--device-speed {text}: give a factor on the measured machine, such as 40x, or what "
             "the device sustains, such as 60TFLOP/s"
         )
-    if found[2].lower() == "x":
+    if match[2].lower() == "x":
         return DeviceSpeed(text, factor=value)
     return DeviceSpeed(text, rate=value * 1e12)
 
@@ -66,14 +66,14 @@ class Speed:
     device, threads
         Of the measured machine.
     rates
-        By (precision, whether the backward pass is done too): operations an image and operations a
-        second, both ascending in the former.
+        By (precision, whether there is a backward pass): operations per image, ascending, and the
+        operations per second of each.
     update
-        Seconds that the optimiser and an average take for a weight in a step.
+        Seconds per weight and step of the optimiser and one EMA.
     evaluations
         Of the denoiser in a likelihood, by the solver's tolerance, ascending.
     process
-        Bytes of a process that has loaded torch and nothing else.
+        Bytes of a process that has only loaded torch.
     start
         Seconds that the command takes before a job's work begins.
     """
@@ -87,7 +87,7 @@ class Speed:
     start: float
 
     def rate(self, operations: float, *, precision: str, backward: bool) -> float:
-        """Operations a second of a network that takes ``operations`` an image."""
+        """Operations per second of a network that takes ``operations`` per image."""
         sizes, speeds = self.rates[precision, backward]
         at = np.interp(np.log(max(operations, 1.0)), np.log(sizes), np.log(speeds))
         return float(np.exp(at))
@@ -108,7 +108,7 @@ class Speed:
         return total / rate / (device.factor if device is not None else 1.0)
 
     def likelihood(self, tolerance: float) -> float:
-        """Evaluations of the denoiser that a likelihood takes."""
+        """Evaluations of the denoiser per likelihood."""
         tolerances, counts = zip(*self.evaluations, strict=True)
         at = np.interp(np.log(tolerance), np.log(tolerances), np.log(counts))
         return float(np.exp(at))
@@ -124,37 +124,37 @@ def read_speed(path: Path) -> Speed:
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; {AGAIN}, or give another file by --speed")
-    told = read_json(path)
+    stored = read_json(path)
     try:
-        return _speed(told)
+        return _speed(stored)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} holds no measured speeds of this project; {AGAIN}") from None
+        raise UserError(f"{path} does not hold measured speeds; {AGAIN}") from None
 
 
-def _speed(told: Mapping[str, Any]) -> Speed:
-    found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
-    for row in told["networks"]:
+def _speed(stored: Mapping[str, Any]) -> Speed:
+    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    for row in stored["networks"]:
         backward = {"forward": False, "train": True}[row["mode"]]
         pair = (float(row["operations"]), float(row["operations_per_second"]))
         if min(pair) <= 0:
             raise ValueError("speeds are above 0")
-        found.setdefault((row["precision"], backward), []).append(pair)
+        points.setdefault((row["precision"], backward), []).append(pair)
     rates = {}
     for precision in ("fp32", "bf16"):
         for backward in (False, True):
-            sizes, speeds = zip(*sorted(found[precision, backward]), strict=True)
+            sizes, speeds = zip(*sorted(points[precision, backward]), strict=True)
             rates[precision, backward] = (tuple(sizes), tuple(speeds))
     evaluations = sorted(
-        (float(row["tolerance"]), float(row["evaluations"])) for row in told["likelihood"]
+        (float(row["tolerance"]), float(row["evaluations"])) for row in stored["likelihood"]
     )
     if not evaluations or min(min(pair) for pair in evaluations) <= 0:
         raise ValueError("evaluations are above 0")
     return Speed(
-        device=str(told["hardware"]["device"]),
-        threads=int(told["hardware"]["threads"]),
+        device=str(stored["hardware"]["device"]),
+        threads=int(stored["hardware"]["threads"]),
         rates=rates,
-        update=float(told["update_seconds_per_weight"]),
+        update=float(stored["update_seconds_per_weight"]),
         evaluations=tuple(evaluations),
-        process=float(told["process_bytes"]),
-        start=float(told["start_seconds"]),
+        process=float(stored["process_bytes"]),
+        start=float(stored["start_seconds"]),
     )

@@ -48,15 +48,15 @@ def data_shape(dataset: str, root: Path = Path()) -> Shape | None:
         return Shape(known.shape, known.classes, known.counts)
     path = root / layout.prepared(dataset, "train")["manifest"]
     try:
-        told = read_json(path)
-        count, channels, height, width = told["shape"]
-        return Shape((channels, height, width), told["classes"], {"train": count})
+        manifest = read_json(path)
+        count, channels, height, width = manifest["shape"]
+        return Shape((channels, height, width), manifest["classes"], {"train": count})
     except (UserError, ValueError, KeyError, TypeError):
         return None
 
 
 def averages(experiment: Experiment, model: str) -> int:
-    """Averages of the weights that a training keeps; those of equal decay are one."""
+    """How many EMAs of the weights a training keeps; those of equal decay are one."""
     training = experiment.training(model)
     target = () if model == "teacher" else (experiment.student(model).target_ema,)
     return len({*target, *training.ema})
@@ -85,7 +85,7 @@ def on_disk(
     networks
         By experiment and model: the model's network and its discriminator.
     shapes
-        By data set; what is unknown counts nothing.
+        By data set; an unknown one counts as nothing.
     """
     disk = dict.fromkeys(("data", "weights", "runs", "scores"), 0.0)
     for job in jobs:
@@ -93,7 +93,7 @@ def on_disk(
             dataset, split = job.name.split()
             if (shape := shapes.get(dataset)) is not None:
                 channels, height, width = shape.image
-                # Levels of a byte, and a label of eight.
+                # uint8 images and int64 labels.
                 disk["data"] += shape.counts.get(split, 0) * (channels * height * width + 8)
         elif job.kind == "train" and job.experiment is not None:
             network, discriminator = networks[job.experiment.experiment, job.model]
@@ -102,7 +102,7 @@ def on_disk(
             files += len(job.experiment.fork_steps(job.model))
             exports = SINGLE * network.parameters * files
             disk["weights"] += exports
-            # One more than is kept stands while it is written; exports stand here once more.
+            # One checkpoint more than are kept while it is written; exports are copied.
             kept = min(training.keep + 1, -(-training.steps // training.checkpoint_every))
             disk["runs"] += exports + kept * checkpoint(
                 job.experiment, job.model, network, discriminator
@@ -126,13 +126,14 @@ def _scores(project: Project, job: Job, shapes: Mapping[str, Shape | None]) -> f
         return 0.0
     channels, height, width = shape.image
     section = experiment.evaluation
-    found = float(len(experiment.cells(job.model, job.step)) * SHOWN * channels * height * width)
+    shown = len(experiment.cells(job.model, job.step)) * SHOWN
+    scores = float(shown * channels * height * width)
     for name, cells in experiment.protocols(job.model, job.step).items():
         protocol = project.protocols[name]
         if (known := features(protocol, shape.image)) is not None:
             state = state_bytes(protocol, known[1], len(section.sample_seeds))
-            found += state * len(cells) * len(section.sample_seeds)
-    return found
+            scores += state * len(cells) * len(section.sample_seeds)
+    return scores
 
 
 def state_bytes(protocol: Protocol, dimensions: int, seeds: int) -> int:
@@ -155,26 +156,26 @@ def training_memory(
 ) -> float:
     """Peak bytes of one process of a training, beside the program itself.
 
-    Weights, gradients, two moments and the averages stand throughout. To them come the graphs of
-    the student and of the outer map, or, while a checkpoint is written, copies of the moments.
+    Weights, gradients, two moments and the averages are held throughout; on top of them the graphs
+    of the student and of the outer map, or, while a checkpoint is written, copies of the moments.
     """
     training = experiment.training(model)
     half = training.precision == "bf16"
     _, micro = training.shared(experiment.resources.training.processes)
-    standing = SINGLE * network.parameters * (4 + averages(experiment, model))
+    held = SINGLE * network.parameters * (4 + averages(experiment, model))
     for other in (teacher, frozen):
         if other is not None:
-            standing += (2 if half else SINGLE) * other.parameters
+            held += (2 if half else SINGLE) * other.parameters
     graphs = network.activation_bytes * micro * (1 if model == "teacher" else 2)
     if discriminator is not None:
-        standing += SINGLE * (discriminator.parameters + 3 * discriminator.trained)
+        held += SINGLE * (discriminator.parameters + 3 * discriminator.trained)
         graphs += discriminator.activation_bytes * micro
     if half:
         graphs /= 2
     if training.recompute:
         graphs /= 3
-    # The state is copied into one array, which is written from another.
-    return standing + max(graphs, 4.0 * SINGLE * network.parameters)
+    # A checkpoint is gathered in one array and written from another.
+    return held + max(graphs, 4.0 * SINGLE * network.parameters)
 
 
 def evaluation_memory(
@@ -187,16 +188,16 @@ def evaluation_memory(
     """
     experiment = job.experiment
     assert experiment is not None
-    found = float(SINGLE * network.parameters)
+    peak = float(SINGLE * network.parameters)
     if teacher is not None:
-        found += SINGLE * teacher.parameters
-    found += network.activation_bytes * experiment.evaluation.batch_size / 6
+        peak += SINGLE * teacher.parameters
+    peak += network.activation_bytes * experiment.evaluation.batch_size / 6
     for name in experiment.protocols(job.model, job.step):
         if (known := features(project.protocols[name], shape.image)) is not None:
             cost, dimensions = known
             seeds = len(experiment.evaluation.sample_seeds)
-            found += SINGLE * cost.parameters
-            found += 2 * state_bytes(project.protocols[name], dimensions, seeds)
+            peak += SINGLE * cost.parameters
+            peak += 2 * state_bytes(project.protocols[name], dimensions, seeds)
     if sampled(experiment, project.protocols, job.model, job.step).likelihood:
-        found += network.activation_bytes * 64
-    return found
+        peak += network.activation_bytes * 64
+    return peak

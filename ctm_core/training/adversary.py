@@ -1,6 +1,6 @@
-r"""The adversarial term (CTM section 3.3): losses, and the player that any objective can be given.
+r"""The adversarial term (CTM section 3.3), which any objective can be given: losses and adversary.
 
-With the discriminator's logits :math:`d(x)`, of which there are many for an image, real images
+With the discriminator's logits :math:`d(x)`, several per image, real images
 :math:`x_0` and generated ones :math:`\hat x = G_{ema}(G_\theta(x_t, t, s), s, \sigma_\text{min})`,
 the released code has the hinge (Lim & Ye, 2017),
 
@@ -17,8 +17,8 @@ and the paper prints logarithms, with the probability :math:`p = 1/(1 + e^{-d})`
 The bar is the mean over each tensor of logits and then over the tensors, whatever their sizes. At
 d = 0 the hinge gives 2 and 0.
 
-Even steps move the generator, with :math:`\lambda_\text{gan} L_G` beside its other losses; odd
-steps move the discriminator's heads alone. The averages of the student move on even steps only.
+Even steps update the generator, with :math:`\lambda_\text{gan} L_G` added to its other losses; odd
+steps update the discriminator's heads alone. The student's EMAs are updated on even steps only.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ LOSSES = {
 
 
 class Adversary:
-    """A discriminator that learns beside the student.
+    """A discriminator that is trained alongside the student.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Adversary:
         )
 
     def parameters(self) -> list[nn.Parameter]:
-        """What learns: the heads."""
+        """What is trained: the heads."""
         return self.discriminator.trained()
 
     def feature_networks(self) -> list[nn.Module]:
@@ -143,7 +143,7 @@ class Adversary:
     def discriminator_loss(
         self, real: Tensor, fake: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, float]]:
-        """L_D, and what is recorded of it: the loss and the mean logits of both kinds.
+        """L_D, and what is logged: the loss and the mean logits on real and generated images.
 
         Real and generated images are augmented by different draws, as in the released commands,
         unless ``share_augmentation`` is set.
@@ -167,7 +167,7 @@ class Adversary:
 
     @contextlib.contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Without gradient to the heads, whose inputs then need not be kept."""
+        """No gradient to the heads, so that their inputs are not kept for it."""
         trained = self.parameters()
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -178,10 +178,10 @@ class Adversary:
                 parameter.requires_grad_(True)
 
     def advance(self) -> None:
-        """One power iteration of the heads' spectral norms; after each of their steps.
+        """One power iteration of the heads' spectral norms, after each of their steps.
 
-        Once a step and not once a forward pass, so that the number of micro-batches and of
-        processes does not enter.
+        Once per step, not per forward pass, so that the number of micro-batches and of processes
+        makes no difference.
         """
         for layer in self._spectral:
             layer.train()
@@ -191,24 +191,24 @@ class Adversary:
 
     def hashes(self) -> dict[str, str | None]:
         """SHA-256 of the weights of each feature network, as inputs of a run."""
-        found = self.discriminator.weights_sha256()
-        return {f"features {name}": digest for name, digest in found.items()}
+        hashes = self.discriminator.weights_sha256()
+        return {f"features {name}": digest for name, digest in hashes.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Heads, their norms' vectors and statistics, and the frozen projections."""
         return self.discriminator.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self.discriminator.load_state_dict(state)
 
     def statistics(self) -> list[Tensor]:
-        """Copies of what a forward pass changes: the running statistics of the heads' norms."""
+        """Copies of what a forward pass changes: the running statistics of the batch norms."""
         return [value.clone() for value in self.discriminator.buffers()]
 
     @torch.no_grad()
     def restore_statistics(self, values: Sequence[Tensor]) -> None:
-        """Put back what :meth:`statistics` gave."""
+        """Restore what :meth:`statistics` returned."""
         for value, before in zip(self.discriminator.buffers(), values, strict=True):
             value.copy_(before)
 

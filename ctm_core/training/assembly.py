@@ -1,4 +1,4 @@
-"""What a training is put together from, each part checked before anything runs."""
+"""The parts of a training, each checked before anything runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def resolved(experiment: Experiment, device: torch.device) -> Experiment:
 
 
 def label_dim(experiment: Experiment, dataset: Dataset) -> int:
-    """Classes that the network is told of; 0 if it is unconditional."""
+    """Number of classes the network is conditioned on; 0 if it is unconditional."""
     return dataset.classes if experiment.conditional else 0
 
 
@@ -71,14 +71,14 @@ def check_inputs(
 ) -> None:
     """The files that a model's section asks for, no more and no less."""
     fork = section.init_from is not None
-    for option, given, wanted, key in (
+    for option, given, expected, key in (
         ("--teacher", teacher, section.uses_teacher, "its objective"),
         ("--init", init, fork, "init_from"),
         ("--init-average", average, fork, "init_from"),
     ):
-        if wanted and given is None:
+        if expected and given is None:
             raise UserError(f"{model} needs {option} FILE, because of {key}; add it")
-        if given is not None and not wanted:
+        if given is not None and not expected:
             raise UserError(f"{option} {given}: {model} uses no such file; leave {option} out")
 
 
@@ -101,7 +101,7 @@ def check_dataset(experiment: Experiment, dataset: Dataset) -> None:
 def check_teacher(
     experiment: Experiment, dataset: Dataset, record: Mapping[str, Any], path: Path
 ) -> None:
-    """Raise UserError unless a weight file's record says that it can teach this experiment."""
+    """Raise UserError unless a weight file fits this experiment as a teacher, by its record."""
     expected = {
         "dataset_fingerprint": dataset.fingerprint,
         "network": experiment.network.model_dump(mode="json"),

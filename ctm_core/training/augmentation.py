@@ -152,7 +152,7 @@ def draw(uniform: Callable[[str], Tensor], stream: str = "augment") -> Draws:
     Parameters
     ----------
     uniform
-        Maps the name of a stream to one uniform number in (0, 1) a sample, shape (B,), such as
+        Maps the name of a stream to one uniform number in (0, 1) per sample, shape (B,), such as
         :meth:`ctm_core.training.batches.Batch.uniform`.
     stream
         Prefix of the streams' names.

@@ -59,7 +59,7 @@ class Loss:
     def of(
         cls, name: str, value: Tensor, raw: Tensor, rule: Rule | None = None, *, keep: bool = False
     ) -> Loss:
-        """Differentiate ``value`` with respect to F; ``keep`` if another loss shares the way."""
+        """Differentiate ``value`` with respect to F; ``keep`` the graph for another loss."""
         (delta,) = torch.autograd.grad(value, raw, retain_graph=keep)
         return cls(name, value.detach(), delta, rule)
 

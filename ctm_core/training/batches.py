@@ -62,7 +62,7 @@ class Batch:
         return noise.to(self.images)
 
     def uniform(self, stream: str) -> Tensor:
-        """One uniform number a sample: shape (B,), float64, CPU."""
+        """One uniform number per sample: shape (B,), float64, CPU."""
         return randomness.uniform(self.seed, stream, self.step, self.start, len(self))
 
     def shared_uniform(self, stream: str) -> Tensor:

@@ -4,7 +4,7 @@ r"""Denoising score matching with EDM's weighting (Karras et al. 2022; CTM secti
     L(\theta) = \mathbb E\; \lambda(\sigma)\, \| D_\theta(x_0 + \sigma \xi, \sigma) - x_0 \|^2 / D,
     \qquad \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2},
 
-the mean over the D elements of an image. For CTM,
+the mean over the D elements of each image. For CTM,
 :math:`D_\theta(x, \sigma) = g(x, \sigma, \sigma)`.
 """
 
@@ -64,7 +64,7 @@ def dsm_loss(
 
 
 class DsmObjective(Objective):
-    """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2), images augmented if wanted.
+    """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2), with optional augmentation.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class DsmObjective(Objective):
     student
         The denoiser that learns.
     flip
-        Whether a mirrored image is an image of the same set; if not, augmentation flips none.
+        Whether mirrored images belong to the data set; if not, augmentation does not flip.
     """
 
     def __init__(self, section: Teacher, student: Trajectory, *, flip: bool = True) -> None:
@@ -86,7 +86,7 @@ class DsmObjective(Objective):
 
     @property
     def flips(self) -> bool:
-        """Whether flips are among the augmentations, told to the network by their labels."""
+        """Whether flips are part of the augmentation, and so of the network's labels."""
         return self.section.augment > 0
 
     def calls(self, batch: Batch) -> Iterator[Call]:
@@ -96,14 +96,6 @@ class DsmObjective(Objective):
         loss, raw = dsm_loss(self.student, images, sigma, noise, batch.labels, augment_labels)
         self.evaluations["student"] += len(batch)
         yield Call(raw, (Loss.of("loss", loss.mean(), raw),))
-
-    @torch.no_grad()
-    def generated(self, batch: Batch) -> Tensor:
-        """The denoised images."""
-        sigma = self._sigma(batch)
-        noisy = batch.images + sigma.view(-1, 1, 1, 1) * batch.normal("noise")
-        self.evaluations["student"] += len(batch)
-        return self.student.denoise(noisy, sigma, batch.labels)
 
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         if self.section.augment == 0:

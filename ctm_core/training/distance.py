@@ -35,7 +35,7 @@ class Distance(nn.Module):
         Raises
         ------
         UserError
-            If one is missing or corrupt; the sentence says where to get it.
+            If one is missing or corrupt; the message says where to get it.
         """
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -47,11 +47,11 @@ def update(
     Parameters
     ----------
     rate
-        mu, the decay a step.
+        mu, the decay per step.
     step
         0-based step, read only where ``rampup`` is given.
     foreach
-        One call for all tensors, or one a tensor.
+        One call for all tensors, or one per tensor.
     """
     mu = decay(rate, step, rampup)
     averages: list[torch.Tensor] = list(average.parameters())

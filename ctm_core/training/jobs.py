@@ -66,7 +66,7 @@ def train_teacher(
 
     Returns
     -------
-    ``teacher.safetensors``; ``training.jsonl`` and ``training.json`` stand beside it.
+    ``teacher.safetensors``; ``training.jsonl`` and ``training.json`` are written beside it.
     """
     training, section = experiment.training("teacher"), experiment.teacher
     assert section is not None
@@ -166,7 +166,7 @@ def train_student(
 
 @dataclass(frozen=True)
 class _Job:
-    """One training: what names its folder, and what its files say of it."""
+    """One training: its folder, its record, its exports."""
 
     experiment: Experiment
     model: str
@@ -198,7 +198,7 @@ class _Job:
         return self.place.runs / name / self.train_hash[:12]
 
     def identity(self) -> dict[str, Any]:
-        """What a run folder belongs to."""
+        """What a run folder is kept for."""
         return {
             "experiment": self.experiment.experiment,
             "model": self.model,
@@ -208,7 +208,7 @@ class _Job:
         }
 
     def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
-        """What a weight file says of itself."""
+        """The record that a weight file carries."""
         experiment, dataset = self.experiment, self.dataset
         return {
             "experiment": experiment.experiment,
@@ -282,7 +282,7 @@ class _Job:
         return "teacher.safetensors" if self.model == "teacher" else "student.safetensors"
 
     def exports(self, folder: Path) -> dict[Path, int]:
-        """Files to write on the way, and the step of each."""
+        """Files to write during training, and the step of each."""
         section = self.section
         forks = self.experiment.fork_steps(self.model)
         steps = {*section.snapshots, *forks} - {section.steps}
@@ -298,7 +298,7 @@ class _Job:
         inputs: Mapping[str, str | None],
         evaluations: Mapping[str, int],
     ) -> None:
-        """Copy the run's results to where the workflow declared them, the weights last."""
+        """Copy the results of the run to the declared outputs, the weights last."""
         last = next(path for path in exports if path.name == self.final)
         student = self.experiment.students.get(self.model)
         fork = None if student is None else student.init_from

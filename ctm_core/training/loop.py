@@ -7,7 +7,7 @@ One generator step, beside the paper's algorithm (docs/training.md has it line b
     distributed.average(gradients)          mean over processes
     optimizer.step, ema.update              θ, then every EMA of θ
 
-With an adversary, even steps update the generator so and odd ones the discriminator alone.
+With an adversary, even steps update the generator in this way and odd ones the discriminator.
 
 Nothing here depends on when or how often the process was started: every random number is a
 function of (seed, stream, step, sample index), and the state after step n is exactly what the
@@ -50,7 +50,7 @@ Tensor = torch.Tensor
 
 
 class _Abandoned(Exception):
-    """A signal arrived within a step; nothing of the step is kept."""
+    """A signal arrived during a step; nothing of the step is kept."""
 
 
 class Trainer:
@@ -124,7 +124,7 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------
 
     def train(self, exports: Mapping[Path, int], export: Callable[[Path, Trainer], None]) -> None:
-        """Train to the last step, exporting weights on the way.
+        """Train to the last step, exporting weights at given steps.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class Trainer:
         values = torch.tensor(list(sums.values()), dtype=torch.float64)
         distributed.average([values])
         terms = dict(zip(sums, values.tolist(), strict=True))
-        # The sum last, so that the message names the term that spoilt it.
+        # The sum last, so that the message names the term that is not finite.
         for name in sorted(terms, key=lambda name: name == "loss"):
             self._guard(name, terms[name])
         return terms
@@ -272,8 +272,8 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for batch in self._batches():
             with self._autocast():
-                found = self.objective.gradients_at_w(batch)
-            for name, gradient in found.items():
+                gradients = self.objective.gradients_at_w(batch)
+            for name, gradient in gradients.items():
                 sums[name] = sums.get(name, 0.0) + gradient / pieces
         distributed.average(list(sums.values()))
         # The reference is the one loss without a rule.
@@ -296,7 +296,7 @@ class Trainer:
         return contextlib.nullcontext()
 
     def _guard(self, term: str, value: float, step: int | None = None) -> None:
-        """Raise Diverged if a value is not finite; ``step``: by default the one under way."""
+        """Raise Diverged if a value is not finite; ``step``: by default the current one."""
         if not math.isfinite(value):
             step = self.step + 1 if step is None else step
             kept = checkpoint.steps(self.run.checkpoints)
@@ -316,7 +316,7 @@ class Trainer:
         Raises
         ------
         _Abandoned
-            If any process was told to stop.
+            If any process received a signal.
         """
         for start in self.batches.starts:
             if distributed.any_of(self._stop):
@@ -370,13 +370,13 @@ class Trainer:
     def _resume(self, exports: Mapping[Path, int]) -> None:
         """Go back to the newest checkpoint from which every missing export is still to come.
 
-        Whatever belongs to a later step goes, so that the folder always tells of one history.
+        Whatever belongs to a later step is deleted, so that the folder holds a single history.
         """
 
         def find() -> int:
             missing = [step for path, step in exports.items() if not path.exists()]
-            found = checkpoint.newest(self.run.checkpoints, min(missing, default=None))
-            step = 0 if found is None else found.step
+            newest = checkpoint.newest(self.run.checkpoints, min(missing, default=None))
+            step = 0 if newest is None else newest.step
             checkpoint.discard_after(self.run.checkpoints, step)
             scalars.rewind(self.run.path, step)
             return step
@@ -384,18 +384,18 @@ class Trainer:
         self.step = distributed.shared(distributed.on_main(find))
         if self.step == 0:
             return
-        found = checkpoint.read(self.run.checkpoints, self.step)
-        self.student.load_state_dict(found.sections["student"])
+        saved = checkpoint.read(self.run.checkpoints, self.step)
+        self.student.load_state_dict(saved.sections["student"])
         for rate, average in self.averages.items():
-            average.load_state_dict(found.sections[f"ema_{rate}"])
-        optimizers.restore(self.optimizer, found.sections["optimizer"])
+            average.load_state_dict(saved.sections[f"ema_{rate}"])
+        optimizers.restore(self.optimizer, saved.sections["optimizer"])
         if self.adversary is not None:
-            self.adversary.load_state_dict(found.sections["discriminator"])
-            optimizers.restore(self.adversary.optimizer, found.sections["discriminator_optimizer"])
+            self.adversary.load_state_dict(saved.sections["discriminator"])
+            optimizers.restore(self.adversary.optimizer, saved.sections["discriminator_optimizer"])
         if distributed.main():
-            self.objective.evaluations.update(found.state["evaluations"])
+            self.objective.evaluations.update(saved.state["evaluations"])
             log.info("%s continues after step %d", self.title, self.step)
-        self.seconds = float(found.state["seconds"])
+        self.seconds = float(saved.state["seconds"])
 
     def _picture(self) -> None:
         if self.preview is not None:
@@ -405,5 +405,5 @@ class Trainer:
             save_grid(self.run.path / "previews" / f"step-{self.step:08d}.png", images)
 
     def _remember(self, number: int) -> None:
-        """Note a signal; the step under way ends at its next micro-batch."""
+        """Note a signal; the current step is abandoned at its next micro-batch."""
         self._stop = number

@@ -67,9 +67,9 @@ class Objective(ABC):
         A call's graph is needed until the next one is asked for, and no longer.
         """
 
-    @abstractmethod
     def generated(self, batch: Batch) -> Tensor:
-        """The images of :meth:`calls` that an adversary judges, without gradient."""
+        """The images of :meth:`calls` that a discriminator sees, without gradient."""
+        raise NotImplementedError(f"{type(self).__name__} generates no images")
 
     # -- what it will take, before anything runs ------------------------------------------------
 
@@ -117,10 +117,10 @@ class Objective(ABC):
         processes, :func:`ctm_core.training.balance.weigh` then makes the weights, and
         :meth:`backward` takes them with the same draws.
         """
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         for call in self.calls(batch):
-            found |= self.at_w(call)
-        return found
+            gradients |= self.at_w(call)
+        return gradients
 
     def rules(self) -> dict[str, balance.Rule]:
         """How losses are weighted, by name."""

@@ -25,7 +25,7 @@ def build(
 ) -> torch.optim.Optimizer:
     """The optimiser of a training section: RAdam as CTM, or Adam as EDM; no weight decay.
 
-    ``section.kernel`` chooses how it walks over the tensors, which changes rounding alone.
+    ``section.kernel`` chooses the implementation, which changes rounding alone.
     """
     how: dict[str, Any] = {"foreach": section.kernel == "foreach"}
     rate = section.learning_rate
@@ -39,7 +39,7 @@ def build(
 
 
 def learning_rate(section: Training, step: int) -> float:
-    """The rate of a step, counted from 0: linear warm-up, constant, linear decay to the end.
+    """The learning rate of a step (from 0): linear warm-up, constant, linear decay to the end.
 
     The released trainings have neither (``warmup_steps`` and ``decay_steps`` 0).
     """
@@ -118,7 +118,7 @@ def flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`flatten` gave, in the memory layout of the parameters."""
+    """Restore what :func:`flatten` returned, in the memory layout of the parameters."""
     groups = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

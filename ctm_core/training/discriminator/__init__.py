@@ -9,7 +9,7 @@ that do::
            └─ cross-channel and cross-scale mixing, random, fixed   projection.py
                 └─ four heads: spectral norm, batch norm, logits    heads.py
 
-At 224 each head gives 4 x 4 logits, so a network gives 64 and the paper's two give 128 an image.
+At 224 each head gives 4 x 4 logits: 64 per feature network, 128 per image for the paper's two.
 The projections are drawn from the run's seed and belong to the state, unlike in the released code,
 where every process drew its own and no checkpoint kept them.
 """

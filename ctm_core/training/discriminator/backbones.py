@@ -39,14 +39,14 @@ __all__ = ["BACKBONES", "Backbone", "Deit", "EfficientNetLite0", "Tiny", "build_
 
 
 class Backbone(nn.Module):
-    """What all of them share.
+    """A frozen feature network.
 
     Attributes
     ----------
     name
         As configs and checkpoints have it.
     mean, std
-        Of the images it takes, in [0, 1], a number a channel.
+        Per channel, of the images it takes, in [0, 1].
     channels
         Of the four maps, finest first.
     trunk
@@ -200,7 +200,7 @@ def build_backbone(name: str, resolution: int, *, pretrained: bool = True) -> Ba
     Raises
     ------
     UserError
-        If the weights are missing or are not the known file; the sentence says where to get them.
+        If the weights are missing or are not the known file; the message says where to get them.
     """
     if name == Tiny.name:
         return Tiny()

@@ -56,7 +56,7 @@ def draw(
     Parameters
     ----------
     uniform
-        Maps the name of a stream to one uniform number in (0, 1) a sample, shape (B,), such as
+        Maps the name of a stream to one uniform number in (0, 1) per sample, shape (B,), such as
         :meth:`ctm_core.training.batches.Batch.uniform`.
     size
         Height and width of the images.

@@ -16,31 +16,27 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.distributed import all_reduce
 
-__all__ = ["GlobalBatchNorm2d", "processes"]
+from ctm_core.runtime import distributed
 
-
-def processes() -> int:
-    """Number of processes that train together; 1 outside of torch.distributed."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_world_size()
-    return 1
+__all__ = ["GlobalBatchNorm2d"]
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes, of values and, on the way back, of gradients."""
+    """Sum over processes, of values and, in the backward pass, of gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()
-        distributed.all_reduce(total)
+        all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
-        distributed.all_reduce(total)
+        all_reduce(total)
         return total
 
 
@@ -53,7 +49,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise images (B, C, H, W), B possibly different on each process."""
-        if not self.training or processes() == 1:
+        if not self.training or distributed.count() == 1:
             return super().forward(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         count = x.new_tensor([x.numel() / x.shape[1]])

@@ -117,7 +117,7 @@ class Discriminator(nn.Module):
         Returns
         -------
         Tensor, shape (B, total), float32 or float64
-            Branch after branch; 64 a branch at 224.
+            The branches in order; 64 per branch at 224.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Discriminator(nn.Module):
     def draw(
         self, uniform: Callable[[str], Tensor], size: tuple[int, int], stream: str
     ) -> dict[str, DiffAugment]:
-        """Parameters of DiffAugment, drawn anew for each backbone, as :meth:`forward` takes them.
+        """Parameters of DiffAugment, drawn for each backbone, as :meth:`forward` takes them.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Discriminator(nn.Module):
         return {name: diffaugment.draw(uniform, size, f"{stream}/{name}") for name in self.names}
 
     def trained(self) -> list[nn.Parameter]:
-        """The heads' parameters, also while a step of the generator has them frozen."""
+        """The heads' parameters, also while a generator step freezes them."""
         return [p for branch in self.branches() for p in branch.mini_discs.parameters()]
 
     def load_heads(self, state: Mapping[str, Tensor]) -> None:
@@ -172,7 +172,7 @@ class Discriminator(nn.Module):
         ):
             if names:
                 raise UserError(f"the discriminator's state {problem} {min(names)}")
-        # Names and shapes were compared above; what is missing is all that is no head.
+        # Names and shapes were compared above; only what is not a head is missing.
         self.load_state_dict(state, strict=False)
 
     def weights_sha256(self) -> dict[str, str | None]:

@@ -36,7 +36,7 @@ class ScaleMixing(nn.Module):
 
 
 class Projection(nn.Module):
-    """Four maps of a feature network to the pyramid that the heads judge.
+    """Four maps of a feature network to the pyramid that the heads see.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def build_distance(name: str, perceptual: Perceptual | None = None) -> Distance:
     Raises
     ------
     UserError
-        If weights are missing or corrupt; the sentence says where to get them.
+        If weights are missing or corrupt; the message says where to get them.
     """
     distance = find(name).configured(perceptual)
     distance.read_weights()

@@ -1,7 +1,7 @@
 r"""Comparison of VGG16 features, as LPIPS and its relatives share it.
 
 With the features :math:`f_l` of five layers (relu1_2, 2_2, 3_3, 4_3, 5_3), scaled to unit length
-over the channels at every pixel, and one non-negative weight :math:`w_{lc}` a channel,
+over the channels at every pixel, and one non-negative weight :math:`w_{lc}` per channel,
 
 .. math::
     d(a, b) = \sum_l \operatorname{mean}_{hw} \sum_c w_{lc}
@@ -138,7 +138,7 @@ class VggDistance(Distance):
         pair
             What :meth:`Distance.__call__` takes.
         needed
-            Whether each of the two needs a gradient; where not, None stands for it.
+            Whether each of the two needs a gradient; if not, it is None.
         """
         images, features = [image.detach() for image in pair], []
         for image, need in zip(images, needed, strict=True):
@@ -150,12 +150,12 @@ class VggDistance(Distance):
             value, gradients = self.compared((of_a.detach(), of_b.detach()), head, needed)
             values.append(value)
             slopes.append(gradients)
-        found: list[Tensor | None] = [None, None]
+        gradients_at: list[Tensor | None] = [None, None]
         for place in (0, 1):
             if needed[place]:
                 start = [gradients[place] for gradients in slopes]
-                (found[place],) = torch.autograd.grad(features[place], images[place], start)
-        return torch.stack(values).sum(0), found
+                (gradients_at[place],) = torch.autograd.grad(features[place], images[place], start)
+        return torch.stack(values).sum(0), gradients_at
 
     def compared(
         self, pair: Pair, head: Tensor, needed: tuple[bool, bool]

@@ -10,7 +10,7 @@ One step, as the paper's algorithm 1 without the adversarial term::
     L        = d(x_est, x_target) + λ_dsm L_dsm
 
 ``matching`` chooses u: *soft* as above; *local* fixes k = 1; *global* solves with the teacher all
-the way, u = s = t_j, and has no inner target map. With an adversary, λ_gan L_gan(x_est) is added
+the way to u = s = t_j and has no inner target map. With an adversary, λ_gan L_gan(x_est) is added
 (:mod:`ctm_core.training.adversary`). The weights λ: :mod:`ctm_core.training.balance`.
 """
 
@@ -44,7 +44,7 @@ TRAITS: dict[str, object] = {}
 
 
 class Draw(NamedTuple):
-    """What a step draws: k, and each sample's grid indices i of t and j of s, int64 (B,)."""
+    """The draws of a step: k, and the grid indices i of t and j of s per sample, int64 (B,)."""
 
     k: int
     i: Tensor
@@ -52,7 +52,7 @@ class Draw(NamedTuple):
 
 
 class CtmObjective(Objective):
-    """CTM + DSM, and by their traits what is left of it in other objectives.
+    """CTM + DSM; with other traits, the objectives that it generalises.
 
     Parameters
     ----------
@@ -107,8 +107,7 @@ class CtmObjective(Objective):
         target = self.matching_target(batch, x_t, grid, drawn)
         raw, estimate = self.estimate(batch, x_t, grid, drawn)
         ctm = self.distance(estimate, target).mean()
-        judged = self.adversary is not None
-        losses = [Loss.of("ctm", ctm, raw, keep=judged)]
+        losses = [Loss.of("ctm", ctm, raw, keep=self.adversary is not None)]
         if self.adversary is not None:
             gan = self.adversary.generator_loss(estimate, batch)
             losses.append(Loss.of("gan", gan, raw, self.rules()["gan"]))
@@ -122,7 +121,7 @@ class CtmObjective(Objective):
 
     @torch.no_grad()
     def generated(self, batch: Batch) -> Tensor:
-        """x_est of the batch: what the adversary judges."""
+        """x_est of the batch, which the discriminator sees."""
         drawn, grid, x_t = self.noised(batch)
         return self.estimate(batch, x_t, grid, drawn)[1]
 
@@ -233,7 +232,7 @@ class CtmObjective(Objective):
         return self.to_data(x_s, grid[j], batch.labels)
 
     def earlier(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
-        """x_u: where the trajectory through x_t stands k grid points later."""
+        """x_u: the trajectory through x_t, k grid points later."""
         steps = torch.full_like(drawn.i, drawn.k)
         return self.solve(x_t, grid, drawn.i, steps, batch.labels)
 

@@ -1,4 +1,4 @@
-"""CTM with s fixed at sigma_min: what is left of it without the freedom to stop on the way.
+"""CTM with s fixed at sigma_min, without intermediate target times.
 
 The student is CTM's, and so are the solver, the denoising loss and the weights; only j = N - 1
 always. Beside ``cd`` it separates what CTM gains by learning every s from what it gains by its

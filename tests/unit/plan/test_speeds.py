@@ -72,7 +72,7 @@ def test_nonsensical_device_speeds_are_one_sentence(text: str) -> None:
 )
 def test_other_files_are_refused(file: Path, key: str, value: Any) -> None:
     write_json(file, copy.deepcopy(SPEED) | {key: value})
-    with pytest.raises(UserError, match=r"speed\.json holds no measured speeds.*benchmarks/plan"):
+    with pytest.raises(UserError, match=r"speed\.json does not hold measured.*benchmarks/plan"):
         read_speed(file)
 
 
