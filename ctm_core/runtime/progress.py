@@ -5,13 +5,36 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tqdm import tqdm
 
 __all__ = ["Progress", "Transferred"]
 
 
-class Progress:
+class _Display:
+    def __init__(
+        self, title: str, total: int | None, done: int, interval: float, **style: Any
+    ) -> None:
+        self.title, self.total, self.done, self.interval = title, total, done, interval
+        self.began = self.printed = time.monotonic()
+        self._bar = tqdm(
+            total=total, initial=done, desc=title, disable=not sys.stderr.isatty(), **style
+        )
+
+    def _print(self, text: str, last: bool = False) -> None:
+        """Print a line, unless there is a bar or the previous line is recent."""
+        now = time.monotonic()
+        if self._bar.disable and (last or now - self.printed >= self.interval):
+            self.printed = now
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+class Progress(_Display):
     """Steps done, loss terms, images/s and time left.
 
     Parameters
@@ -25,14 +48,8 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, start: int = 0, interval: float = 5.0) -> None:
-        self.title, self.total, self.start, self.interval = title, total, start, interval
-        self.began = self.printed = time.monotonic()
-        self.done = start
-        self.images = 0
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=start, desc=title, disable=not self._terminal, dynamic_ncols=True
-        )
+        super().__init__(title, total, start, interval, dynamic_ncols=True)
+        self.start, self.steps, self.images = start, total, 0
 
     @property
     def images_per_second(self) -> float:
@@ -43,29 +60,18 @@ class Progress:
         """Count one step of ``images`` images with its loss terms."""
         self.done += 1
         self.images += images
-        shown = " ".join(f"{name} {value:.4g}" for name, value in (terms or {}).items())
+        values = " ".join(f"{name} {value:.4g}" for name, value in (terms or {}).items())
         rate = f"{self.images_per_second:.0f} images/s"
-        if self._terminal:
-            self._bar.set_postfix_str(f"{shown} {rate}", refresh=False)
-            self._bar.update(1)
-            return
-        now = time.monotonic()
-        if now - self.printed >= self.interval or self.done == self.total:
-            self.printed = now
-            left = (now - self.began) / (self.done - self.start) * (self.total - self.done)
-            print(
-                f"{self.title}: step {self.done}/{self.total}  {shown}  {rate}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def close(self) -> None:
-        """End the bar."""
-        self._bar.close()
+        self._bar.set_postfix_str(f"{values} {rate}", refresh=False)
+        self._bar.update(1)
+        elapsed = time.monotonic() - self.began
+        left = elapsed / (self.done - self.start) * (self.steps - self.done)
+        text = f"step {self.done}/{self.steps}  {values}  {rate}  {left:.0f} s left"
+        self._print(text, last=self.done == self.steps)
 
 
-class Transferred:
-    """Bytes of a download, shown as :class:`Progress` shows steps.
+class Transferred(_Display):
+    """Bytes of a download.
 
     Parameters
     ----------
@@ -78,29 +84,11 @@ class Transferred:
     """
 
     def __init__(self, title: str, done: int, total: int | None, interval: float = 5.0) -> None:
-        self.title, self.done, self.total, self.interval = title, done, total, interval
-        self.printed = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=title,
-            unit="B",
-            unit_scale=True,
-            disable=not self._terminal,
-        )
+        super().__init__(title, total, done, interval, unit="B", unit_scale=True)
 
     def update(self, count: int) -> None:
         """Count ``count`` more bytes."""
         self.done += count
         self._bar.update(count)
-        now = time.monotonic()
-        if not self._terminal and now - self.printed >= self.interval:
-            self.printed = now
-            total = "" if self.total is None else f" of {self.total / 1e6:,.1f}"
-            text = f"{self.title}: {self.done / 1e6:,.1f}{total} MB"
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the bar, however the download ended."""
-        self._bar.close()
+        total = "" if self.total is None else f" of {self.total / 1e6:,.1f}"
+        self._print(f"{self.done / 1e6:,.1f}{total} MB")

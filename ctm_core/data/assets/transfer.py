@@ -107,9 +107,10 @@ def download(
             return earlier
         except requests.RequestException as error:
             fruitless = 1 if _length(part) > before else fruitless + 1
-            if fruitless >= patience.attempts or not _passing(error):
-                raise TransferError(_reason(error, part, patience)) from None
-            log.info("%s: %s; trying again", title, _reason(error, part, patience))
+            reason, again = _explain(error, part, patience.timeout)
+            if fruitless >= patience.attempts or not again:
+                raise TransferError(reason) from None
+            log.info("%s: %s; trying again", title, reason)
         time.sleep(patience.pause * 2 ** (fruitless - 1))
 
 
@@ -211,39 +212,29 @@ def _check_length(url: str, part: Path, start: int, total: int, size: int | None
         )
 
 
-def _passing(error: requests.RequestException) -> bool:
-    """Whether another attempt may succeed."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    if isinstance(error, requests.exceptions.SSLError):
-        return False
-    return isinstance(
-        error,
-        requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError,
-    )
-
-
-def _reason(error: requests.RequestException, part: Path, patience: Patience) -> str:
+def _explain(error: requests.RequestException, part: Path, timeout: float) -> tuple[str, bool]:
+    """What went wrong, and whether another attempt may succeed."""
     cause = error.args[0] if error.args else None
     here = f"; {_length(part):,} bytes of it are here" if _length(part) else ""
     match error:
-        case requests.HTTPError(response=requests.Response() as response):
-            return f"the server answers {response.status_code} {response.reason}"
-        case requests.Timeout():
-            return f"the server sent nothing for {patience.timeout:g} s{here}"
-        case requests.ConnectionError() if isinstance(cause, ReadTimeoutError):
-            return f"the server sent nothing for {patience.timeout:g} s{here}"
-        case requests.exceptions.ChunkedEncodingError():
-            return f"the connection broke off{here}"
-        case requests.TooManyRedirects():
-            return "its address redirects in a circle"
+        case requests.HTTPError(response=requests.Response() as answer):
+            again = answer.status_code in (408, 429) or answer.status_code >= 500
+            return f"the server answers {answer.status_code} {answer.reason}", again
         case requests.exceptions.SSLError():
-            return "its certificate is not accepted"
+            return "its certificate is not accepted", False
+        case requests.TooManyRedirects():
+            return "its address redirects in a circle", False
+        case requests.exceptions.ChunkedEncodingError():
+            return f"the connection broke off{here}", True
+        case requests.Timeout():
+            return f"the server sent nothing for {timeout:g} s{here}", True
+        case requests.ConnectionError() if isinstance(cause, ReadTimeoutError):
+            return f"the server sent nothing for {timeout:g} s{here}", True
         case requests.ConnectionError() if isinstance(cause, str):
-            return f"the server {cause}"
+            return f"the server {cause}", True
         case requests.ConnectionError():
-            return f"no connection to it{here}"
-    return " ".join(str(error).split()) or type(error).__name__
+            return f"no connection to it{here}", True
+    return " ".join(str(error).split()) or type(error).__name__, False
 
 
 def _length(part: Path) -> int:
