@@ -39,12 +39,7 @@ from ctm_core.runtime.files import atomic_write, read_json, remove_tree, sha256_
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Dataset",
-    "open_dataset",
-    "prepare",
-    "to_float",
-]
+__all__ = ["Dataset", "open_dataset", "prepare", "to_float"]
 
 FORMAT = 1
 MANIFEST_KEYS = {
@@ -143,12 +138,7 @@ class Dataset:
 
 
 def prepare(
-    name: str,
-    split: str,
-    source: str | None,
-    output: str | Path,
-    *,
-    workers: int | None = None,
+    name: str, split: str, source: str | None, output: str | Path, *, workers: int | None = None
 ) -> Dataset:
     """Read a data set from its source and write it as images, labels and manifest.
 

@@ -8,7 +8,7 @@ taken, and two commands started by hand may share a GPU as before.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 import time
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ctm_core.runtime import launch, slurm
+from ctm_core.runtime.files import lock
 
 __all__ = ["LOCKS", "claim"]
 
@@ -28,7 +29,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Seconds between attempts.
 POLL = 0.5
 #: Locks of this process, held until it ends.
-_held: list[IO[str]] = []
+_held: list[contextlib.ExitStack] = []
 
 
 def claim(count: int) -> None:
@@ -74,18 +75,14 @@ def _devices() -> list[str]:
 
 def _take(place: Path, devices: list[str], wanted: int) -> list[str]:
     """All that is wanted, locked; or nothing."""
-    files: dict[str, IO[str]] = {}
-    for name in devices:
-        file: IO[str] = open(place / f"{name.replace('/', '_')}.lock", "a")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        files[name] = file
-        if len(files) == wanted:
-            _held.extend(files.values())
-            return list(files)
-    for file in files.values():
-        file.close()
+    taken = []
+    with contextlib.ExitStack() as files:
+        for name in devices:
+            file: IO[str] = open(place / f"{name.replace('/', '_')}.lock", "a")  # noqa: SIM115
+            files.enter_context(file)
+            if lock(file):
+                taken.append(name)
+            if len(taken) == wanted:
+                _held.append(files.pop_all())
+                return taken
     return []

@@ -33,17 +33,7 @@ from torch import distributed as dist
 from ctm_core.runtime import launch
 from ctm_core.runtime.errors import Ended, Interrupted
 
-__all__ = [
-    "any_of",
-    "average",
-    "count",
-    "main",
-    "on_main",
-    "rank",
-    "session",
-    "shared",
-    "total",
-]
+__all__ = ["any_of", "average", "count", "main", "on_main", "rank", "session", "shared", "total"]
 
 ResultT = TypeVar("ResultT")
 

@@ -5,6 +5,7 @@ sees a partial file, whatever kills the writer. Tensors are stored as safetensor
 else as JSON; nothing is pickled.
 """
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -14,7 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ctm_core.runtime.errors import UserError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_write",
     "load_tensors",
+    "lock",
     "read_json",
     "read_metadata",
     "remove_tree",
@@ -62,6 +64,21 @@ def sha256_file(path: PathLike) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; make it first or correct the path") from None
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed; False if another process holds it.
+
+    Not filelock, which fails on file systems without locks (ENOLCK, as on some NFS). Here such a
+    file counts as free.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def sync_folder(path: PathLike) -> None:

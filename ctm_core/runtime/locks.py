@@ -27,7 +27,6 @@ and the file could not name the job to cancel.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from typing import IO, Any
 
 from ctm_core.runtime import slurm
 from ctm_core.runtime.errors import Interrupted
+from ctm_core.runtime.files import lock
 
 __all__ = ["Lock"]
 
@@ -79,7 +79,7 @@ class Lock:
         file = open(self.folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - held until release
         try:
             # A dead machine's lock may outlive it on a server; a living one's is only released.
-            if not _flock(file) and self._owner().get("machine") in (None, _machine()):
+            if not lock(file) and self._owner().get("machine") in (None, _machine()):
                 raise self._in_use()
             self._take()
         except BaseException:
@@ -257,17 +257,6 @@ def _started(process: int) -> str | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
-
-
-def _flock(file: IO[str]) -> bool:
-    """Lock a file until it is closed; False if another process holds it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
-        pass
-    return True
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:

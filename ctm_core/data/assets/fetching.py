@@ -12,8 +12,6 @@ was shown is recorded in ``licences.json`` next to the files.
 from __future__ import annotations
 
 import datetime
-import errno
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +39,7 @@ from ctm_core.data.assets.transfer import (
     remove,
 )
 from ctm_core.runtime.errors import UserError, plain_sentence
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import lock, read_json, write_json
 
 __all__ = ["LICENCES", "fetch", "fetch_all", "selected"]
 
@@ -49,8 +47,6 @@ PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
 
 LICENCES = "licences.json"
-#: What a file system without locks answers.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def selected(
@@ -211,18 +207,12 @@ def _download_from(url: str, asset: Asset, part: Path, patience: Patience | None
 @contextmanager
 def _locked(part: Path, asset: Asset) -> Iterator[None]:
     """Hold the part, so that two commands do not write to it together."""
-    # Not filelock's: on a file system without locks (ENOLCK, as on some NFS) it fails.
     with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             raise UserError(
                 f"{_name(asset)} is being fetched by another process, which writes {shown(part)}; "
                 "wait until it has ended"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+            )
         try:
             yield
         finally:

@@ -176,10 +176,7 @@ def shown(path: Path) -> str:
 
 
 def pin_present(
-    assets: Sequence[Asset],
-    folder: PathLike | None = None,
-    *,
-    say: Callable[[str], None] = print,
+    assets: Sequence[Asset], folder: PathLike | None = None, *, say: Callable[[str], None] = print
 ) -> None:
     """Pin those files that are present without a known hash, where that is allowed and possible.
 
