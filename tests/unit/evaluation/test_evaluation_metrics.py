@@ -125,7 +125,7 @@ def test_nothing_is_computed_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch
     reference = bench.reference()
     first = bench.evaluate(reference)
     bench.sampled.clear()
-    monkeypatch.setattr(flow, "errors", None)
+    monkeypatch.setattr(flow.distillation, "errors", None)
     monkeypatch.setattr("ctm_core.evaluation.likelihood_rows.measure", None)
     assert bench.evaluate(reference) == first
     assert not bench.sampled
