@@ -85,7 +85,7 @@ def sample(
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Random probes of the trace an image; 0: the exact trace, a derivative for every pixel.",
+    help="Random probes of the trace per image; 0: exact trace, one derivative per pixel.",
 )
 @click.option(
     "--residual",

@@ -1,4 +1,4 @@
-"""What is sampled from a model, and by which protocols it is scored."""
+"""How each model is sampled, and by which protocols the samples are scored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADAPTIVE = "ode"
 
 
 class Cell(NamedTuple):
-    """One way of sampling: a row of the table. ``gamma`` is None where it has no meaning."""
+    """One way of sampling: a row of the table. ``gamma`` is None where it has no effect."""
 
     sampler: str
     nfe: int
@@ -76,9 +76,9 @@ class Likelihood(Section):
     """Bits per dimension of a few images, by our own protocol (docs/likelihood.md)."""
 
     models: tuple[Name, ...] = Field(min_length=1, description="at their last step")
-    images: Positive = Field(default=32, description="the first of a random order by the seed")
+    images: Positive = Field(default=32, description="the first in an order shuffled by `seed`")
     split: Literal["train", "test"] = "train"
-    probes: int = Field(default=1, ge=0, description="of the trace, an image; 0: the exact trace")
+    probes: int = Field(default=1, ge=0, description="of the trace, per image; 0: exact trace")
     tolerance: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="of the ODE solver")
     seed: Seed = 0
 

@@ -19,8 +19,8 @@ is :math:`m + (x - m)\sqrt{(V + s^2)/(V + t^2)}` for one Gaussian. For a mixture
    \qquad g(x_t, t, s) = \frac{h(s)}{1 - s/t}
 
 so g is a weighted mean of the denoiser along the trajectory, and g(x, t, t) = D(x, t).
-:func:`exact_model` puts all this where a network stands, so that samplers, objectives and
-likelihood take it unchanged. Images are (B, C, H, W); everything is float64.
+:func:`exact_model` takes the place of a network, so that samplers, objectives and likelihood run
+on it unchanged. Images are (B, C, H, W); everything is float64.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ class GaussianMixture:
     means
         (K, C, H, W).
     variances
-        Not negative, (K, C, H, W) or (K,) for one variance a component. 0 is a point mass, whose
-        noisy law exists for t > 0 alone.
+        Not negative; (K, C, H, W), or (K,) for one per component. 0 is a point mass, whose
+        noisy law exists for t > 0 only.
 
     Raises
     ------
     UserError
-        If the shapes do not fit or the numbers describe no mixture.
+        If shapes do not match, or weights or variances are invalid.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
         variances = variances.view(-1, 1, 1, 1) if variances.ndim == 1 else variances
         if means.ndim != 4 or weights.shape != means.shape[:1] or len(variances) != len(means):
             raise UserError(
-                f"a mixture needs weights (K,), means (K, C, H, W) and variances of K components, "
-                f"not {tuple(weights.shape)}, {tuple(means.shape)}, {tuple(variances.shape)}"
+                "expected weights (K,), means (K, C, H, W) and variances of K components, but got "
+                f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(variances.shape)}"
             )
         if abs(float(weights.detach().sum()) - 1) > 1e-6 or bool((weights <= 0).any()):
             raise UserError("the weights of a mixture must be positive and sum to 1")
@@ -112,7 +112,7 @@ class GaussianMixture:
         return self._expected(pulls, x, t)
 
     def _expected(self, values: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
-        """Mean of values (B, K, C, H, W) over the components that may have made x."""
+        """Mean of values (B, K, C, H, W) over the posterior of the component given x."""
         mean: Tensor = torch.einsum("bk,bkchw->bchw", self.log_joint(x, t).softmax(1), values)
         return mean
 
@@ -205,9 +205,9 @@ class MixtureNetwork(nn.Module):
     :math:`F = (g - c_\text{skip} x)/c_\text{out}` with the exact g; called as every network is,
     with c_in x, ln(t)/4 and ln(s)/4. Labels are ignored.
 
-    Its only parameter, ``output_weight`` = (a, b), bends F to :math:`(1 + a) F + b`. It is zero,
-    and gives objectives something to differentiate: the exact model is right where the gradient
-    with respect to it vanishes.
+    Its only parameter, ``output_weight`` = (a, b), changes F to :math:`(1 + a) F + b`. It is zero,
+    and objectives can be differentiated with respect to it: an objective is right if its gradient
+    vanishes there.
     """
 
     time_s = True

@@ -50,7 +50,7 @@ Noise = Callable[[int], Tensor] | Sequence[Tensor] | Tensor
 
 
 class Model(Protocol):
-    """What :func:`sample` needs of a model; :class:`.trajectory.Trajectory` has it."""
+    """What :func:`sample` needs from a model; :class:`.trajectory.Trajectory` provides it."""
 
     @property
     def time_s(self) -> bool:
@@ -222,7 +222,7 @@ def sample(
     sigma_max: float = 80.0,
     rho: float = 7.0,
     clamp: bool = True,
-    only_gamma_one: bool = False,
+    final_only: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Draw images by a named sampler with a given number of network evaluations.
@@ -234,7 +234,7 @@ def sample(
     model
         Trajectory or anything with its ``G``, ``denoise`` and ``time_s``.
     sampler
-        Name of a file of :mod:`ctm_core.diffusion.samplers`.
+        Name of a module of :mod:`ctm_core.diffusion.samplers`.
     nfe
         Evaluations; for ``heun`` odd, 2n - 1 on n grid points.
     gamma
@@ -250,7 +250,7 @@ def sample(
         The grid.
     clamp
         Whether to clamp the result to [-1, 1], as the released code does.
-    only_gamma_one
+    final_only
         For models trained at s = sigma_min alone (``cd``, ``ct``, ``ctm_s0``).
     state_dtype
         Of x between evaluations; default float64 for ODE samplers, as in EDM, else the latents'.
@@ -264,7 +264,7 @@ def sample(
     UserError
         For an unknown sampler, or a combination of model, sampler, nfe and gamma that cannot be.
     """
-    problem = sampling_problem(sampler, nfe, gamma, jumps=model.time_s, final_only=only_gamma_one)
+    problem = sampling_problem(sampler, nfe, gamma, jumps=model.time_s, final_only=final_only)
     if problem:
         raise UserError(problem)
     dtype = latents.dtype
@@ -279,7 +279,7 @@ def to_uint8(x: Tensor, rounding: str = "truncate") -> Tensor:
     """Images in [-1, 1] to 0..255; uint8, same shape.
 
     ``truncate`` is floor(127.5 (x + 1)) as in CTM, ``round`` floor(127.5 x + 128) as in EDM; both
-    clip. The choice moves FID, so it is part of a protocol.
+    clip. The choice changes FID, so it is part of a protocol.
     """
     if rounding == "truncate":
         levels = (x + 1) * 127.5

@@ -1,7 +1,7 @@
 """How well a model follows its teacher's ODE, sampler by sampler and jump by jump.
 
-Noises and classes are those of the samples of a seed (:mod:`ctm_core.models.generation`), the
-teacher is solved once for all samplers, and the measure is
+Noises and classes are those of a seed's samples (:mod:`ctm_core.models.generation`). The teacher's
+ODE is solved once for all samplers; the error is defined in
 :mod:`ctm_core.evaluation.metrics.trajectory_error`.
 """
 
@@ -44,7 +44,7 @@ class Noises:
     points: int  #: grid points of the teacher's fine solve
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-        """Unit noises (batch_size, C, H, W), classes, and how many of them are no padding."""
+        """Unit noises (batch_size, C, H, W), classes, and how many are not padding."""
         size = self.batch_size
         for start in range(0, self.count, size):
             noise = randomness.normal(self.seed, "latents", 0, start, size, self.shape)
@@ -66,7 +66,7 @@ def steps(cell: Cell, diffusion: Mapping[str, float]) -> list[Step]:
 
 
 def jumps(points: int, diffusion: Mapping[str, float], final_only: bool = False) -> list[Step]:
-    """All jumps between ``points`` levels of a grid, or those to sigma_min alone."""
+    """All jumps between ``points`` levels of a grid, or only those to sigma_min."""
     levels = karras_grid(points, **sampling.grid_of(diffusion)).tolist()
     pairs = [(t, s) for i, t in enumerate(levels) for s in levels[i + 1 :]]
     return [(t, s) for t, s in pairs if s == levels[-1] or not final_only]

@@ -1,9 +1,9 @@
-"""What people look at: the same noises through every cell, and the paths that a few of them take.
+"""Samples to look at: the same noises in every cell, and the sampling paths of a few of them.
 
-``previews.safetensors`` holds, for each cell, uint8 images (64, C, H, W) under the cell's label,
-and for the gamma sampler at its longest, under ``path/<label>``, every state of a few noises:
-uint8 (2n, M, C, H, W), in turn what a jump starts from and where it lands. The levels of these
-states stand in the metadata ``paths``.
+``previews.safetensors`` holds, for each cell, uint8 images (64, C, H, W) under the cell's label.
+For the gamma sampler with the most jumps it also holds, under ``path/<label>``, every state of a
+few samples: uint8 (2n, M, C, H, W), alternating between where a jump starts and where it lands.
+The noise levels of these states are in the metadata, under ``paths``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ctm_core.runtime.files import save_tensors
 __all__ = ["PATH_PREFIX", "path_cells", "walk", "write_previews"]
 
 SHOWN = 64
-#: Noises whose paths are kept, and the longest path that a page has room for.
+#: Samples whose paths are kept, and the longest path that fits on a page.
 WALKERS = 4
 LONGEST = 8
 PATH_PREFIX = "path/"
@@ -33,7 +33,7 @@ PATH_PREFIX = "path/"
 def write_previews(
     path: Path, model: str, cells: Sequence[Cell], generator: Generator, *, seed: int
 ) -> None:
-    """Write the pictures of every cell; noises and classes are the same throughout.
+    """Write the samples of every cell; noises and classes are the same for all cells.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def write_previews(
 
 
 def path_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of the gamma sampler of most jumps, at most 8: one for each gamma."""
+    """The gamma sampler's cells with the most jumps, at most 8: one for each gamma."""
     several = [c for c in cells if c.sampler == JUMP_SAMPLER and 1 < c.nfe <= LONGEST]
     longest = max((cell.nfe for cell in several), default=0)
     return [cell for cell in several if cell.nfe == longest]
@@ -74,9 +74,7 @@ def walk(
     labels: Tensor | None,
     count: int = WALKERS,
 ) -> tuple[Tensor, list[float]]:
-    r"""Every state on the way of ``count`` samples through a sampler of jumps.
-
-    The noises are those of the samples 0, 1, … of the seed.
+    r"""Every state that the first ``count`` samples of a seed pass through.
 
     Returns
     -------

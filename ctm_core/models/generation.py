@@ -1,8 +1,8 @@
-"""Samples from a weight file: noises, labels and images that depend on nothing but their index.
+"""Samples from a weight file, each a function of the seed and its own index alone.
 
-Sample i of a seed has the same latent, label and injected noises whatever the batch size, the
-number of samples or the number of processes; batches have one fixed size, the last one padded, so
-its pixels are the same bits too.
+Sample i of a seed has the same latent, label and injected noises for any batch size, number of
+samples and number of processes. All batches have one size, the last one padded, so at equal batch
+size its pixels are bit-identical too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Generator:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Generator:
-        """Load a weight file; raises UserError if it is missing or damaged."""
+        """Load a weight file; raises UserError if it is missing or corrupt."""
         model, record = load_weights(path)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), record)
@@ -77,7 +77,7 @@ class Generator:
         return Cell(sampler, evaluations if nfe is None else nfe, gamma)
 
     def class_index(self, label: str) -> int:
-        """The number of a class given by name or number.
+        """The index of a class given by name or index.
 
         Raises
         ------
@@ -176,12 +176,12 @@ class Generator:
             labels=None if labels is None else labels.to(device),
             **sampling.grid_of(self.record["diffusion"]),
             clamp=False,
-            only_gamma_one=self.final_only,
+            final_only=self.final_only,
         )
 
     def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
         if count < 1:
-            raise UserError(f"at least one sample has to be drawn, not {count}")
+            raise UserError(f"expected at least one sample, but got {count}")
         given = [label] if label is not None else []
         if labels is not None:
             if labels.shape != (count,) or labels.dtype != torch.int64:
@@ -194,7 +194,7 @@ class Generator:
             raise UserError("labels were given to an unconditional model, which takes none")
         for number in given:
             if not 0 <= number < self.classes:
-                raise UserError(f"there is no class {number}; they are 0 to {self.classes - 1}")
+                raise UserError(f"there is no class {number}; classes are 0 to {self.classes - 1}")
 
     def images(self, count: int, *, progress: bool = False, **options: Any) -> Tensor:
         """All ``count`` images at once; options as :meth:`batches`."""
@@ -212,18 +212,18 @@ class Generator:
         return torch.cat(made)
 
     def describe_samples(self) -> dict[str, Any]:
-        """What a record beside an array of samples says of their model."""
-        kept = ("experiment", "model", "objective", "step", "dataset", "train_hash")
+        """The record of the model that is written beside an array of its samples."""
+        keys = ("experiment", "model", "objective", "step", "dataset", "train_hash")
         return {
             "kind": "samples",
-            **{key: self.record[key] for key in kept},
+            **{key: self.record[key] for key in keys},
             "train_seed": self.record["seed"],
             "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
             "rounding": "truncate",
         }
 
     def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
-        """The noise levels a sampler visits, for people: ``80 → 2.52 (→ 1.1) → 0.002``."""
+        """The noise levels that a sampler visits, as text, e.g. ``80 → 2.515, 2.515 → 0.002``."""
         grid = sampling.grid_of(self.record["diffusion"])
         jumps = sampling.plan(sampler, nfe, gamma, **grid)
         t, s, noises = (values.tolist() for values in jumps)

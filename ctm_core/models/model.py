@@ -1,4 +1,4 @@
-"""A trained model as a notebook needs it."""
+"""A trained model for use in notebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 class Model:
     """A loaded teacher or student.
 
-    ``record`` tells what it is: experiment, data set, architecture, training step and hashes.
+    ``record`` says what it is: experiment, data set, architecture, training step and hashes.
     Images are float (B, C, H, W) in about [-1, 1]; times are numbers or (B,) tensors between
     sigma_min and sigma_max; ``y`` is int64 (B,), or None for unconditional models.
     """
@@ -28,7 +28,7 @@ class Model:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Model:
-        """Load a weight file; raises UserError if it is missing, damaged or of another kind."""
+        """Load a weight file; raises UserError if it is missing, corrupt or of another kind."""
         return cls(Generator.from_file(path))
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class Model:
         Raises
         ------
         UserError
-            If sampler, nfe and gamma do not go together, or labels do not fit.
+            If the model cannot be sampled with this sampler, nfe and gamma, or labels do not fit.
         """
         cell = self._generator.cell(sampler, nfe, gamma)
         return self._generator.images(

@@ -150,7 +150,7 @@ def preview(
             sigma_min=experiment.diffusion.sigma_min,
             sigma_max=experiment.diffusion.sigma_max,
             rho=experiment.diffusion.rho,
-            only_gamma_one=average.consistency,
+            final_only=average.consistency,
         )
         average.train(mode)
         log.debug("preview in %.2f s", time.monotonic() - began)

@@ -233,10 +233,10 @@ def test_one_jump_ignores_gamma() -> None:
         ({"gamma": None}, "needs a gamma"),
         ({"gamma": 1.5}, r"lie in \[0, 1\]"),
         ({"gamma": -0.1}, r"lie in \[0, 1\]"),
-        ({"only_gamma_one": True, "gamma": 0.5}, "with gamma 1, not gamma 0.5"),
-        ({"only_gamma_one": True, "gamma": 0.0}, "with gamma 1, not gamma 0"),
+        ({"final_only": True, "gamma": 0.5}, "with gamma 1, not gamma 0.5"),
+        ({"final_only": True, "gamma": 0.0}, "with gamma 1, not gamma 0"),
         (
-            {"only_gamma_one": True, "sampler": "heun", "nfe": 3, "gamma": None},
+            {"final_only": True, "sampler": "heun", "nfe": 3, "gamma": None},
             "jumps to sigma_min alone .* not sampler heun",
         ),
     ],
@@ -252,8 +252,8 @@ def test_models_with_limits() -> None:
     with pytest.raises(UserError, match=r"teacher.*heun or euler"):
         draw(Gaussian(time_s=False))
     assert draw(Gaussian(time_s=False), sampler="euler", gamma=None).shape == LATENTS.shape
-    draw(Gaussian(), gamma=1.0, only_gamma_one=True)
-    draw(Gaussian(), gamma=None, nfe=1, only_gamma_one=True)
+    draw(Gaussian(), gamma=1.0, final_only=True)
+    draw(Gaussian(), gamma=None, nfe=1, final_only=True)
 
 
 # -- rounding -------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_explicit_labels_fill_the_last_batch(generator: Generator) -> None:
     [
         ({"labels": torch.arange(9)}, "expected int64 labels of shape (10,)"),
         ({"labels": torch.zeros(10)}, "expected int64 labels of shape (10,)"),
-        ({"labels": torch.arange(10) + 1}, "there is no class 10; they are 0 to 9"),
+        ({"labels": torch.arange(10) + 1}, "there is no class 10; classes are 0 to 9"),
         ({"label": -1}, "there is no class -1"),
     ],
 )
