@@ -8,8 +8,9 @@ and gamma, or a metric that needs nothing new of the samples, computes only what
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_json
 from ctm_core.runtime.progress import Progress
 
-__all__ = ["Task", "compute", "rows", "tasks"]
+__all__ = ["BLOCKS", "Task", "compute", "moment_blocks", "rows", "tasks"]
 
 log = logging.getLogger(__name__)
 
@@ -40,58 +41,68 @@ BLOCKS = 8
 
 @dataclass(frozen=True)
 class Task:
-    """One cell with one sampling seed under one protocol, and the file its state lives in."""
+    """One cell with one sampling seed under one protocol, and the file of its state."""
 
     cell: Cell
     seed: int
-    protocol: str
+    reference: Reference
     file: Path
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.reference.protocol
 
 
 def tasks(inputs: Inputs, folder: Path) -> list[Task]:
     """Every (cell, seed, protocol); cells first, so that one sampling serves all protocols."""
     experiment, chosen = inputs.experiment, inputs.chosen
-    found = []
+    planned = []
     for cell in experiment.cells(inputs.model, inputs.step):
         for seed in experiment.evaluation.sample_seeds:
             for name in [name for name, cells in chosen.items() if cell in cells]:
-                key = sha256_json({"cell": cell, "seed": seed} | _content(inputs, name))
+                reference = inputs.references[name]
+                key = sha256_json({"cell": cell, "seed": seed} | _content(inputs, reference))
                 file = folder / "cells" / f"{key[:24]}.safetensors"
-                found.append(Task(cell, seed, name, file))
-    return found
+                planned.append(Task(cell, seed, reference, file))
+    return planned
 
 
-def _content(inputs: Inputs, name: str) -> dict[str, Any]:
+def _content(inputs: Inputs, reference: Reference) -> dict[str, Any]:
     """What decides on the state of a cell beside the cell itself."""
-    reference = inputs.references[name]
-    protocol = reference.protocol
-    decisive = ("features", "input_size", "resize", "samples", "rounding", "labels", "precision")
+    protocol, evaluation = reference.protocol, inputs.experiment.evaluation
+    decisive = {"features", "input_size", "resize", "samples", "rounding", "labels", "precision"}
+    training = inputs.datasets["train"] if protocol.needs_training_images else None
     return {
         "weights": inputs.digest,
-        "protocol": protocol.model_dump(mode="json", include=set(decisive)),
+        "protocol": protocol.model_dump(mode="json", include=decisive),
         "features": reference.weights_sha256,
-        "batch_size": inputs.experiment.evaluation.batch_size,
+        "batch_size": evaluation.batch_size,
         "needs": sorted(protocol.needs),
         "keep": protocol.neighbours.rows if protocol.keeps_features else None,
-        "blocks": _blocks(reference, inputs.experiment.evaluation.sample_seeds),
-        "training": inputs.datasets["train"].fingerprint
-        if protocol.needs_training_images
-        else None,
+        "blocks": _blocks(inputs, reference),
+        "training": None if training is None else training.fingerprint,
     }
 
 
-def _single(protocol: Protocol, seeds: tuple[int, ...]) -> bool:
+def _blocks(inputs: Inputs, reference: Reference) -> int:
+    seeds = len(inputs.experiment.evaluation.sample_seeds)
+    return moment_blocks(reference.protocol, seeds, reference.moments.dim)
+
+
+def _single(protocol: Protocol, seeds: int) -> bool:
     """Whether a row rests on one value, so that its error must come from the samples alone."""
-    return len(seeds) == 1 and protocol.seeds == "separate"
+    return seeds == 1 and protocol.seeds == "separate"
 
 
-def _blocks(reference: Reference, seeds: tuple[int, ...]) -> int:
-    """Blocks of a cell's moments: for an error, for the extrapolated distance, or one."""
-    protocol = reference.protocol
+def moment_blocks(protocol: Protocol, seeds: int, dim: int) -> int:
+    """Blocks of the moments of a cell, for features of ``dim`` dimensions.
+
+    As many as a standard error or the extrapolated distance needs, or one.
+    """
     if _single(protocol, seeds):
         return BLOCKS
-    together = protocol.samples * (len(seeds) if protocol.seeds == "pooled" else 1)
-    return 4 if is_long_enough(together, reference.moments.dim) else 1
+    together = protocol.samples * (seeds if protocol.seeds == "pooled" else 1)
+    return 4 if is_long_enough(together, dim) else 1
 
 
 def compute(inputs: Inputs, generator: Generator, planned: list[Task]) -> None:
@@ -101,55 +112,49 @@ def compute(inputs: Inputs, generator: Generator, planned: list[Task]) -> None:
     for task in planned:
         if not _done(task):
             groups.setdefault((task.cell, task.seed), []).append(task)
-    kept = len({(task.cell, task.seed) for task in planned}) - len(groups)
-    if kept:
-        log.info("%d of %d cells are done already", kept, kept + len(groups))
+    done = len({(task.cell, task.seed) for task in planned}) - len(groups)
+    if done:
+        log.info("%d of %d cells are done already", done, done + len(groups))
     title = f"{inputs.experiment.experiment} {inputs.model} evaluation"
-    bar = Progress(title, kept + len(groups), kept)
-    for (cell, seed), wanted in groups.items():
+    bar = Progress(title, done + len(groups), done)
+    for wanted in groups.values():
         for task in wanted:
-            if task.protocol not in extractors:
-                reference = inputs.references[task.protocol]
-                extractors[task.protocol] = build_features(reference.protocol)
-        for same in _by_sampling(inputs, wanted):
-            _pass(inputs, generator, cell, seed, same, extractors)
-        bar.advance(max(inputs.references[t.protocol].protocol.samples for t in wanted))
+            if task.protocol.name not in extractors:
+                extractors[task.protocol.name] = build_features(task.protocol)
+        for same in _by_sampling(wanted):
+            _pass(inputs, generator, same, extractors)
+        bar.advance(max(task.protocol.samples for task in wanted))
     bar.close()
 
 
-def _by_sampling(inputs: Inputs, wanted: list[Task]) -> Iterator[list[Task]]:
-    """Tasks that share their samples."""
-    found: dict[tuple[str, int, str], list[Task]] = {}
+def _by_sampling(wanted: list[Task]) -> Iterable[list[Task]]:
+    """Tasks of one cell and seed that share their samples."""
+    groups: dict[tuple[str, int, str], list[Task]] = {}
     for task in wanted:
-        protocol = inputs.references[task.protocol].protocol
-        key = (protocol.rounding, protocol.samples, protocol.labels)
-        found.setdefault(key, []).append(task)
-    yield from found.values()
+        key = (task.protocol.rounding, task.protocol.samples, task.protocol.labels)
+        groups.setdefault(key, []).append(task)
+    return groups.values()
 
 
 def _pass(
     inputs: Inputs,
     generator: Generator,
-    cell: Cell,
-    seed: int,
     same: list[Task],
     extractors: dict[str, FeatureExtractor],
 ) -> None:
     """Draw the samples of a cell once, and write the state of every task."""
-    protocols = {task: inputs.references[task.protocol].protocol for task in same}
-    first = protocols[same[0]]
-    seeds = inputs.experiment.evaluation.sample_seeds
-    states = {
-        task: State(
-            protocol.samples,
-            protocol.needs,
-            blocks=_blocks(inputs.references[task.protocol], seeds),
-            keep=protocol.neighbours.rows,
+    first, cell = same[0].protocol, same[0].cell
+    states = [
+        State(
+            task.protocol.samples,
+            task.protocol.needs,
+            blocks=_blocks(inputs, task.reference),
+            keep=task.protocol.neighbours.rows,
         )
-        for task, protocol in protocols.items()
-    }
+        for task in same
+    ]
     training = None
-    if any("nearest" in protocol.needs for protocol in protocols.values()):
+    if any("nearest" in task.protocol.needs for task in same):
         learned = inputs.datasets["train"]
         training = learned.batch(torch.arange(len(learned)))[0]
     for images in generator.batches(
@@ -157,17 +162,17 @@ def _pass(
         sampler=cell.sampler,
         nfe=cell.nfe,
         gamma=cell.gamma,
-        seed=seed,
+        seed=same[0].seed,
         batch_size=inputs.experiment.evaluation.batch_size,
         rounding=first.rounding,
-        labels=_labels(inputs, generator, first, seed),
+        labels=_labels(inputs, generator, first, same[0].seed),
     ):
         nearest = {} if training is None else {"nearest": nearest_distances(images, training)}
-        for task, state in states.items():
-            outputs = extractors[task.protocol].extract(images, protocols[task].outputs)
-            state.update({**outputs, **nearest})
-    for task, state in states.items():
-        metadata = {"kind": "cell state", "cell": task.cell.label, "seed": str(seed)}
+        for task, state in zip(same, states, strict=True):
+            extractor = extractors[task.protocol.name]
+            state.update({**extractor.extract(images, task.protocol.outputs), **nearest})
+    for task, state in zip(same, states, strict=True):
+        metadata = {"kind": "cell state", "cell": cell.label, "seed": str(task.seed)}
         save_tensors(task.file, state.tensors(), metadata)
 
 
@@ -184,14 +189,12 @@ def _labels(
 
 def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
     """Score every task; a protocol that pools its seeds gives its rows for all of them."""
-    seeds = inputs.experiment.evaluation.sample_seeds
-    found = []
+    scored = []
     by_cell: dict[tuple[str, Cell], list[Task]] = {}
     for task in planned:
-        by_cell.setdefault((task.protocol, task.cell), []).append(task)
+        by_cell.setdefault((task.protocol.name, task.cell), []).append(task)
     for (name, cell), same in by_cell.items():
-        reference = inputs.references[name]
-        errors = _single(reference.protocol, seeds)
+        reference = same[0].reference
         for seed, state in _states(reference.protocol, same):
             place = {
                 "sample_seed": seed,
@@ -200,22 +203,18 @@ def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
                 "nfe": cell.nfe,
                 "protocol": name,
             }
-            found += [
-                place | row
-                for row in scores(state, reference.state, reference.protocol, errors=errors)
-            ]
-    return found
+            errors = _single(reference.protocol, len(same))
+            values = scores(state, reference.state, reference.protocol, errors=errors)
+            scored += [place | row for row in values]
+    return scored
 
 
 def _states(protocol: Protocol, same: list[Task]) -> Iterator[tuple[int | str, State]]:
+    states = (_read(task.file) for task in same)
     if protocol.seeds == "separate":
-        for task in same:
-            yield task.seed, _read(task.file)
-        return
-    pooled = _read(same[0].file)
-    for task in same[1:]:
-        pooled = pooled.merge(_read(task.file))
-    yield "+".join(str(task.seed) for task in same), pooled
+        yield from zip((task.seed for task in same), states, strict=True)
+    else:
+        yield "+".join(str(task.seed) for task in same), reduce(State.merge, states)
 
 
 def _done(task: Task) -> bool:

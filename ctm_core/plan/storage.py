@@ -9,8 +9,7 @@ from typing import NamedTuple
 from ctm_core.config import Experiment, datasets, layout
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
-from ctm_core.evaluation.cells import BLOCKS
-from ctm_core.evaluation.metrics.fd import is_long_enough
+from ctm_core.evaluation.cells import moment_blocks
 from ctm_core.evaluation.previews import SHOWN
 from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost, features
@@ -138,10 +137,7 @@ def _scores(project: Project, job: Job, shapes: Mapping[str, Shape | None]) -> f
 
 def state_bytes(protocol: Protocol, dimensions: int, seeds: int) -> int:
     """Bytes of the state of one cell: moments in float64, and features where they are kept."""
-    together = protocol.samples * (seeds if protocol.seeds == "pooled" else 1)
-    blocks = 4 if is_long_enough(together, dimensions) else 1
-    if seeds == 1 and protocol.seeds == "separate":
-        blocks = BLOCKS
+    blocks = moment_blocks(protocol, seeds, dimensions)
     rows = min(protocol.neighbours.rows, protocol.samples) if protocol.keeps_features else 0
     return blocks * DOUBLE * (dimensions**2 + dimensions) + rows * SINGLE * dimensions
 

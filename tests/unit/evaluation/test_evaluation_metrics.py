@@ -19,8 +19,7 @@ from ctm_core.config.protocols import Protocol, load_protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation import cells, evaluate, flow
 from ctm_core.evaluation.distillation import Noises, errors
-from ctm_core.evaluation.likelihood import Protocol as LikelihoodProtocol
-from ctm_core.evaluation.likelihood import measure
+from ctm_core.evaluation.likelihood import LikelihoodProtocol, measure
 from ctm_core.evaluation.metrics.names import parse
 from ctm_core.evaluation.metrics.reference import write_reference
 from ctm_core.models.features import build_features
@@ -261,7 +260,7 @@ def test_what_a_metric_lacks_is_said_before_any_work(bench: Bench, tmp_path: Pat
     tensors, metadata = load_tensors(reference)
     del tensors["features"]
     save_tensors(reference, tensors, metadata)
-    with pytest.raises(UserError, match="made without single images' features"):
+    with pytest.raises(UserError, match="lacks features, which the metrics of p need"):
         bench.evaluate(reference)
     assert not bench.sampled and not (tmp_path / "runs").exists()
 
