@@ -32,7 +32,11 @@ MetricKey = Annotated[str, OneOf(tuple(name for name, known in METRICS.items() i
 #: Modules of the feature networks; those that need an external file say so in ``ASSETS``.
 FEATURES = Path(__file__).parents[1] / "models" / "features"
 #: Published statistics that papers' FIDs are relative to.
-PAPER_REFERENCES = ("edm-reference-cifar10", "adm-reference-imagenet64")
+PAPER_REFERENCES = (
+    "edm-reference-cifar10",
+    "adm-reference-imagenet64",
+    "edm-reference-imagenet64",
+)
 
 
 class _Section(BaseModel):

@@ -124,7 +124,7 @@ def test_what_may_be_called_fid(tmp_path):
     others = [
         {"resize": "clean", "input_size": 299},
         {"reference": {"dataset": "cifar10", "split": "train"}},
-        {"reference": EDM | {"asset": "edm-reference-imagenet64"}},
+        {"reference": EDM | {"asset": "statistics-of-mine"}},
     ]
     for other in others:
         protocol = load_protocol(written(tmp_path, INCEPTION | other))

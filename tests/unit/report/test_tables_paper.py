@@ -66,12 +66,13 @@ def test_table_1_has_the_papers_layout_with_published_values_beside(cifar: Path)
     # Of γ only 0 is a row of this table, and so is no Heun solve of a student.
     assert "10.50 [" not in text and "| ctm | 35 |  | 2.30 [2.05, 2.55] (2.25) |" in text
     assert text.count("**1.60 [1.35, 1.85]**") == 1
-    assert check_structure(table(cifar, 1, "tex")) == 3
+    assert check_structure(table(cifar, 1, "tex")) == 4
 
 
 def test_others_stand_under_their_own_protocol(cifar: Path) -> None:
-    known, unknown = table(cifar, 1).split("## Published for cifar10: ")[1:]
+    known, rounded, unknown = table(cifar, 1).split("## Published for cifar10: ")[1:]
     assert known.startswith("protocol edm-cifar10\n")
+    assert rounded.startswith("protocol edm-cifar10-rounded\n") and "| SiD | " in rounded
     assert unknown.startswith("protocols not known or not ours\n")
     assert "| CD (retrained by CTM's authors) | without classes | 1 | 10.53 |" in known
     assert "StyleGAN-XL" in unknown and "StyleGAN-XL" not in known
