@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
+from pathlib import Path
 
 import click
 
@@ -22,6 +22,8 @@ from ctm_core.cli import (
     score_verbs,
     train_verbs,
 )
+from ctm_core.cli._log_file import end_log, log_to
+from ctm_core.cli._options import FILE
 from ctm_core.runtime.errors import CtmError, Interrupted, UserError, plain_sentence
 from ctm_core.runtime.launch import follow_parent
 
@@ -30,8 +32,13 @@ __all__ = ["main"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ctm_core", prog_name="ctm")
-def cli() -> None:
+@click.option(
+    "--log", type=FILE, help="Keep everything printed in this file; the terminal's copy is stderr."
+)
+def cli(log: Path | None) -> None:
     """Consistency Trajectory Models, from data set to table."""
+    if log is not None:
+        log_to(log)
 
 
 for module in (
@@ -54,9 +61,6 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spinning threads of one job would starve another on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
-        # The workflow's shell ignores it, to hear how this command ends, and hands that down.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     follow_parent()
     try:
         cli.main(standalone_mode=False)
@@ -78,5 +82,9 @@ def main() -> None:
 def _end(sentence: str, code: int) -> None:
     # The first process on each machine speaks for the others, who meet the same.
     if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"ctm: {sentence}", file=sys.stderr)
+        try:
+            print(f"ctm: {sentence}", file=sys.stderr)
+        except OSError:  # the log cannot take it, as on a full disk
+            end_log()
+            print(f"ctm: {sentence}", file=sys.stderr)
     sys.exit(code)
