@@ -26,7 +26,7 @@ from ctm_core.config.protocols import Protocol, load_protocol
 from ctm_core.config.published import check_keys
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["ROOT", "Project", "locate", "protocol_file", "read_project"]
+__all__ = ["ROOT", "Project", "locate", "open_project", "protocol_file", "read_project"]
 
 #: The project's own folder, in which its config/ stands.
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,20 @@ def locate(path: str | os.PathLike[str], root: Path = ROOT) -> str:
 def protocol_file(name: str, root: Path = ROOT) -> str:
     """The file of a protocol."""
     return locate(f"config/protocols/{name}.yaml", root)
+
+
+def open_project(path: str | Path, root: Path = ROOT) -> Project:
+    """Read a file that lists experiments, as Snakemake is given, or one experiment.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_project`.
+    """
+    listing = read_yaml(path)
+    if "experiments" not in listing:
+        listing = {"experiments": [str(path)]}
+    return read_project(listing, str(path), root)
 
 
 def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Project:

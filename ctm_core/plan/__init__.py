@@ -21,10 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ctm_core.config import read_yaml
-from ctm_core.config.project import ROOT, Project, read_project
+from ctm_core.config.dag import TARGETS, Job, by_rule, graph
+from ctm_core.config.project import ROOT, Project, open_project
 from ctm_core.plan.costs import Costs, Estimate
-from ctm_core.plan.dag import TARGETS, Job, by_rule, graph
 from ctm_core.plan.record import Comparison, compare
 from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
 from ctm_core.plan.storage import on_disk
@@ -145,10 +144,7 @@ def plan(
     """
     device = None if device_speed is None else parse_device_speed(device_speed)
     measured = read_speed(speed)
-    listing = read_yaml(config)
-    if "experiments" not in listing:
-        listing = {"experiments": [str(config)]}
-    project = read_project(listing, str(config))
+    project = open_project(config)
     jobs = graph(project, target)
     root = results.parent
     costs = Costs(project, measured, device, root)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctm_core.config import Experiment
+from ctm_core.config.dag import Job
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol, ReferenceSplit
 from ctm_core.plan import network_costs, storage
-from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost
 from ctm_core.plan.passes import expected, sampled
 from ctm_core.plan.speeds import DeviceSpeed, Speed

@@ -7,9 +7,9 @@ from textwrap import indent
 
 from pandas import DataFrame
 
+from ctm_core.config.dag import TARGETS, by_rule
 from ctm_core.plan import Plan
 from ctm_core.plan.costs import Estimate
-from ctm_core.plan.dag import TARGETS, by_rule
 from ctm_core.plan.record import Comparison
 
 __all__ = ["describe"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctm_core.config import Experiment, layout
+from ctm_core.config import Experiment
 from ctm_core.plan.costs import Estimate
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
@@ -94,12 +94,8 @@ def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
     job = estimate.job
     if job.experiment is None or job.kind not in ("train", "evaluate"):
         return None
-    if job.kind == "train":
-        path = f"{layout.training_folder(job.experiment, job.model, job.seed)}/training.json"
-    else:
-        folder = layout.evaluation_folder(job.experiment, job.model, job.seed, job.step)
-        path = f"{folder}/evaluation.json"
-    file = results / Path(path).relative_to("results")
+    path = job.makes["record" if job.kind == "train" else "evaluation"]
+    file = results / Path(str(path)).relative_to("results")
     if not file.exists():
         return None
     record = read_json(file)

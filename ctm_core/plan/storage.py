@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctm_core.config import Experiment, datasets, layout
+from ctm_core.config.dag import Job
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
 from ctm_core.evaluation.cells import moment_blocks
 from ctm_core.evaluation.previews import SHOWN
-from ctm_core.plan.dag import Job
 from ctm_core.plan.network_costs import Cost, features
 from ctm_core.plan.passes import sampled
 from ctm_core.runtime.errors import UserError

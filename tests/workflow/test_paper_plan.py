@@ -54,9 +54,8 @@ def test_the_paper_is_planned_without_its_files(project: Project) -> None:
     assert others == {"convert": 6, "data": 2, "reference": 2, "table": 1}
     assert not [rule for rule in planned if rule.startswith("teacher_")]
     assert sum(planned.values()) < 300
-    note = output.strip().splitlines()[-1]
-    listed = re.search(r"files that are not here: (.*) \(`ctm assets`", note)
-    assert listed and set(listed[1].split(", ")) == needed(project)
+    project.run("ctm", "plan", "--config", PAPER[1], "--json", "plan.json", **NOWHERE)
+    assert set(read_json(project.path / "plan.json")["missing"]) == needed(project)
 
 
 def test_a_run_says_everything_that_is_missing_before_its_first_job(project: Project) -> None:

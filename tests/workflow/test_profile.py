@@ -1,13 +1,13 @@
 """The profile for Slurm as a plan, and what it refuses; tests/system runs it on a cluster."""
 
 import re
-import stat
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from fixtures.project import ROOT, Project
+from fixtures.stand_ins import stand_in
 
 TABLE = "results/table.csv"
 SLURM = ("--profile", "slurm")
@@ -96,18 +96,6 @@ def test_a_cluster_is_described_in_one_place(project: Project) -> None:
 
 
 # -- stand-ins for Slurm's commands -------------------------------------------------------------
-
-
-def stand_in(project: Project, **scripts: str) -> dict[str, str]:
-    """Environment in which commands of Slurm do what they are told; `{log}` is theirs to write."""
-    folder = project.path / "bin"
-    folder.mkdir()
-    commands = {"squeue": "", "sinfo": "echo 'main*'", "scancel": "", "scontrol": ""}
-    for name, script in (commands | scripts).items():
-        file = folder / name
-        file.write_text(f"#!/bin/sh\n{script.format(log=folder / (name + '.log'))}\n")
-        file.chmod(file.stat().st_mode | stat.S_IEXEC)
-    return {"PATH": f"{folder}:{project.environment['PATH']}"}
 
 
 def refused(project: Project, environment: dict[str, str]) -> str:

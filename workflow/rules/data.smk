@@ -3,7 +3,7 @@
 
 rule data:
     output:
-        **prepared("{dataset}", "{split}"),
+        **layout.prepared("{dataset}", "{split}"),
     log:
         "logs/data/{dataset}-{split}.log",
     benchmark:
@@ -11,9 +11,9 @@ rule data:
     conda:
         "../envs/ctm.yaml"
     params:
-        needs=dataset_needs,
+        needs=needs(dag.data),
         source=source_option,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "ctm data --dataset {wildcards.dataset} --split {wildcards.split} {params.source:q}"
-        " --output {params.folder:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} data --dataset {wildcards.dataset} --split {wildcards.split}"
+        " {params.source:q} --output {params.folder:q}"

@@ -3,7 +3,7 @@
 
 rule classifier:
     input:
-        **prepared("{dataset}", "train"),
+        **layout.prepared("{dataset}", "train"),
     output:
         "results/features/classifier_{dataset}.safetensors",
     log:
@@ -16,14 +16,14 @@ rule classifier:
     params:
         data=subpath(input.manifest, parent=True),
     shell:
-        "ctm features classifier --data {params.data:q} --output {output:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} features classifier --data {params.data:q} --output {output:q}"
 
 
 rule reference:
     input:
-        unpack(reference_data),
+        unpack(reads(dag.reference)),
     output:
-        "results/features/{protocol}.safetensors",
+        layout.reference("{protocol}"),
     log:
         "logs/features/{protocol}.log",
     benchmark:
@@ -32,23 +32,20 @@ rule reference:
         "../envs/ctm.yaml"
     threads: 2
     params:
-        needs=reference_needs,
+        needs=needs(dag.reference),
         digest=protocol_digest,
         protocol=protocol_path,
-        data=reference_options,
+        data=options(manifest="--data", held_out_manifest="--held-out"),
     shell:
-        "ctm features reference --protocol {params.protocol:q} {params.data:q}"
-        " --output {output:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} features reference --protocol {params.protocol:q} {params.data:q}"
+        " --output {output:q}"
 
 
 rule evaluate:
     input:
-        unpack(evaluation_data),
-        weights=evaluated_weights,
-        references=references,
+        unpack(reads(dag.evaluation)),
     output:
-        evaluation="results/{experiment}/{model}/seed-{seed}/step-{step}/evaluation.json",
-        previews="results/{experiment}/{model}/seed-{seed}/step-{step}/previews.safetensors",
+        **layout.evaluation("{experiment}", "{model}", "{seed}", "{step}"),
     log:
         "logs/evaluate/{experiment}/{model}/seed-{seed}/step-{step}.log",
     benchmark:
@@ -63,13 +60,13 @@ rule evaluate:
         mem_mb=evaluation_limit("mem_mb"),
         runtime=evaluation_limit("runtime"),
     params:
-        needs=evaluation_needs,
+        needs=needs(dag.evaluation),
         digest=evaluation_digest,
         config=experiment_file,
-        further=evaluation_options,
+        further=options(teacher="--teacher", train_manifest="--data", test_manifest="--data"),
         runs="runs",
         folder=subpath(output.evaluation, parent=True),
     shell:
-        "ctm evaluate --config {params.config:q} --model {wildcards.model} --seed {wildcards.seed}"
-        " --step {wildcards.step} --weights {input.weights:q} {params.further:q}"
-        " --runs {params.runs:q} --output {params.folder:q} {input.references:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} evaluate --config {params.config:q} --model {wildcards.model}"
+        " --seed {wildcards.seed} --step {wildcards.step} --weights {input.weights:q}"
+        " {params.further:q} --runs {params.runs:q} --output {params.folder:q} {input.references:q}"

@@ -3,22 +3,16 @@
 
 rule table:
     input:
+        **TABLE.reads,
         claims=CLAIMS,
         published=PUBLISHED,
-        evaluations=evaluated("evaluation.json"),
     output:
-        runs="results/runs.csv",
-        table=report("results/table.csv", caption="../report/table.rst", category="Table"),
-        markdown="results/table.md",
-        latex="results/table.tex",
-        metrics="results/metrics.json",
-        claims="results/claims.json",
-        told="results/claims.md",
-        paper=expand(
-            "results/paper/table{number}.{ending}",
-            number=(1, 2, 3),
-            ending=("csv", "md", "tex"),
-        ),
+        **{
+            **TABLE.makes,
+            "table": report(
+                TABLE.makes["table"], caption="../report/table.rst", category="Table"
+            ),
+        },
     log:
         "logs/report/table.log",
     benchmark:
@@ -28,19 +22,16 @@ rule table:
     params:
         folder=subpath(output.table, parent=True),
     shell:
-        "ctm table --claims {input.claims:q} --published {input.published:q}"
-        " --output {params.folder:q} {input.evaluations:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} table --claims {input.claims:q} --published {input.published:q}"
+        " --output {params.folder:q} {input.evaluations:q}"
 
 
 rule figures:
     input:
-        evaluations=evaluated("evaluation.json"),
-        previews=evaluated("previews.safetensors"),
-        curves=trained("training.jsonl"),
-        records=trained("training.json"),
+        **FIGURES.reads,
     output:
         report(
-            directory("results/figures"),
+            directory(FIGURES.makes["figures"]),
             patterns=["{figure}.png"],
             caption="../report/figure.rst",
             category="Figures",
@@ -52,25 +43,23 @@ rule figures:
     conda:
         "../envs/ctm.yaml"
     params:
-        curves=training_options,
+        curves=options(curves="--training"),
     shell:
-        "ctm figures --output {output:q} {params.curves:q} {input.evaluations:q}"
-        " 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} figures --output {output:q} {params.curves:q}"
+        " {input.evaluations:q}"
 
 
 rule report:
     input:
-        rules.table.output,
-        # A folder has a date but no content to compare, and gets a new date wherever files are
-        # restored; whatever changes the figures is among the other inputs.
-        ancient(rules.figures.output),
+        **{
+            **REPORT.reads,
+            # A folder has a date but no content to compare, and gets a new date wherever files
+            # are restored; whatever changes the figures is among the other inputs.
+            "figures": ancient(REPORT.reads["figures"]),
+        },
         published=PUBLISHED,
-        evaluations=evaluated("evaluation.json"),
-        previews=evaluated("previews.safetensors"),
-        curves=trained("training.jsonl"),
-        records=trained("training.json"),
     output:
-        report("results/report.html", caption="../report/report.rst", category="Report"),
+        report(REPORT.makes["report"], caption="../report/report.rst", category="Report"),
     log:
         "logs/report/report.log",
     benchmark:
@@ -78,7 +67,7 @@ rule report:
     conda:
         "../envs/ctm.yaml"
     params:
-        results=subpath(input[0], parent=True),
+        results=subpath(output[0], parent=True),
     shell:
-        "ctm report --published {input.published:q} --results {params.results:q}"
-        " --output {output:q} 2>&1 | tee -i {log:q}"
+        "exec ctm --log {log:q} report --published {input.published:q}"
+        " --results {params.results:q} --output {output:q}"

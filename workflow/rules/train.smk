@@ -2,22 +2,19 @@
 # Snakemake removes outputs before a job starts, and a killed training continues from its state.
 for name, experiment in EXPERIMENTS.items():
     for model in experiment.students:
+        job = dag.training(experiment, model)
 
         rule:
             name:
-                f"train_{experiment.experiment}_{model}"
+                job.rule
             input:
-                **prepared(experiment.dataset.name, "train"),
-                **layout.start(experiment, model),
+                **job.reads,
             output:
-                *further_weights(experiment, model),
-                weights=weights(experiment, model),
-                curve=f"{training_folder(experiment, model)}/training.jsonl",
-                record=f"{training_folder(experiment, model)}/training.json",
+                **job.makes,
             log:
-                f"logs/train/{experiment.experiment}/{model}/seed-{{seed}}.log",
+                f"logs/{job.benchmark}.log",
             benchmark:
-                f"results/benchmarks/train/{experiment.experiment}/{model}/seed-{{seed}}.tsv"
+                f"results/benchmarks/{job.benchmark}.tsv"
             conda:
                 "../envs/ctm.yaml"
             threads: experiment.threads
@@ -25,17 +22,17 @@ for name, experiment in EXPERIMENTS.items():
                 **limits(experiment.resources.training),
                 attempt=attempt,
             params:
-                needs=list(experiment.student(model).assets),
+                needs=list(job.assets),
                 digest=experiment.train_hash(model),
-                config=FILES[name],
+                config=PROJECT.files[name],
                 model=model,
                 runs="runs",
                 processes=experiment.resources.training.processes,
                 data=subpath(input.manifest, parent=True),
-                start=start_options,
+                start=options(teacher="--teacher", init="--init", init_average="--init-average"),
                 folder=subpath(output.weights, parent=True),
             shell:
-                "ctm train --config {params.config:q} --model {params.model}"
+                "exec ctm --log {log:q} train --config {params.config:q} --model {params.model}"
                 " --seed {wildcards.seed} --data {params.data:q} {params.start:q}"
                 " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
-                " --processes {params.processes} 2>&1 | tee -i {log:q}"
+                " --processes {params.processes}"

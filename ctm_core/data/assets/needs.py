@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctm_core.config import Experiment, read_yaml
-from ctm_core.config.datasets import traits
-from ctm_core.config.project import read_project
-from ctm_core.config.protocols import Protocol, ReferenceSplit
+from ctm_core.config.dag import Job, graph
+from ctm_core.config.project import open_project
 
 __all__ = ["needs"]
 
@@ -31,34 +29,25 @@ def needs(path: str | Path) -> dict[str, tuple[str, ...]]:
     UserError
         If the config, or an experiment or protocol that it names, is missing or wrong.
     """
-    listing = read_yaml(path)
-    if "experiments" not in listing:
-        listing = {"experiments": [str(path)]}
-    project = read_project(listing, str(path))
-    found: dict[str, dict[str, None]] = {}
-    for name, experiment in project.experiments.items():
-        for asset in _of_experiment(experiment):
-            found.setdefault(asset, {})[name] = None
-        for scored in experiment.evaluation.protocols:
-            for asset in _of_protocol(project.protocols[scored], experiment):
-                found.setdefault(asset, {})[f"protocol {scored}"] = None
-    return {asset: tuple(by) for asset, by in found.items()}
+    jobs = graph(open_project(path), "all")
+    users: dict[str, list[str]] = {}
+    for job in jobs:
+        # The feature networks of an evaluation are those of its references.
+        for asset in job.assets if job.kind != "evaluate" else ():
+            users.setdefault(asset, []).extend(_users(job, jobs))
+    # Experiments before protocols, each once.
+    return {
+        asset: tuple(sorted(dict.fromkeys(names), key=lambda name: name.startswith("protocol ")))
+        for asset, names in users.items()
+    }
 
 
-def _of_experiment(experiment: Experiment) -> list[str]:
-    names = list(experiment.named_assets().values())
-    students = experiment.students.values()
-    for student in students:
-        names += student.assets
-    if students or experiment.trains_teacher:
-        names += experiment.dataset.assets
-    return names
-
-
-def _of_protocol(protocol: Protocol, experiment: Experiment) -> list[str]:
-    names = list(protocol.assets)
-    if isinstance(reference := protocol.reference, ReferenceSplit):
-        dataset = experiment.dataset
-        given = dataset.source is not None and dataset.name == reference.dataset
-        names += () if given else traits(reference.dataset).assets
-    return names
+def _users(job: Job, jobs: list[Job]) -> list[str]:
+    """The experiment or protocol that a job is for; that of its readers for data and networks."""
+    if job.kind in ("data", "convert"):
+        made = set(job.outputs)
+        readers = (other for other in jobs if made.intersection(other.inputs))
+        return [user for reader in readers for user in _users(reader, jobs)]
+    if job.kind == "reference":
+        return [f"protocol {job.name}"]
+    return [] if job.experiment is None else [job.experiment.experiment]

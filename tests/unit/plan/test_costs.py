@@ -10,9 +10,9 @@ import pytest
 from fixtures import tiny
 from fixtures.plan import SPEED
 
+from ctm_core.config.dag import graph
 from ctm_core.config.project import Project, read_project
 from ctm_core.plan.costs import Costs, Estimate
-from ctm_core.plan.dag import graph
 from ctm_core.plan.passes import expected
 from ctm_core.plan.speeds import parse_device_speed, read_speed
 from ctm_core.runtime.errors import UserError

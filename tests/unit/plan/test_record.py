@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fixtures import tiny
 from fixtures.tiny import Trained
 
+from ctm_core.config import layout
+from ctm_core.config.dag import training
 from ctm_core.plan.costs import Estimate
-from ctm_core.plan.dag import Job
 from ctm_core.plan.passes import expected
 from ctm_core.plan.record import Comparison, compare
 from ctm_core.runtime.errors import UserError
@@ -31,15 +33,9 @@ def results(tmp_path: Path, student: Trained) -> Path:
 
 def estimate(kind: str = "train") -> Estimate:
     made = tiny.experiment()
-    job = Job(
-        "train_tiny_ctm",
-        ("a",),
-        kind=kind,
-        experiment=made,
-        model="ctm",
-        step=12,
-        benchmark="train/tiny/ctm/seed-0",
-    )
+    job = training(made, "ctm", 0)
+    makes = {**job.makes, **layout.evaluation("tiny", "ctm", 0, 12)}
+    job = replace(job, kind=kind, makes=makes)
     return Estimate(job, expected(made, "ctm").by_network, seconds=20, memory=2e8, gpus=0)
 
 
@@ -68,7 +64,7 @@ def test_precision_that_was_resolved_is_this_configuration(results: Path) -> Non
     resolved = auto.resolved("bf16").train_hash("ctm")
     assert resolved != auto.train_hash("ctm")
     write_json(path, read_json(path) | {"train_hash": resolved})
-    job = Job("train_tiny_ctm", ("a",), kind="train", experiment=auto, model="ctm", step=12)
+    job = training(auto, "ctm", 0)
     found, others, _ = compare([Estimate(job, {}, seconds=20)], results)
     assert others == [] and [each.what for each in found] == ["seconds"]
 

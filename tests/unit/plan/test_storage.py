@@ -11,12 +11,12 @@ from fixtures import tiny
 from fixtures.tiny import Trained
 
 from ctm_core.config import datasets
+from ctm_core.config.dag import graph
 from ctm_core.config.project import read_project
 from ctm_core.config.protocols import Protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.plan import network_costs, storage
-from ctm_core.plan.dag import graph
 from ctm_core.runtime.files import write_json
 
 
