@@ -30,7 +30,13 @@ from ctm_core.runtime.launch import follow_parent
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    }
+)
 @click.version_option(package_name="ctm_core", prog_name="ctm")
 @click.option(
     "--log", type=FILE, help="Keep everything printed in this file; the terminal's copy is stderr."

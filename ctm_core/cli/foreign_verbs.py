@@ -32,6 +32,7 @@ def verify(folder: Path, document: Path | None) -> None:
 )
 @click.option(
     "--kind",
+    "role",
     type=click.Choice(["teacher", "ctm"]),
     help="What the file is taken for  [default: by its tensors and name]",
 )
@@ -44,18 +45,11 @@ def verify(folder: Path, document: Path | None) -> None:
 )
 @click.option(
     "--head-channels",
+    "num_head_channels",
     type=click.IntRange(min=1),
     help="Channels of an attention head, for OpenAI's networks  [default: 64]",
 )
-def convert(
-    file: Path,
-    output: Path,
-    kind: Any,
-    url: str | None,
-    licence: str | None,
-    resolution: int | None,
-    head_channels: int | None,
-) -> None:
+def convert(file: Path, output: Path, url: str | None, licence: str | None, **hints: Any) -> None:
     """Convert FILE, a network of another project, into a weight file of this one.
 
     FILE is a pickle of NVIDIA's EDM (.pkl), or a .pt file of OpenAI's consistency_models, sony/ctm
@@ -63,7 +57,6 @@ def convert(
     """
     from ctm_core.models import foreign
 
-    hints = foreign.Hints(role=kind, resolution=resolution, num_head_channels=head_channels)
-    made = foreign.convert(file, output, hints=hints, url=url, licence=licence)
+    made = foreign.convert(file, output, hints=foreign.Hints(**hints), url=url, licence=licence)
     weights = output / made["weights"]["file"]
     click.echo(f"{weights}: {made['kind']}, {made['parameters']:,} parameters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,14 +19,12 @@ __all__ = ["plan"]
     "config",
     type=FILE,
     default=Path("config/config.yaml"),
-    show_default=True,
     help="A file that lists experiments, or one experiment.",
 )
 @click.option(
     "--target",
     type=click.Choice(["table", "all"]),
     default="table",
-    show_default=True,
     help="results/table.csv, or the report and figures too.",
 )
 @click.option(
@@ -38,18 +37,10 @@ __all__ = ["plan"]
     "--results",
     type=FOLDER,
     default=Path("results"),
-    show_default=True,
     help="A finished run, shown beside its prediction.",
 )
 @click.option("--json", "output", type=FILE, help="Write everything there, as JSON.")
-def plan(
-    config: Path,
-    target: str,
-    device_speed: str | None,
-    speed: Path | None,
-    results: Path,
-    output: Path | None,
-) -> None:
+def plan(config: Path, speed: Path | None, output: Path | None, **options: Any) -> None:
     """Tell what a configuration takes: jobs, forward passes, hours, disk, memory, files.
 
     Nothing is run, and no file is needed but the configuration.
@@ -59,13 +50,7 @@ def plan(
     from ctm_core.plan.printout import describe
     from ctm_core.runtime.files import write_json
 
-    made = make(
-        config,
-        target=target,
-        speed=speed or SPEED,
-        device_speed=device_speed,
-        results=results,
-    )
+    made = make(config, speed=speed or SPEED, **options)
     click.echo(describe(made))
     if output is not None:
         write_json(output, made.to_json())

@@ -12,7 +12,7 @@ __all__ = ["figures", "report", "table"]
 
 
 @click.command()
-@click.option("--output", type=FOLDER, default=Path("results"), show_default=True)
+@click.option("--output", type=FOLDER, default=Path("results"))
 @click.option("--claims", type=FILE, help="The paper's claims.  [default: config/claims.yaml]")
 @click.option("--published", type=FILE, help="Published values.  [default: config/published.yaml]")
 @click.argument("evaluations", type=FILE, nargs=-1, required=True)
@@ -34,7 +34,7 @@ def table(
 
 
 @click.command()
-@click.option("--output", type=FOLDER, default=Path("results/figures"), show_default=True)
+@click.option("--output", type=FOLDER, default=Path("results/figures"))
 @click.option("--training", "trainings", type=FILE, multiple=True, help="A training.jsonl file.")
 @click.argument("evaluations", type=FILE, nargs=-1, required=True)
 def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, ...]) -> None:
@@ -46,7 +46,7 @@ def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, 
 
 
 @click.command()
-@click.option("--results", type=FOLDER, default=Path("results"), show_default=True)
+@click.option("--results", type=FOLDER, default=Path("results"))
 @click.option("--output", type=FILE, help="[default: RESULTS/report.html]")
 @click.option("--published", type=FILE, help="Published values.  [default: config/published.yaml]")
 def report(results: Path, output: Path | None, published: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +19,6 @@ __all__ = ["likelihood", "sample"]
     "--output",
     type=FILE,
     default=Path("samples.npy"),
-    show_default=True,
     help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) are written beside it.",
 )
 @click.option("--sampler", help="Sampler's name  [default: gamma; heun for a teacher]")
@@ -30,10 +30,10 @@ __all__ = ["likelihood", "sample"]
     type=click.FloatRange(0, 1),
     help="0 deterministic … 1 consistency sampling  [default: 0]",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--seed", type=SEED, default=0)
+@click.option("-n", "count", type=click.IntRange(min=1), default=64)
 @click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=256)
 def sample(
     weights: Path,
     output: Path,
@@ -75,41 +75,34 @@ def sample(
 @click.command()
 @click.argument("weights", type=FILE)
 @click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
-@click.option(
-    "--output", type=FILE, default=Path("likelihood.json"), show_default=True, help="JSON file."
-)
+@click.option("--output", type=FILE, default=Path("likelihood.json"), help="JSON file.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Images  [default: all]")
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0)
 @click.option(
     "--probes",
     type=click.IntRange(min=0),
     default=1,
-    show_default=True,
     help="Random probes of the trace per image; 0: exact trace, one derivative per pixel.",
 )
 @click.option(
-    "--residual",
-    default="none",
-    show_default=True,
-    help="none, or reconstruction (see docs/likelihood.md).",
+    "--residual", default="none", help="none, or reconstruction (see docs/likelihood.md)."
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
     default=1e-5,
-    show_default=True,
     help="Of the ODE solver.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64; published: 100]")
 @click.option(
     "--published-protocol",
+    "published",
     is_flag=True,
     help="As the script behind the paper's 2.43 does it, its defects included.",
 )
 @click.option(
     "--reading",
     default="own_noise",
-    show_default=True,
     help="Of the published residual term: own_noise, shared_noise, shared_noise_sampled or "
     "consistent.",
 )
@@ -118,26 +111,18 @@ def likelihood(
     data: Path,
     output: Path,
     count: int | None,
-    seed: int,
-    probes: int,
-    residual: str,
-    tolerance: float,
     batch_size: int | None,
-    published_protocol: bool,
-    reading: str,
+    **protocol: Any,
 ) -> None:
     """Measure bits per dimension of images under a model, through its denoiser."""
     from ctm_core.evaluation.likelihood import LikelihoodProtocol, write_likelihood
 
-    protocol = LikelihoodProtocol(
-        probes=probes,
-        residual=residual,
-        tolerance=tolerance,
-        seed=seed,
-        published=published_protocol,
-        reading=reading,
-    )
     measured = write_likelihood(
-        weights, data, output, count=count, protocol=protocol, batch_size=batch_size
+        weights,
+        data,
+        output,
+        count=count,
+        protocol=LikelihoodProtocol(**protocol),
+        batch_size=batch_size,
     )
     click.echo(f"{output}: {measured}")

@@ -53,7 +53,7 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 @click.command()
 @click.option("--config", type=FILE, help="The experiment's YAML file.")
 @click.option("--model", help="teacher, or a student of the config.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
+@click.option("--seed", type=SEED, default=0, help="Training seed.")
 @click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
 @click.option("--weights", type=FILE, help="Weight file to evaluate.")
 @click.option("--teacher", type=FILE, help="The teacher's weights, for the trajectory error.")
@@ -75,7 +75,6 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
     "--runs",
     type=FOLDER,
     default=Path("runs"),
-    show_default=True,
     help="Where finished cells are kept, so a killed job continues.",
 )
 @click.argument("references", type=FILE, nargs=-1, required=True)

@@ -25,7 +25,7 @@ class _Data(click.Command):
 
 @click.command(cls=_Data)
 @click.option("--dataset", required=True, help="Name of a data set, see below.")
-@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option("--split", default="train", help="train or test.")
 @click.option(
     "--source", help="Folder, file or URL of the original files, for data sets that take one."
 )
@@ -55,7 +55,6 @@ def _training_options(command: Any) -> Any:
             "--runs",
             type=FOLDER,
             default=Path("runs"),
-            show_default=True,
             help="Where training state lives.",
         ),
         click.option("--run", type=FOLDER, help="An explicit run folder instead."),
@@ -63,14 +62,12 @@ def _training_options(command: Any) -> Any:
             "--attempt",
             type=click.IntRange(min=1),
             default=1,
-            show_default=True,
             help="A workflow's attempt; from 2 on a recorded failure is not repeated.",
         ),
         click.option(
             "--processes",
             type=click.IntRange(min=1),
             default=1,
-            show_default=True,
             help="Processes on this machine that share a batch, one a GPU (not under torchrun).",
         ),
         click.option(
@@ -107,7 +104,7 @@ def teacher(config: Path, data: Path, seed: int | None, processes: int, **place:
 @click.option("--teacher", type=FILE, help="The teacher's weight file, if the objective has one.")
 @click.option("--init", type=FILE, help="For a fork: live weights to start from.")
 @click.option("--init-average", type=FILE, help="For a fork: the EMA of the same step.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Training seed.")
+@click.option("--seed", type=SEED, default=0, help="Training seed.")
 def train(
     config: Path,
     data: Path,
