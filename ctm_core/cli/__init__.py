@@ -1,4 +1,4 @@
-"""The ``ctm`` command: one verb a job, each a thin call into the library.
+"""The ``ctm`` command: one verb per kind of job, each a thin call into the library.
 
 Exit codes: 0 success; 2 a user's mistake or a refused file (one sentence, no traceback);
 3 training diverged; 75 interrupted and resumable.
@@ -39,7 +39,9 @@ __all__ = ["main"]
 )
 @click.version_option(package_name="ctm_core", prog_name="ctm")
 @click.option(
-    "--log", type=FILE, help="Keep everything printed in this file; the terminal's copy is stderr."
+    "--log",
+    type=FILE,
+    help="Keep everything printed in this file; the terminal shows a copy, on stderr.",
 )
 def cli(log: Path | None) -> None:
     """Consistency Trajectory Models, from data set to table."""
@@ -65,7 +67,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)
     for noisy in ("matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Spinning threads of one job would starve another on the same cores.
+    # Spinning threads of one job would starve another job on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     follow_parent()
     try:
@@ -86,7 +88,7 @@ def main() -> None:
 
 
 def _end(sentence: str, code: int) -> None:
-    # The first process on each machine speaks for the others, who meet the same.
+    # Of several processes on a machine, the first reports for all.
     if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
         try:
             print(f"ctm: {sentence}", file=sys.stderr)

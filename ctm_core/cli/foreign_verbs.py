@@ -1,4 +1,4 @@
-"""What comes from elsewhere: `ctm convert`, `ctm verify`."""
+"""Other implementations: their weights and their numbers; `ctm convert`, `ctm verify`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["convert", "verify"]
 @click.argument("folder", type=FOLDER)
 @click.option("--json", "document", type=FILE, help="Also write every check to this file.")
 def verify(folder: Path, document: Path | None) -> None:
-    """Check our numbers against the golden set in FOLDER (see docs/verification.md)."""
+    """Compare our numbers with the golden set in FOLDER (see docs/verification.md)."""
     from ctm_core.verification.summary import verify as verify_folder
 
     click.echo(verify_folder(folder, document, show=click.echo))
@@ -34,20 +34,20 @@ def verify(folder: Path, document: Path | None) -> None:
     "--kind",
     "role",
     type=click.Choice(["teacher", "ctm"]),
-    help="What the file is taken for  [default: by its tensors and name]",
+    help="What the file is  [default: recognised by its tensors and name]",
 )
 @click.option("--url", help="Where the file comes from  [default: of a known file, its own]")
 @click.option("--licence", help="Its licence  [default: the known file's, or its publisher's]")
 @click.option(
     "--resolution",
     type=click.IntRange(min=1),
-    help="Side of the images, for OpenAI's networks, whose tensors do not tell  [default: 64]",
+    help="Side of the images, for OpenAI's networks, whose tensors do not say  [default: 64]",
 )
 @click.option(
     "--head-channels",
     "num_head_channels",
     type=click.IntRange(min=1),
-    help="Channels of an attention head, for OpenAI's networks  [default: 64]",
+    help="Channels per attention head, for OpenAI's networks  [default: 64]",
 )
 def convert(file: Path, output: Path, url: str | None, licence: str | None, **hints: Any) -> None:
     """Convert FILE, a network of another project, into a weight file of this one.

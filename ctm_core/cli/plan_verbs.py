@@ -1,4 +1,4 @@
-"""What a configuration will take: `ctm plan`."""
+"""The cost of a configuration: `ctm plan`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = ["plan"]
     "--results",
     type=FOLDER,
     default=Path("results"),
-    help="A finished run, shown beside its prediction.",
+    help="Results of a finished run, to show next to the predictions.",
 )
-@click.option("--json", "output", type=FILE, help="Write everything there, as JSON.")
+@click.option("--json", "output", type=FILE, help="Also write everything to this file.")
 def plan(config: Path, speed: Path | None, output: Path | None, **options: Any) -> None:
-    """Tell what a configuration takes: jobs, forward passes, hours, disk, memory, files.
+    """Estimate what a configuration takes: jobs, forward passes, hours, disk, memory, files.
 
     Nothing is run, and no file is needed but the configuration.
     """

@@ -1,4 +1,4 @@
-"""What people read: `ctm table`, `ctm figures`, `ctm report`."""
+"""Results for readers: `ctm table`, `ctm figures`, `ctm report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a weight file gives: `ctm sample`, `ctm likelihood`."""
+"""Samples and likelihood of a weight file: `ctm sample`, `ctm likelihood`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["likelihood", "sample"]
     "--output",
     type=FILE,
     default=Path("samples.npy"),
-    help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) are written beside it.",
+    help="uint8 array (N, C, H, W); a picture (.png) and a record (.json) go next to it.",
 )
 @click.option("--sampler", help="Sampler's name  [default: gamma; heun for a teacher]")
 @click.option(
@@ -91,20 +91,20 @@ def sample(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
     default=1e-5,
-    help="Of the ODE solver.",
+    help="Tolerance of the ODE solver.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64; published: 100]")
 @click.option(
     "--published-protocol",
     "published",
     is_flag=True,
-    help="As the script behind the paper's 2.43 does it, its defects included.",
+    help="Reproduce the script behind the paper's 2.43, defects included.",
 )
 @click.option(
     "--reading",
     default="own_noise",
-    help="Of the published residual term: own_noise, shared_noise, shared_noise_sampled or "
-    "consistent.",
+    help="Reading of the published residual term: own_noise, shared_noise, shared_noise_sampled "
+    "or consistent.",
 )
 def likelihood(
     weights: Path,

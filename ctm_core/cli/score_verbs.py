@@ -15,14 +15,14 @@ __all__ = ["evaluate", "features"]
 
 @click.group()
 def features() -> None:
-    """Make what evaluation compares with: small classifiers and reference statistics."""
+    """Make what evaluations need: small classifiers and reference statistics."""
 
 
 @features.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
 @click.option("--output", type=FILE, required=True, help="Weight file to write.")
 def classifier(data: Path, output: Path) -> None:
-    """Train the small classifier of a data set (the committed ones were made by this)."""
+    """Train the small classifier of a data set (this made the committed ones)."""
     from ctm_core.data.dataset import open_dataset
     from ctm_core.models.features.classifier import train_classifier
 
@@ -75,7 +75,7 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
     "--runs",
     type=FOLDER,
     default=Path("runs"),
-    help="Where finished cells are kept, so a killed job continues.",
+    help="Folder for finished cells, from which a killed job resumes.",
 )
 @click.argument("references", type=FILE, nargs=-1, required=True)
 def evaluate(
@@ -91,11 +91,11 @@ def evaluate(
     runs: Path,
     references: tuple[Path, ...],
 ) -> None:
-    """Score a model, or images that lie here, against REFERENCES.
+    """Score a model, or images on disk, against REFERENCES.
 
     A model (--config, --model, --weights) is sampled in every cell that its experiment lists, and
     each cell is scored by the protocols that the experiment names. Images (--samples) are scored
-    by the protocol of every reference given. REFERENCES are files of `ctm features reference`.
+    by the protocol of every reference. REFERENCES are files made by `ctm features reference`.
     """
     if samples is not None:
         if config or model or weights or teacher:

@@ -55,25 +55,27 @@ def _training_options(command: Any) -> Any:
             "--runs",
             type=FOLDER,
             default=Path("runs"),
-            help="Where training state lives.",
+            help="Folder for training state.",
         ),
-        click.option("--run", type=FOLDER, help="An explicit run folder instead."),
+        click.option(
+            "--run", type=FOLDER, help="Use this run folder instead of one under --runs."
+        ),
         click.option(
             "--attempt",
             type=click.IntRange(min=1),
             default=1,
-            help="A workflow's attempt; from 2 on a recorded failure is not repeated.",
+            help="The workflow's attempt; from 2 on, a recorded failure is not repeated.",
         ),
         click.option(
             "--processes",
             type=click.IntRange(min=1),
             default=1,
-            help="Processes on this machine that share a batch, one a GPU (not under torchrun).",
+            help="Processes on this machine that share a batch, one per GPU (not under torchrun).",
         ),
         click.option(
             "--allow-world-size",
             is_flag=True,
-            help="Go on with another number of processes than the run began with (not exact).",
+            help="Resume with another number of processes than before (not exact).",
         ),
     ]
     for option in reversed(options):
@@ -85,7 +87,7 @@ def _training_options(command: Any) -> Any:
 @_training_options
 @click.option("--seed", type=SEED, help="Training seed  [default: the config's]")
 def teacher(config: Path, data: Path, seed: int | None, processes: int, **place: Any) -> None:
-    """Train an EDM teacher from nothing; a killed run continues where it stopped."""
+    """Train an EDM teacher from scratch; a killed run resumes where it stopped."""
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)
@@ -103,7 +105,7 @@ def teacher(config: Path, data: Path, seed: int | None, processes: int, **place:
 @click.option("--model", required=True, help="A student of the config, e.g. ctm.")
 @click.option("--teacher", type=FILE, help="The teacher's weight file, if the objective has one.")
 @click.option("--init", type=FILE, help="For a fork: live weights to start from.")
-@click.option("--init-average", type=FILE, help="For a fork: the EMA of the same step.")
+@click.option("--init-average", type=FILE, help="For a fork: the EMA weights of the same step.")
 @click.option("--seed", type=SEED, default=0, help="Training seed.")
 def train(
     config: Path,
@@ -116,7 +118,7 @@ def train(
     processes: int,
     **place: Any,
 ) -> None:
-    """Train a student; a killed run continues where it stopped."""
+    """Train a student; a killed run resumes where it stopped."""
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Project:
-    """A configuration with everything it names.
+    """A configuration with everything that it names.
 
     Attributes
     ----------
@@ -58,14 +58,14 @@ class Project:
     @property
     def datasets(self) -> dict[str, Dataset]:
         """Each data set that an experiment learns, by name."""
-        found: dict[str, Dataset] = {}
+        datasets: dict[str, Dataset] = {}
         for experiment in self.experiments.values():
-            found.setdefault(experiment.dataset.name, experiment.dataset)
-        return found
+            datasets.setdefault(experiment.dataset.name, experiment.dataset)
+        return datasets
 
 
 def locate(path: str | os.PathLike[str], root: Path = ROOT) -> str:
-    """A config file, looked up in the working directory first and in the project then."""
+    """The path of a config file: in the working directory, or else in the project."""
     if Path(path).exists():
         return str(path)
     beside = root / path
@@ -121,7 +121,7 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
         experiment = validated(Experiment, section, file)
         name = experiment.experiment
         if name in experiments:
-            raise UserError(f"{path}: the experiment {name} stands there twice")
+            raise UserError(f"{path}: duplicate experiment {name}")
         files[name], sections[name], experiments[name] = file, section, experiment
     protocols = {
         name: load_protocol(protocol_file(name, root))

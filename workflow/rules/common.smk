@@ -1,5 +1,5 @@
-# The configuration and what rules ask of it; nothing that a job runs. Which files a job reads and
-# makes, and which come from elsewhere, is told by ctm_core/config/dag.py.
+# The configuration, and parameters of rules that depend on it. The files of each job are listed in
+# ctm_core/config/dag.py.
 import fcntl
 import os
 import signal
@@ -20,27 +20,27 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 import preflight
 import snakemake_internals
 
-# Jobs find the `ctm` that stands beside the Python running Snakemake, and know whose they are.
+# Jobs use the `ctm` of the Python that runs Snakemake, and carry a mark of this directory.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     CTM_WORKFLOW=str(Path.cwd()),
-    # Without a batch system each job takes its own of the GPUs that --resources gpu=N counts.
+    # Without a batch system, each job claims its own of the GPUs that --resources gpu=N counts.
     CTM_DEVICE_LOCKS=f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}",
 )
 
-# Held as long as this process lives, so that a lock left by a killed Snakemake can be told from
-# one in use (workflow/scripts/clear_dead_lock.py).
+# Locked while this process lives, which distinguishes a Snakemake lock in use from one that a
+# killed Snakemake left behind (workflow/scripts/clear_dead_lock.py).
 Path(".snakemake").mkdir(exist_ok=True)
 alive = open(".snakemake/alive", "a")
 with suppress(OSError):  # some shared file systems know no locks
     fcntl.flock(alive, fcntl.LOCK_SH)
 
-# Ahead of a job's time limit Slurm sends this to all its processes; it is meant for `ctm`.
+# Slurm sends this signal to all processes of a job before its time limit; only `ctm` handles it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def load_project():
-    """The experiments of the config, with what they name."""
+    """Read the config and the files that it names."""
     # No `configfile:` statement: it would merge with the file given on the command line.
     if not config:
         config.update(read_yaml(locate("config/config.yaml", ROOT)))
@@ -62,7 +62,7 @@ CLAIMS = locate("config/claims.yaml", ROOT)
 PUBLISHED = locate("config/published.yaml", ROOT)
 
 
-# Made by the process that submits jobs, not by jobs.
+# Run by the submitting process itself.
 localrules:
     all,
     table,
@@ -129,7 +129,7 @@ def asset_path(wildcards):
 
 
 def asset_kind(wildcards):
-    """What `ctm convert` is told to take the file for."""
+    """The `--kind` of `ctm convert`."""
     return "teacher" if wildcards.origin == "teachers" else "ctm"
 
 
@@ -142,7 +142,7 @@ def protocol_digest(wildcards):
 
 
 def evaluation_digest(wildcards):
-    """Changes with whatever decides the model's rows beside its weights."""
+    """Changes with anything, except the weights, that affects the model's rows."""
     experiment, step = EXPERIMENTS[wildcards.experiment], int(wildcards.step)
     names = experiment.protocols(wildcards.model, step)
     protocols = [PROJECT.protocols[name].model_dump(mode="json") for name in names]
@@ -153,12 +153,12 @@ def evaluation_digest(wildcards):
 
 
 def site(name):
-    """One of the settings of slurm/config.yaml."""
+    """A setting of slurm/config.yaml."""
     return snakemake_internals.default_resource(workflow, name)
 
 
 def limits(share):
-    """What jobs of a kind ask of a cluster: the experiment's wishes within the cluster's bounds."""
+    """Resources that a job requests: those of the experiment, within the limits of the cluster."""
     asked = dict(share.limits)
     if longest := site("max_runtime"):
         asked["runtime"] = min(asked["runtime"], int(longest))
@@ -170,7 +170,7 @@ def limits(share):
 
 
 def evaluation_limit(name):
-    """One of the resources that an evaluation is given on a cluster; None: not asked for."""
+    """One of the resources that an evaluation requests on a cluster; None: not requested."""
 
     def of_experiment(wildcards):
         share = EXPERIMENTS[wildcards.experiment].resources.evaluation
@@ -184,5 +184,5 @@ def evaluation_threads(wildcards):
 
 
 def attempt(wildcards, attempt):
-    """Which attempt this is: from the second on, a failure that would repeat ends at once."""
+    """The number of the attempt; from 2 on, a job ends at once if its failure would repeat."""
     return attempt

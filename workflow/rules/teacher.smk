@@ -34,9 +34,9 @@ for name, experiment in EXPERIMENTS.items():
             " --attempt {resources.attempt} --processes {params.processes}"
 
 
-# Networks of others: a teacher, or a model that its authors released. Not an input, so that a plan
-# needs no files, and the file may go once it is converted; what is missing is told before the
-# first job (scripts/preflight.py).
+# Networks of others: a teacher, or a model that its authors released. The file is not an input, so
+# a dry run does not need it, and it may be deleted after the conversion. Missing files are reported
+# before the first job (scripts/preflight.py).
 rule convert:
     output:
         **layout.converted("{origin}", "{asset}"),
@@ -47,7 +47,7 @@ rule convert:
     conda:
         "../envs/ctm.yaml"
     resources:
-        # As a parameter, another folder for assets would convert and train everything anew.
+        # As a parameter, it would rerun everything when the assets folder moves.
         file=asset_path,
     params:
         needs=needs(dag.convert),

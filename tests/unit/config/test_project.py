@@ -45,7 +45,7 @@ def test_mistakes_name_their_file(tmp_path: Path) -> None:
     one = write(tmp_path, "one", name="cifar10")
     other = write(tmp_path, "other", name="cifar10", source="elsewhere")
     for listed, sentence in (
-        (["digits", "digits"], "list.yaml: the experiment digits stands there twice"),
+        (["digits", "digits"], "list.yaml: duplicate experiment digits"),
         (
             [one, other],
             f"{other}: dataset.source of cifar10 is elsewhere, but another experiment has None; a "
