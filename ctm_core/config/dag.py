@@ -1,8 +1,7 @@
-"""The jobs of the workflow: which files each kind reads and makes, and which come from elsewhere.
+"""The jobs of the workflow: the files that each reads and makes, and the external files it needs.
 
-The rules of the workflow, ``ctm plan`` and ``ctm assets --config`` all ask here; how the files are
-named is :mod:`ctm_core.config.layout`'s. Jobs are counted from nothing: results that are there
-already are counted with the rest.
+The rules of the workflow, ``ctm plan`` and ``ctm assets --config`` all use this module; file names
+come from :mod:`ctm_core.config.layout`. Jobs are counted whether or not their results exist.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Job:
     assets
         External files that it reads, by their names in config/assets.yaml.
     benchmark
-        Where Snakemake writes how long it took.
+        The file, under results/benchmarks, in which Snakemake records its time and memory.
     """
 
     rule: str
@@ -95,7 +94,7 @@ class Job:
         return f"{self.experiment.experiment} {self.model} seed {self.seed}{step}"
 
     def finished(self, root: Path) -> bool:
-        """Whether all it makes is there; not whether it is up to date."""
+        """Whether all its outputs exist, up to date or not."""
         return all((root / output).exists() for output in self.outputs if output != "all")
 
 
@@ -320,22 +319,16 @@ def graph(project: Project, target: str = "table") -> list[Job]:
     """
     makers = {output: job for job in _every(project) for output in job.outputs}
     ordered: dict[str, Job] = {}
-    waiting = [TARGETS[target]]
-    while waiting:
-        job = makers.get(waiting[-1])
+
+    def visit(file: str) -> None:
+        job = makers.get(file)
         if job is None or job.outputs[0] in ordered:
-            waiting.pop()
-            continue
-        ahead = [
-            file
-            for file in job.inputs
-            if file in makers and makers[file].outputs[0] not in ordered
-        ]
-        if ahead:
-            waiting += reversed(ahead)
-        else:
-            ordered[job.outputs[0]] = job
-            waiting.pop()
+            return
+        for other in job.inputs:
+            visit(other)
+        ordered[job.outputs[0]] = job
+
+    visit(TARGETS[target])
     return list(ordered.values())
 
 
