@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -64,6 +66,11 @@ class Section(BaseModel):
             if _LATER in field.metadata and getattr(self, key) == field.default:
                 data.pop(key, None)
         return data
+
+
+def duplicates(names: Iterable[str]) -> list[str]:
+    """Names that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ctm_core.config._section import Name, OneOf, Positive, Section
+from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
 from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, samplers, sampling_problem
 from ctm_core.config.sampling_grid import ADAPTIVE, Cell
@@ -106,10 +106,8 @@ class Claim(Section):
     def _consistent(self) -> Claim:
         if bool(self.tests) == (self.not_testable is not None):
             raise ValueError(f"{self.id} needs either tests or not_testable, and not both")
-        asked = [name for test in self.tests for name in test.experiments]
-        twice = sorted({name for name in asked if asked.count(name) > 1})
-        if twice:
-            raise ValueError(f"{self.id} asks {twice[0]} twice; make it one test")
+        if twice := duplicates(name for test in self.tests for name in test.experiments):
+            raise ValueError(f"{self.id} tests {twice[0]} twice; make it one test")
         return self
 
 
@@ -120,8 +118,6 @@ class Claims(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Claims:
-        names = [claim.id for claim in self.claims]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the id {twice[0]} stands there twice")
+        if twice := duplicates(claim.id for claim in self.claims):
+            raise ValueError(f"duplicate id {twice[0]}")
         return self

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from ctm_core.config import datasets
-from ctm_core.config._section import Name, OneOf, Positive, Section
+from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
 from ctm_core.config.experiment import Experiment
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, SamplerName
-from ctm_core.config.sampling_grid import Cell
+from ctm_core.config.sampling_grid import ProtocolCell
 from ctm_core.runtime.errors import UserError
 
 Family = Annotated[str, OneOf(tuple(FAMILIES))]
@@ -45,20 +44,12 @@ Extra = Literal[
 ]
 
 
-class Ours(Section):
+class Ours(ProtocolCell):
     """The row of ours that a published value stands beside."""
 
     experiment: Name
-    model: Name
     sampler: SamplerName = JUMP_SAMPLER
-    nfe: Positive
-    gamma: float | None = Field(default=None, ge=0, le=1)
     step: Positive | None = Field(default=None, description="default: the last that is evaluated")
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return Cell.of(self.sampler, self.nfe, self.gamma)
 
     def __str__(self) -> str:
         step = "" if self.step is None else f" step {self.step}"
@@ -106,12 +97,17 @@ class Group(Section):
     rows: tuple[PublishedRow, ...] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Published:
-    """One published row with everything that its group says of it."""
+class Published(NamedTuple):
+    """One published row with everything that its group says of it.
+
+    ``protocol`` is None where it is not known, or none of ours.
+    """
 
     row: PublishedRow
     group: Group
+    protocol: str | None
+    samples: int | None
+    confidence: Confidence
 
     @property
     def key(self) -> str:
@@ -120,19 +116,6 @@ class Published:
     @property
     def ours(self) -> Ours | None:
         return self.row.ours
-
-    @property
-    def protocol(self) -> str | None:
-        """Name of the protocol; None where it is not known, or none of ours."""
-        return self.row.protocol or self.group.protocol
-
-    @property
-    def samples(self) -> int | None:
-        return self.row.samples or self.group.samples
-
-    @property
-    def confidence(self) -> Confidence:
-        return self.row.confidence or self.group.confidence
 
     @property
     def source(self) -> str:
@@ -153,12 +136,10 @@ class Literature(Section):
         known = [*datasets.names(), *self.other_datasets]
         if unknown := sorted({group.dataset for group in self.groups} - {*known}):
             raise ValueError(f"unknown dataset {unknown[0]!r}; known are {', '.join(known)}")
-        keys: set[str] = set()
+        if keys := duplicates(entry.key for entry in self.entries()):
+            raise ValueError(f"duplicate key {keys[0]}")
         taken: dict[tuple[Ours, str | None, str], str] = {}
         for entry in self.entries():
-            if entry.key in keys:
-                raise ValueError(f"the key {entry.key} stands there twice")
-            keys.add(entry.key)
             if "fid" in entry.row.values and (entry.samples or FID_SAMPLES) < FID_SAMPLES:
                 raise ValueError(
                     f"{entry.key}: {entry.samples} samples are too few for `fid`; call it `fd`"
@@ -180,7 +161,15 @@ class Literature(Section):
 
     def entries(self) -> Iterator[Published]:
         """Every row, in the order of the file."""
-        return (Published(row, group) for group in self.groups for row in group.rows)
+        for group in self.groups:
+            for row in group.rows:
+                yield Published(
+                    row,
+                    group,
+                    row.protocol or group.protocol,
+                    row.samples or group.samples,
+                    row.confidence or group.confidence,
+                )
 
     def get(self, key: str) -> Published | None:
         """The row of a key, or None."""

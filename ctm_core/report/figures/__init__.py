@@ -8,7 +8,7 @@
 ``<experiment>-fig11-dsm``          the same with and without the denoising loss (11)
 ``<experiment>-fig12-losses``       the same with each loss added (12)
 ``<experiment>-jumps``              error of a single jump against the noise level it starts from
-``<experiment>-path-<m>``           the way of one noise through gamma-sampling by model m
+``<experiment>-path-<m>``           the denoising path of one sample by model m
 ``<experiment>-training``           loss terms against steps
 ``<experiment>-samples-<m>``        the same noises through every cell of model m
 ==================================  ============================================================

@@ -49,30 +49,22 @@ class Picture:
 class Comparison(NamedTuple):
     """Models that differ in one thing, whose curves over training the paper draws together."""
 
+    figure: int  #: in the paper
     name: str
     title: str
     models: tuple[str, ...]
-    paper: str
 
 
 COMPARISONS = (
     Comparison(
-        "fig10-matching",
-        "local, soft and global matching",
-        ("ctm_local", "ctm", "ctm_global"),
-        "the paper's figure 10",
+        10, "matching", "local, soft and global matching", ("ctm_local", "ctm", "ctm_global")
     ),
+    Comparison(11, "dsm", "with and without the denoising loss", ("ctm", "ctm_nodsm")),
     Comparison(
-        "fig11-dsm",
-        "with and without the denoising loss",
-        ("ctm", "ctm_nodsm"),
-        "the paper's figure 11",
-    ),
-    Comparison(
-        "fig12-losses",
+        12,
+        "losses",
         "consistency model, denoising and adversarial loss",
         ("cd", "cd_gan", "ctm", "ctm_gan"),
-        "the paper's figure 12",
     ),
 )
 
@@ -129,7 +121,7 @@ def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
                 f"path-{model}",
                 "path",
                 experiment,
-                f"one noise's way through {model}",
+                f"denoising path of one sample through {model}",
                 "For each γ, above what each jump starts from, below where it lands, with their "
                 "noise levels; a state of level t is drawn divided by √(1 + t²).",
                 model=model,
@@ -188,13 +180,13 @@ def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
         models = over_training.comparable(rows, metric, comparison.models)
         if models:
             yield Picture(
-                comparison.name,
+                f"fig{comparison.figure}-{comparison.name}",
                 "progress",
                 rows[0].experiment,
                 comparison.title,
                 f"Fréchet distance of {', '.join(models)} against their own optimiser steps, with "
-                f"95% intervals, as in {comparison.paper}; a forked run starts where it left the "
-                "other.",
+                f"95% intervals, as in the paper's figure {comparison.figure}; a forked run "
+                "starts where it left the other.",
                 protocol=protocol,
                 models=tuple(models),
             )

@@ -16,12 +16,12 @@ from ctm_core.report.scores import Row, model_order
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
 
-__all__ = ["Previews", "Training", "Way", "read_trainings"]
+__all__ = ["DenoisingPath", "Previews", "Training", "read_trainings"]
 
 
 @dataclass(frozen=True)
-class Way:
-    """The states of a few noises through one cell's sampler.
+class DenoisingPath:
+    """The states of a few samples on their way through one cell's sampler.
 
     ``states`` is uint8 (2n, M, C, H, W), in turn before and after each jump; ``levels`` names the
     noise level of each.
@@ -46,8 +46,8 @@ class Previews:
     def __init__(self, evaluations: Iterable[Path]) -> None:
         self._files: dict[tuple[str, str, int], Path] = {}
         self._read: dict[Path, tuple[dict[str, grids.Images], dict[str, str]]] = {}
-        found = [(read_json(path), path) for path in evaluations]
-        for record, path in sorted(found, key=lambda pair: -int(pair[0]["train_seed"])):
+        records = [(read_json(path), path) for path in evaluations]
+        for record, path in sorted(records, key=lambda pair: -int(pair[0]["train_seed"])):
             # The lowest training seed comes last and stays: one network is shown, not a mixture.
             key = (record["experiment"], record["model"], int(record["step"]))
             self._files[key] = path.with_name("previews.safetensors")
@@ -63,14 +63,16 @@ class Previews:
         """Labels of the cells of which a row's model has pictures."""
         return set(self._open(row)[1])
 
-    def paths(self, row: Row) -> list[Way]:
-        """What is kept of the ways of a few noises by a row's model, by rising gamma."""
+    def paths(self, row: Row) -> list[DenoisingPath]:
+        """The denoising paths that are kept of a row's model, by rising gamma."""
         _, images, metadata = self._open(row)
-        ways = [
-            Way(float(label.rsplit("-", 1)[1]), images[PATH_PREFIX + label], tuple(levels))
+        kept = [
+            DenoisingPath(
+                float(label.rsplit("-", 1)[1]), images[PATH_PREFIX + label], tuple(levels)
+            )
             for label, levels in json.loads(metadata.get("paths", "{}")).items()
         ]
-        return sorted(ways, key=lambda way: way.gamma)
+        return sorted(kept, key=lambda path: path.gamma)
 
     def _open(self, row: Row) -> tuple[Path, dict[str, grids.Images], dict[str, str]]:
         path = self._files[row.experiment, row.model, row.step]
@@ -89,16 +91,16 @@ def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Tra
     UserError
         If a log or the record beside it is missing or damaged.
     """
-    found: dict[str, dict[tuple[str, int], Training]] = {}
+    trainings: dict[str, dict[tuple[str, int], Training]] = {}
     for path in paths:
         summary = read_json(path.with_name("training.json"))
         key = (summary["model"], int(summary["seed"]))
         fork = summary.get("init_from") or {"step": 0}
         training = Training(_curve(path), int(fork["step"]))
-        found.setdefault(summary["experiment"], {})[key] = training
+        trainings.setdefault(summary["experiment"], {})[key] = training
     return {
         experiment: dict(sorted(own.items(), key=lambda item: (model_order(item[0][0]), item[0])))
-        for experiment, own in found.items()
+        for experiment, own in trainings.items()
     }
 
 
@@ -112,4 +114,4 @@ def _curve(path: Path) -> curves.Curve:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the model first") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no training log ({error}); train again") from None
+        raise UserError(f"{path} is not a training log ({error}); train again") from None

@@ -1,4 +1,4 @@
-"""One noise's way through gamma-sampling: every state before and after each jump."""
+"""Denoising paths by gamma-sampling: every state before and after each jump."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from ctm_core.report.figures.figure_inputs import Way
+from ctm_core.report.figures.figure_inputs import DenoisingPath
 from ctm_core.report.figures.grids import GREY, Sheet
 
 __all__ = ["paths"]
@@ -14,26 +14,26 @@ __all__ = ["paths"]
 TILE = 0.55
 
 
-def paths(ways: Sequence[Way], title: str) -> Figure | None:
+def paths(kept: Sequence[DenoisingPath], title: str) -> Figure | None:
     """For each gamma, above what each jump starts from, below where it lands; None without any.
 
-    Of the noises in a file the first is drawn.
+    Of the samples in a file the first is drawn.
     """
-    if not ways:
+    if not kept:
         return None
-    jumps = len(ways[0].levels) // 2
+    jumps = len(kept[0].levels) // 2
     left, top, pitch, line = 0.85, 0.6, TILE + 0.28, TILE + 0.16
     block = 2 * line + 0.12
-    sheet = Sheet(max(left + jumps * pitch + 0.1, 4.2), top + len(ways) * block + 0.1, title)
-    for index, way in enumerate(ways):
+    sheet = Sheet(max(left + jumps * pitch + 0.1, 4.2), top + len(kept) * block + 0.1, title)
+    for index, path in enumerate(kept):
         y = top + index * block + 0.12
-        sheet.text(0.1, y, f"γ = {way.gamma:g}", fontsize=7.5, weight="bold")
+        sheet.text(0.1, y, f"γ = {path.gamma:g}", fontsize=7.5, weight="bold")
         for row, what in enumerate(("starts at", "lands at")):
             upper = y + row * line + 0.16
             sheet.text(0.1, upper + TILE / 2, what, fontsize=7.5, color=GREY)
             for k in range(jumps):
                 x, state = left + k * pitch, 2 * k + row
-                sheet.images(way.states[state, :1], x, upper, TILE)
+                sheet.images(path.states[state, :1], x, upper, TILE)
                 looks = {"ha": "center", "va": "baseline", "fontsize": 6.5, "color": GREY}
-                sheet.text(x + TILE / 2, upper - 0.02, f"{way.levels[state]:.3g}", **looks)
+                sheet.text(x + TILE / 2, upper - 0.02, f"{path.levels[state]:.3g}", **looks)
     return sheet.figure

@@ -97,20 +97,13 @@ class Entry(NamedTuple):
     row: Row
 
 
-class Block(NamedTuple):
-    """One table of ours: methods and NFE against columns, its entries line by line."""
+class Table(NamedTuple):
+    """One table: for readers, its caption in LaTeX, and its values as lines of CSV."""
 
     title: str
-    columns: Sequence[Column]
-    entries: Sequence[Entry]
-
-
-class Listing(NamedTuple):
-    """Published values of one data set under one protocol, or under protocols not known."""
-
-    title: str
-    kinds: Sequence[str]
-    entries: Sequence[Published]
+    frame: pd.DataFrame
+    caption: str
+    values: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -118,9 +111,8 @@ class PaperTable:
     """One of the paper's tables: ours beside published values, then what others published."""
 
     layout: Layout
-    blocks: Sequence[Block]
-    listings: Sequence[Listing]
-    compared: Compared
+    ours: Sequence[Table]
+    others: Sequence[Table]
 
 
 def paper_table(
@@ -136,25 +128,25 @@ def paper_table(
         All published values, for the lists below; those of the data sets in ``rows`` are shown.
     """
     late = last_steps(rows)
-    datasets = list(dict.fromkeys(row.dataset for row in late))
-    blocks: list[Block] = []
-    listings: list[Listing] = []
-    for dataset in datasets:
+    entries: dict[str, list[Entry]] = {}
+    others: list[Table] = []
+    for dataset in dict.fromkeys(row.dataset for row in late):
         own = [row for row in late if row.dataset == dataset]
         if layout.gan:
-            blocks += [
-                _gan_block(layout, own, e) for e in dict.fromkeys(r.experiment for r in own)
-            ]
+            for experiment in dict.fromkeys(row.experiment for row in own):
+                entries[experiment] = _with_and_without_gan(layout, own, experiment)
         else:
-            blocks.append(_block(layout, own, dataset))
-            listings += _listings(layout, dataset, literature)
-    return PaperTable(layout, [block for block in blocks if block.entries], listings, compared)
+            entries[dataset] = _methods(layout, own)
+            others += _others(layout, dataset, literature)
+    ours = [_ours(layout, title, own, compared) for title, own in entries.items() if own]
+    return PaperTable(layout, ours, others)
 
 
 # -- ours ---------------------------------------------------------------------------------------
 
 
-def _block(layout: Layout, rows: Sequence[Row], dataset: str) -> Block:
+def _methods(layout: Layout, rows: Sequence[Row]) -> list[Entry]:
+    """The methods of one data set, line by line."""
     columns = list(_columns(layout, rows))
     shown = [row for row in rows if _is_shown(row, rows)]
     lines = {(row.model, _method(row), row.cell.nfe) for row in shown}
@@ -168,14 +160,13 @@ def _block(layout: Layout, rows: Sequence[Row], dataset: str) -> Block:
             row = next(filter(column.holds, own), None)
             if row is not None:
                 entries.append(Entry(method, nfe, column, row))
-    return Block(dataset, columns, entries)
+    return entries
 
 
-def _gan_block(layout: Layout, rows: Sequence[Row], experiment: str) -> Block:
+def _with_and_without_gan(layout: Layout, rows: Sequence[Row], experiment: str) -> list[Entry]:
     """Lines without and with GAN at each NFE that both have, as in the paper's table 3."""
-    columns = list(_columns(layout, [row for row in rows if row.experiment == experiment]))[:1]
     entries = []
-    for column in columns:
+    for column in _columns(layout, [row for row in rows if row.experiment == experiment]):
         exact = [r for r in rows if r.cell.sampler == JUMP_SAMPLER and not r.cell.gamma]
         by_nfe = {
             model: {row.cell.nfe: row for row in exact if row.model == model and column.holds(row)}
@@ -184,7 +175,7 @@ def _gan_block(layout: Layout, rows: Sequence[Row], experiment: str) -> Block:
         for nfe in sorted(by_nfe["ctm"].keys() & by_nfe["ctm_gan"].keys()):
             entries.append(Entry("without GAN", nfe, column, by_nfe["ctm"][nfe]))
             entries.append(Entry("with GAN", nfe, column, by_nfe["ctm_gan"][nfe]))
-    return Block(experiment, columns, entries)
+    return entries
 
 
 def _columns(layout: Layout, rows: Sequence[Row]) -> Iterator[Column]:
@@ -219,30 +210,40 @@ def _method(row: Row) -> str:
     return f"{row.model} ({named}" if named else row.model
 
 
-def _ours(block: Block, compared: Compared) -> pd.DataFrame:
-    """A block for readers."""
-    winners = {
-        column: best((e.row for e in block.entries if e.column == column), column.metric)
-        for column in block.columns
-    }
+def _ours(layout: Layout, title: str, entries: Sequence[Entry], compared: Compared) -> Table:
+    order = list(FAMILIES)
+    columns = sorted(
+        {entry.column for entry in entries},
+        key=lambda column: (column.experiment, order.index(family(column.metric))),
+    )
+    winners = {c: best((e.row for e in entries if e.column == c), c.metric) for c in columns}
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    for method, nfe, column, row in block.entries:
-        published = compared.get((row.key, column.metric))
+    values = []
+    for method, nfe, column, row in entries:
+        metric, summary = column.metric, row.metrics[column.metric]
+        published = compared.get((row.key, metric))
         line = lines.setdefault((method, nfe), {"method": method, "NFE": str(nfe)})
         line[column.heading] = Value(
-            row.metrics[column.metric],
+            summary,
             "best" if row is winners[column] else "",
-            column.metric in row.rank_deficient,
+            metric in row.rank_deficient,
             "" if published is None else printed(published.value),
         )
-    headings = [column.heading for column in block.columns]
-    return pd.DataFrame(lines.values(), columns=["method", "NFE", *headings]).fillna("")
+        value = vars(row) | row.cell._asdict() | {"method": method, "metric": metric}
+        value |= {"value": summary.mean, "ci95_low": summary.low, "ci95_high": summary.high}
+        if published is not None:
+            value |= {"published": published.value, "published_source": published.source}
+            value["confidence"] = published.entry.confidence
+        values.append(value)
+    headings = ["method", "NFE", *(column.heading for column in columns)]
+    frame = pd.DataFrame(lines.values(), columns=headings).fillna("")
+    caption = escape(f"{layout.title}, {title}. ")
+    caption += r"Mean $\pm$ half of the 95\% interval; best bold; in brackets the published value "
+    return Table(title, frame, caption + "under the same protocol.", values)
 
 
-# -- others -------------------------------------------------------------------------------------
-
-
-def _listings(layout: Layout, dataset: str, literature: Literature) -> Iterator[Listing]:
+def _others(layout: Layout, dataset: str, literature: Literature) -> Iterator[Table]:
+    """What others published of a data set, a table per protocol."""
     kinds = ["fid" if kind == "fd" else kind for kind in layout.families]
     own = [
         entry
@@ -253,24 +254,31 @@ def _listings(layout: Layout, dataset: str, literature: Literature) -> Iterator[
     for protocol in sorted(protocols, key=lambda name: (name is None, name)):
         entries = [entry for entry in own if entry.protocol == protocol]
         about = f"protocol {protocol}" if protocol else "protocols not known or not ours"
+        title = f"Published for {dataset}: {about}"
         held = [kind for kind in kinds if any(kind in entry.row.values for entry in entries)]
-        yield Listing(f"Published for {dataset}: {about}", held, entries)
+        frame = pd.DataFrame([_line(entry, held) for entry in entries])
+        values = [
+            {"dataset": dataset, "method": entry.row.method, "nfe": entry.row.nfe}
+            | {"protocol": protocol, "metric": kind, "published": entry.row.values[kind]}
+            | {"published_source": entry.source, "confidence": entry.confidence}
+            for entry in entries
+            for kind in held
+            if kind in entry.row.values
+        ]
+        yield Table(title, frame, escape(f"{title}."), values)
 
 
-def _theirs(listing: Listing) -> pd.DataFrame:
-    """A list of published values for readers."""
-    lines = []
-    for entry in listing.entries:
-        row = entry.row
-        values = {FAMILIES[k].display: row.values.get(k) for k in listing.kinds}
-        lines.append(
-            {"method": row.method, "setting": SETTINGS[row.conditional]}
-            | {"NFE": "" if row.nfe is None else str(row.nfe)}
-            | {name: "" if value is None else printed(value) for name, value in values.items()}
-            | {"cost class": row.cost_class.replace("_", " ")}
-            | {"confidence": entry.confidence, "source": entry.source}
-        )
-    return pd.DataFrame(lines)
+def _line(entry: Published, kinds: Sequence[str]) -> dict[str, str]:
+    """A published row for readers."""
+    row = entry.row
+    values = {FAMILIES[kind].display: row.values.get(kind) for kind in kinds}
+    return (
+        {"method": row.method, "setting": SETTINGS[row.conditional]}
+        | {"NFE": "" if row.nfe is None else str(row.nfe)}
+        | {name: "" if value is None else printed(value) for name, value in values.items()}
+        | {"cost class": row.cost_class.replace("_", " ")}
+        | {"confidence": entry.confidence, "source": entry.source}
+    )
 
 
 # -- texts --------------------------------------------------------------------------------------
@@ -278,31 +286,14 @@ def _theirs(listing: Listing) -> pd.DataFrame:
 
 def csv(made: PaperTable) -> str:
     """One line per value, ours and others'."""
-    lines: list[dict[str, Any]] = []
-    for block in made.blocks:
-        for method, _, column, row in block.entries:
-            summary = row.metrics[column.metric]
-            line = vars(row) | row.cell._asdict() | {"method": method, "metric": column.metric}
-            line |= {"value": summary.mean, "ci95_low": summary.low, "ci95_high": summary.high}
-            known = made.compared.get((row.key, column.metric))
-            if known is not None:
-                line |= {"published": known.value, "published_source": known.source}
-                line["confidence"] = known.entry.confidence
-            lines.append(line)
-    for listing in made.listings:
-        for entry in listing.entries:
-            line = {"dataset": entry.group.dataset, "method": entry.row.method}
-            line |= {"nfe": entry.row.nfe, "protocol": entry.protocol}
-            line |= {"published_source": entry.source, "confidence": entry.confidence}
-            values = ((kind, entry.row.values.get(kind)) for kind in listing.kinds)
-            lines += [line | {"metric": k, "published": v} for k, v in values if v is not None]
-    return csv_text(pd.DataFrame(lines, columns=CSV_COLUMNS))
+    values = [value for table in (*made.ours, *made.others) for value in table.values]
+    return csv_text(pd.DataFrame(values, columns=CSV_COLUMNS))
 
 
 def markdown(made: PaperTable) -> str:
     """The table for reading."""
     parts = [f"# {made.layout.title}"]
-    if made.blocks:
+    if made.ours:
         parts.append(
             "[low, high] is a 95% interval; bold, the best of a column; (in brackets) the "
             "published value under the same protocol. Columns of different protocols are not "
@@ -310,28 +301,17 @@ def markdown(made: PaperTable) -> str:
         )
     else:
         parts.append(_nothing(made))
-    for block in made.blocks:
-        parts += [f"## {block.title}", markdown_table(_ours(block, made.compared))]
-    for listing in made.listings:
-        parts += [f"## {listing.title}", markdown_table(_theirs(listing))]
+    for table in (*made.ours, *made.others):
+        parts += [f"## {table.title}", markdown_table(table.frame)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(made: PaperTable) -> str:
     """The table for a paper."""
-    parts = [LATEX_HEAD]
-    if not made.blocks:
-        parts.append(f"% {_nothing(made)}")
-    for block in made.blocks:
-        caption = escape(f"{made.layout.title}, {block.title}. ")
-        caption += (
-            r"Mean $\pm$ half of the 95\% interval; best bold; in brackets the published "
-            "value under the same protocol."
-        )
-        parts.append(latex_table(_ours(block, made.compared), caption))
-    for listing in made.listings:
-        shown = _theirs(listing).drop(columns=ONLY_MARKDOWN)
-        parts.append(latex_table(shown, escape(listing.title) + "."))
+    parts = [LATEX_HEAD] if made.ours else [LATEX_HEAD, f"% {_nothing(made)}"]
+    for table in (*made.ours, *made.others):
+        shown = table.frame.drop(columns=ONLY_MARKDOWN, errors="ignore")
+        parts.append(latex_table(shown, table.caption))
     return "\n\n".join(parts) + "\n"
 
 

@@ -308,7 +308,7 @@ groups:
     with pytest.raises(ValueError, match="names a row of ours but no protocol"):
         listed(group={"protocol": None})
     whole = listed().model_dump()
-    with pytest.raises(ValueError, match="the key theirs stands there twice"):
+    with pytest.raises(ValueError, match="duplicate key theirs"):
         Literature.model_validate({"groups": whole["groups"] * 2})
     second = listed(key="other").model_dump()["groups"]
     with pytest.raises(ValueError, match="other and theirs stand beside the same row of ours"):
