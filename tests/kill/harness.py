@@ -29,7 +29,7 @@ from ctm_core.runtime import checkpoint
 CHECKPOINT, ADVERSARY = "ctm_core.runtime.checkpoint", "ctm_core.training.adversary:Adversary"
 TRAINER = "ctm_core.training.loop:Trainer"
 BATCHES = "ctm_core.training.batches:Batches"
-EVALUATION = "ctm_core.evaluation.evaluate"
+EVALUATION = "ctm_core.evaluation"
 #: By what a moment aims at: functions, and the first and last call that may be chosen.
 PLACES: dict[str, list[tuple[str, int, int]]] = {
     "checkpoint": [
@@ -58,8 +58,8 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         (f"{EVALUATION}.cells:save_tensors", 1, 6),
         (f"{EVALUATION}.cells:scores", 1, 6),
         ("ctm_core.models.generation:Generator.batches", 1, 6),
-        (f"{EVALUATION}:write_previews", 1, 1),
-        (f"{EVALUATION}:write_json", 1, 1),
+        (f"{EVALUATION}.evaluate:write_previews", 1, 1),
+        (f"{EVALUATION}.evaluate:write_json", 1, 1),
     ],
 }
 
@@ -132,7 +132,7 @@ class Trace:
             (f"{CHECKPOINT}:save", "checkpoint", lambda root, step, *_: step),
             (f"{CHECKPOINT}:prune", "pruning", lambda *_: 0),
             ("ctm_core.training.jobs:_Job.deliver", "delivery", lambda *_: 0),
-            (f"{EVALUATION}:evaluate", "evaluation", lambda *_: 0),
+            (f"{EVALUATION}.evaluate:evaluate", "evaluation", lambda *_: 0),
         ):
             self._wrap(place, phase, step)
 
