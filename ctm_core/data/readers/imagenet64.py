@@ -18,7 +18,6 @@ import csv
 import logging
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,58 +127,45 @@ def _listed(root: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
                 f"{folder}, and --source names the folder above"
             )
         raise UserError(f"ImageNet: {folder} has no folders of classes (n01440764 …); {REMEDY}")
-    classes = train or own
-    if foreign := sorted(set(own) - set(classes)):
-        raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train lacks")
     if own:
-        numbers = {wnid: number for number, wnid in enumerate(classes)}
-        files = [
-            (f"{FOLDERS[split]}/{wnid}/{name}", numbers[wnid])
-            for wnid in own
-            for name in _images(folder / wnid)
-        ]
+        classes = train or own
+        if foreign := sorted(set(own) - set(classes)):
+            raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train lacks")
+        files = [(f"{wnid}/{name}", wnid) for wnid in own for name in _images(folder / wnid)]
     else:
-        classes, files = _flat(root, folder, classes)
+        table, wnids = _table(root, folder)
+        known = set(train or wnids.values())
+        classes = sorted(known)
+        files = [(name, wnids.get(Path(name).stem, "")) for name in _images(folder)]
+        for name, wnid in files:
+            if wnid not in known:
+                problem = f"gives the unknown class {wnid} to" if wnid else "has no line for"
+                raise UserError(f"ImageNet: {table} {problem} {name}; correct the table")
     if not files:
         raise UserError(f"ImageNet: {folder} holds no images; {REMEDY}")
-    return classes, files
+    numbers = {wnid: number for number, wnid in enumerate(classes)}
+    return classes, [(f"{folder.name}/{name}", numbers[wnid]) for name, wnid in files]
 
 
-def _flat(root: Path, folder: Path, classes: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
-    """The files of a folder without class folders, whose classes are in a table."""
+def _table(root: Path, folder: Path) -> tuple[Path, dict[str, str]]:
+    """The table with the classes of a folder without class folders; wnids by file name's stem."""
     tables = ("LOC_val_solution.csv", "val_labels.txt")
     # Kaggle's table is three folders up from ILSVRC/Data/CLS-LOC.
     places = (root, folder, *root.absolute().parents[:3])
-    table = next((d / n for n in tables for d in places if (d / n).is_file()), None)
-    if table is None:
+    path = next((d / n for n in tables for d in places if (d / n).is_file()), None)
+    if path is None:
         raise UserError(
             f"ImageNet: {folder} has no folders of classes and there is no {' or '.join(tables)} "
             f"in {root} to tell the classes of its files; {REMEDY}"
         )
-    wnids = _table(table)
-    classes = classes or sorted(set(wnids.values()))
-    numbers = {wnid: number for number, wnid in enumerate(classes)}
-    files = []
-    for name in _images(folder):
-        wnid = wnids.get(Path(name).stem)
-        if wnid not in numbers:
-            what = "has no line for" if wnid is None else f"gives the unknown class {wnid} to"
-            raise UserError(f"ImageNet: {table} {what} {name}; correct the table")
-        files.append((f"{folder.name}/{name}", numbers[wnid]))
-    return classes, files
-
-
-def _table(path: Path) -> dict[str, str]:
-    """wnid by a file's name without suffix."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"ImageNet: {path} is not a text file ({error}); correct it") from None
-    rows: Iterable[list[str]]
     if path.suffix == ".csv":
         rows = list(csv.reader(lines))[1:]  # below the header
     else:
-        rows = (line.split() for line in lines)
+        rows = [line.split() for line in lines]
     wnids = {}
     for number, row in enumerate((row for row in rows if row), start=1):
         # Kaggle's second column goes on with boxes: "n01440764 10 20 30 40".
@@ -189,7 +175,7 @@ def _table(path: Path) -> dict[str, str]:
                 f"ImageNet: entry {number} of {path} is not a name and a wnid; correct it"
             )
         wnids[Path(row[0]).stem] = words[0]
-    return wnids
+    return path, wnids
 
 
 def _folders(folder: Path) -> list[str]:
