@@ -101,7 +101,7 @@ def test_damaged_files_are_refused(changed, tmp_path):
         load_reference(changed(metadata={"protocol": "{"}))
     path = changed()
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         load_reference(path)
 
 

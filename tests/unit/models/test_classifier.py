@@ -147,7 +147,7 @@ def test_wishes_that_cannot_be_met(tmp_path):
     path = tmp_path / "other.safetensors"
     content = (WEIGHTS / "classifier_digits.safetensors").read_bytes()
     path.write_bytes(content[:1000])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="corrupt"):
         classifier.load_classifier(path)
     path.write_bytes(content.replace(b"conv1.bias", b"conv9.bias"))
     with pytest.raises(UserError, match="holds no classifier"):
