@@ -223,15 +223,15 @@ class Experiment(Section):
         return {name: m for name, m in self.models.items() if isinstance(m, Student)}
 
     def named_assets(self) -> dict[str, str]:
-        """The names of external files that stand in the config, by their keys."""
-        found = {
+        """The external files that the config names, by key."""
+        named = {
             f"models.{name}.weights": model.weights
             for name, model in self.models.items()
             if isinstance(model, Released)
         }
         if self.teacher is not None and self.teacher.asset is not None:
-            found["teacher.asset"] = self.teacher.asset
-        return found
+            named["teacher.asset"] = self.teacher.asset
+        return named
 
     def training(self, model: str) -> Training:
         """The training section of the teacher or of a student.
@@ -314,7 +314,7 @@ class Experiment(Section):
 
     def _ground(self) -> dict[str, Any]:
         data = self.model_dump(mode="json")
-        # Where the files came from is no matter: the fingerprint of what they hold is checked.
+        # The source does not matter: the fingerprint of the data is checked.
         ground = {key: data[key] for key in ("conditional", "diffusion", "network")}
         return ground | {"dataset": self.dataset.name}
 

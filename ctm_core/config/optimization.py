@@ -20,12 +20,12 @@ WITHOUT_EFFECT = (
 
 
 class Training(Section):
-    """One optimisation: how long, how fast, and what is kept of it."""
+    """Length, rate, averages and outputs of one optimisation."""
 
     steps: Positive = Field(description="optimiser steps")
-    batch_size: Positive = Field(description="samples a step, over all processes")
+    batch_size: Positive = Field(description="samples per step, over all processes")
     micro_batch: Positive | None = Field(
-        default=None, description="samples a forward pass; null: all"
+        default=None, description="samples per forward pass; null: all"
     )
     accumulation: Literal["mean", "sum"] = Field(
         default="mean", description="gradients over micro-batches; sum as released"
@@ -39,7 +39,7 @@ class Training(Section):
     kernel: Literal["foreach", "fused", "loop"] = Field(
         default="foreach", description="how optimiser and EMA walk over the tensors"
     )
-    ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay a step")
+    ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay per step")
     ema_rampup: float | None = Field(
         default=None, gt=0, description="half-life of the EMA at most this share of the steps done"
     )
@@ -47,7 +47,7 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: bool = False
     attention: Later[Literal["math", "sdpa"]] = Field(
-        default="math", description="as the formula stands, or torch's fused kernels"
+        default="math", description="the formula as written, or torch's fused kernels"
     )
     recompute: Later[bool] = Field(
         default=False,

@@ -53,7 +53,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If the file is missing, is no YAML, repeats a key, or is not a mapping.
+        If the file is missing, is not YAML, repeats a key, or is not a mapping.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -82,7 +82,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"]))
     )
     problem = problems[0]
-    # The branches of a union appear in the location; they are no keys of the file.
+    # The branches of a union appear in the location; they are not keys of the file.
     place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple[", "<"))]
     key = ".".join(str(p) for p in place)
     if problem["type"] == "extra_forbidden":
@@ -109,7 +109,7 @@ def _keys_at(model: type[BaseModel], place: list[Any]) -> list[str]:
 
     nodes = follow(schema)
     for step in place:
-        found: list[dict[str, Any]] = []
+        inside: list[dict[str, Any]] = []
         for node in nodes:
             if isinstance(step, int):
                 inner = node.get("items")
@@ -119,8 +119,8 @@ def _keys_at(model: type[BaseModel], place: list[Any]) -> list[str]:
                     node.get("additionalProperties"),
                 )
             if isinstance(inner, dict):
-                found += follow(inner)
-        nodes = found
+                inside += follow(inner)
+        nodes = inside
     return sorted({key for node in nodes for key in node.get("properties", {})})
 
 

@@ -1,4 +1,4 @@
-"""What a job of an experiment takes of a cluster; on one machine these are notes."""
+"""Resources of an experiment's jobs on a cluster; without one they have no effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingShare(Share):
     """A training, which may be several processes on one machine."""
 
     processes: Positive = Field(
-        default=1, description="that share a batch, one a GPU, and the experiment's threads"
+        default=1, description="that share a batch, one per GPU, and the experiment's threads"
     )
 
 

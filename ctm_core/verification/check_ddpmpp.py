@@ -48,7 +48,7 @@ def denoiser_checks(
         if golden.expects(name, precision):
             expected = golden.expected(name, precision)
             ours = (model.denoise(x, t, *reading) for reading in readings)
-            yield checked(name, min(ours, key=lambda found: error(found, expected)))
+            yield checked(name, min(ours, key=lambda reading: error(reading, expected)))
     if precision == DOUBLE:
         yield checked("c_noise", scalings(t, model.sigma_data).c_noise)
 

@@ -45,15 +45,15 @@ def facts(model: Discriminator, side: int) -> dict[str, Any]:
     ]
     parts = logits.split(logits.shape[1] // len(model.names), dim=1)
     rows = [row for part in parts for row in part]
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "order_of_backbones": model.names,
         "get_xl_feature_returns/len": len(rows),
         "get_xl_feature_returns/shapes": [list(row.shape) for row in rows],
         "trainable_params_in_feature_network": sum(p.numel() for p in frozen if p.requires_grad),
     }
     for name, branch in zip(model.names, model.branches(), strict=True):
-        found |= {f"{name}/{key}": value for key, value in _branch(branch, images).items()}
-    return found
+        values |= {f"{name}/{key}": value for key, value in _branch(branch, images).items()}
+    return values
 
 
 def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
     downs = [len(head.main) - 1 for head in heads.children()]  # type: ignore[arg-type]
     trunk = backbone.trunk
     assert trunk is not None
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "normalisation/mean": list(backbone.mean),
         "normalisation/std": list(backbone.std),
         "feature_keys_out": {str(n): list(x.shape) for n, x in enumerate(pyramid)},
@@ -93,21 +93,21 @@ def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
         "discriminator_param_count": _count(heads),
     }
     for level, channels in enumerate(backbone.channels):
-        found[f"ccm_in_channels/layer{level}_ccm"] = channels
+        values[f"ccm_in_channels/layer{level}_ccm"] = channels
     if list(backbone.children()):
-        found["vit_reassemble_params"] = _shapes(dict(backbone.named_parameters()))
-        found["buffers_in_pretrained"] = [name for name, _ in trunk.named_buffers()]
+        values["vit_reassemble_params"] = _shapes(dict(backbone.named_parameters()))
+        values["buffers_in_pretrained"] = [name for name, _ in trunk.named_buffers()]
     else:
         for level, group in enumerate(trunk.children()):
-            found[f"backbone_layers/layer{level}"] = [
+            values[f"backbone_layers/layer{level}"] = [
                 kind for layer in group.children() for kind in _kinds(layer)
             ]
-    return _flat(found) | shapes
+    return _flat(values) | shapes
 
 
-def _flat(found: dict[str, Any]) -> dict[str, Any]:
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in found.items():
+    for key, value in values.items():
         inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
         flat |= {key: value} if inner is None else inner
     return flat

@@ -201,9 +201,9 @@ def _midpoints(n: int) -> Tensor:
 
 
 def _numbers(name: str, pattern: str) -> list[int]:
-    found = re.search(pattern, name)
-    assert found is not None, name
-    return [int(number) for number in found.groups()]
+    match = re.search(pattern, name)
+    assert match is not None, name
+    return [int(number) for number in match.groups()]
 
 
 def _batch(size: int, step: int) -> Batch:

@@ -53,17 +53,17 @@ def maps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     several = {"x_u": x_u, "inner_target_G_model_xu_u_s": inner_target["model"]}
     for key in golden.keys(r"out\d+/.*"):
         name = key.split("/", 1)[1]
-        if found := re.fullmatch(r"estimate_inner_(\w+)_outer_(\w+)", name):
-            inner, outer = found.groups()
+        if match := re.fullmatch(r"estimate_inner_(\w+)_outer_(\w+)", name):
+            inner, outer = match.groups()
             several[name] = weights[outer].G(inner_estimate[inner], s, end, y)
         elif name == "target_inner_no":
             several[name] = average.G(x_u, u, end, y)
-        elif found := re.fullmatch(r"target_inner_(\w+)", name):
-            several[name] = average.G(inner_target[found[1]], s, end, y)
-        elif found := re.fullmatch(r"heun_n(\d+)/x_u", name):
-            several[name] = solve(int(found[1]))
-        elif found := re.fullmatch(r"heun_n(\d+)/t_u", name):
-            once[name] = grid[i + int(found[1])]
+        elif match := re.fullmatch(r"target_inner_(\w+)", name):
+            several[name] = average.G(inner_target[match[1]], s, end, y)
+        elif match := re.fullmatch(r"heun_n(\d+)/x_u", name):
+            several[name] = solve(int(match[1]))
+        elif match := re.fullmatch(r"heun_n(\d+)/t_u", name):
+            once[name] = grid[i + int(match[1])]
     for solved, maps_ in ((False, once), (True, several)):
         for name, ours in maps_.items():
             if golden.expects(name, precision):

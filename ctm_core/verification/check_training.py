@@ -43,7 +43,7 @@ class GoldenBatch(Batch):
 
 
 class GoldenObjective(CtmObjective):
-    """The objective with the file's k, i, j and sigma; it notes what only tests look at."""
+    """The objective with the file's k, i, j and sigma; it records what only tests look at."""
 
     golden: Golden
     #: Gradients at the last convolution, by loss.
@@ -69,10 +69,10 @@ class GoldenObjective(CtmObjective):
         return sigma
 
     def at_w(self, call: Call) -> dict[str, Tensor]:
-        """Gradients at the last convolution, noted."""
-        found = super().at_w(call)
-        self.last_layer |= {name.replace("ctm", "consistency"): g for name, g in found.items()}
-        return found
+        """Gradients at the last convolution, recorded."""
+        gradients = super().at_w(call)
+        self.last_layer |= {name.replace("ctm", "consistency"): g for name, g in gradients.items()}
+        return gradients
 
 
 class _Noting(Distance):

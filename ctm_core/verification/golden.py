@@ -49,7 +49,7 @@ FLOAT64_STORED64 = 1e-9
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the error found and the error allowed."""
+    """One comparison: the error and its tolerance."""
 
     name: str
     error: float
@@ -98,8 +98,8 @@ class Folder:
 
     def names(self) -> list[str]:
         """Names of its files without their suffix, sorted."""
-        found = [*self.path.glob("*.safetensors"), *self.path.glob("*.json")]
-        return sorted(path.stem for path in found)
+        paths = [*self.path.glob("*.safetensors"), *self.path.glob("*.json")]
+        return sorted(path.stem for path in paths)
 
     def load(self, name: str) -> Golden:
         """The file called ``name``; raises UserError if it is missing or damaged."""

@@ -27,8 +27,8 @@ __all__ = ["FeatureExtractor", "build_features", "families", "weights_sha256"]
 
 def families() -> list[str]:
     """The modules of this folder."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if not name.startswith("_"))
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def _family(features: str) -> ModuleType:

@@ -121,7 +121,7 @@ class FeatureExtractor:
         """
         wanted = list(dict.fromkeys(names))
         self._check(images, wanted)
-        found = {
+        outputs = {
             name: torch.empty(len(images), self.outputs[name], dtype=torch.float32)
             for name in wanted
         }
@@ -132,17 +132,19 @@ class FeatureExtractor:
                 filler = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
                 batch = torch.cat([batch, filler])
             for name, values in self._outputs(self._prepare(batch), wanted).items():
-                found[name][start : start + count] = values[:count].float().cpu()
-        return found
+                outputs[name][start : start + count] = values[:count].float().cpu()
+        return outputs
 
     def _outputs(self, levels: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-        found = {}
+        outputs = {}
         chosen = {name: self.further[name] for name in names if name != "features"}
         if "features" in names or any(f.of == "features" for f in chosen.values()):
-            found["features"] = self.network(levels)
+            outputs["features"] = self.network(levels)
         for name, further in chosen.items():
-            found[name] = further.network(levels if further.of == "levels" else found["features"])
-        return {name: found[name] for name in names}
+            outputs[name] = further.network(
+                levels if further.of == "levels" else outputs["features"]
+            )
+        return {name: outputs[name] for name in names}
 
     def _check(self, images: torch.Tensor, names: list[str]) -> None:
         for name in names:

@@ -1,4 +1,4 @@
-"""Weights that lie in the assets folder: found, checked against their hash, hashed once."""
+"""Weight files in the assets folder, checked against their hashes, which are computed once."""
 
 import os
 from functools import cache

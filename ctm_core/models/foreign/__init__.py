@@ -73,9 +73,9 @@ def convert(
     path = Path(path)
     try:
         with opened(path) as foreign:
-            found, pickled, model = _imported(foreign, hints or Hints())
-            source = _source(foreign, found, url, licence)
-            return _written(foreign, found, pickled, model, source, output)
+            identified, pickled, model = _imported(foreign, hints or Hints())
+            source = _source(foreign, identified, url, licence)
+            return _written(foreign, identified, pickled, model, source, output)
     except Refusal as refusal:
         raise UserError(f"{path} was refused: it {refusal}") from None
     except FileNotFoundError:
@@ -96,18 +96,18 @@ def _imported(foreign: Foreign, hints: Hints) -> tuple[Identified, Network | Non
         sigma_data = _sigma_data(pickled)
     else:
         state = find_state(foreign.value)
-    found = identify(state, hints, name=foreign.path.name, pickled=pickled is not None)
+    identified = identify(state, hints, name=foreign.path.name, pickled=pickled is not None)
     if pickled is not None:
-        found = check_arguments(pickled, found)
+        identified = check_arguments(pickled, identified)
     read = foreign.tensors(state)
-    tensors = _separate({ours: read[theirs].float() for ours, theirs in found.names.items()})
+    tensors = _separate({ours: read[theirs].float() for ours, theirs in identified.names.items()})
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise Refusal(f"holds NaN or infinity in {name}; it is damaged")
-    model = found.build(sigma_data)
+    model = identified.build(sigma_data)
     model.load_state_dict(tensors, assign=True)
-    _check_filters(model, found)
-    return found, pickled, model.requires_grad_(False)
+    _check_filters(model, identified)
+    return identified, pickled, model.requires_grad_(False)
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -124,20 +124,22 @@ def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _sigma_data(pickled: Network) -> float:
     value = pickled.attributes.get("sigma_data", 0.5)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise Refusal(f"says sigma_data = {shown(value)}, which is no standard deviation")
+        raise Refusal(f"says sigma_data = {shown(value)}, which is not a standard deviation")
     return float(value)
 
 
-def _check_filters(model: Trajectory, found: Identified) -> None:
+def _check_filters(model: Trajectory, identified: Identified) -> None:
     """Filters are buffers of the file, but our networks compute with their own taps."""
-    taps = torch.tensor([1.0, 3, 3, 1] if found.network.architecture == "ncsnpp" else [1.0, 1])
+    taps = torch.tensor(identified.network.own_sizes.get("resample_filter", (1, 1))).float()
     kernel = taps.outer(taps) / taps.sum() ** 2
     for name, value in model.named_buffers():
         if name.endswith(".resample_filter") and not torch.allclose(value[0, 0], kernel):
             raise Refusal(f"resamples by another filter than {taps.int().tolist()} ({name})")
 
 
-def _source(foreign: Foreign, found: Identified, url: str | None, licence: str | None) -> Source:
+def _source(
+    foreign: Foreign, identified: Identified, url: str | None, licence: str | None
+) -> Source:
     """What is known of the file: from the user, else from the list of external files."""
     asset, known_by, known_hash = _known(foreign)
     if asset is not None and known_hash is False:
@@ -150,7 +152,7 @@ def _source(foreign: Foreign, found: Identified, url: str | None, licence: str |
     return Source(
         url=url or address,
         url_from="given" if url else known_by if address else None,
-        licence=licence or (asset.licence if asset else LICENCES[found.origin]),
+        licence=licence or (asset.licence if asset else LICENCES[identified.origin]),
         licence_from="given" if licence else known_by or "kind",
         known_hash=known_hash,
     )
@@ -178,7 +180,7 @@ def _step(name: str) -> int:
 
 def _written(
     foreign: Foreign,
-    found: Identified,
+    identified: Identified,
     pickled: Network | None,
     model: Trajectory,
     source: Source,
@@ -188,30 +190,30 @@ def _written(
     parameters = sum(p.numel() for p in model.parameters())
     record = {
         "experiment": "imported",
-        "model": "ctm" if found.time_s else "teacher",
-        "objective": "ctm" if found.time_s else "dsm",
+        "model": "ctm" if identified.time_s else "teacher",
+        "objective": "ctm" if identified.time_s else "dsm",
         "seed": 0,
         "step": step,
         # What decided these weights is not known; the file stands for it.
         "train_hash": foreign.sha256,
         "dataset": "unknown",
         "dataset_fingerprint": None,
-        "network": found.network.model_dump(mode="json"),
+        "network": identified.network.model_dump(mode="json"),
         "diffusion": config.Diffusion(sigma_data=model.sigma_data).model_dump(mode="json"),
-        "resolution": found.resolution,
-        "channels": found.channels,
-        "label_dim": found.label_dim,
-        "class_names": [str(n) for n in range(found.label_dim)],
-        "time_s": found.time_s,
+        "resolution": identified.resolution,
+        "channels": identified.channels,
+        "label_dim": identified.label_dim,
+        "class_names": [str(n) for n in range(identified.label_dim)],
+        "time_s": identified.time_s,
         "imported": {
-            "kind": found.kind,
+            "kind": identified.kind,
             "file": foreign.path.name,
             "sha256": foreign.sha256,
             "url": source.url,
             "licence": source.licence,
         },
     }
-    card = model_card(foreign, found, source, parameters=parameters, step=step)
+    card = model_card(foreign, identified, source, parameters=parameters, step=step)
     weights = output / WEIGHTS
     weight_file.export(weights, model, record, card=card)
     written = {
@@ -219,9 +221,11 @@ def _written(
         "bytes": weights.stat().st_size,
         "sha256": sha256_file(weights),
     }
-    document = provenance(foreign, found, pickled, source, weights=written, parameters=parameters)
+    document = provenance(
+        foreign, identified, pickled, source, weights=written, parameters=parameters
+    )
     write_json(output / PROVENANCE, document)
-    if not found.time_s and pickled is None and not source.known_hash:
+    if not identified.time_s and pickled is None and not source.known_hash:
         log.warning(
             "%s is taken for an EDM teacher; a consistency model has the same tensors, and only "
             "its origin can tell",

@@ -68,16 +68,16 @@ class Foreign:
         if self.container != "torch archive":
             return {name: ref.read() for name, ref in refs.items()}
         try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            tensors = {name: loaded[name] for name in refs}
+            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            tensors = {name: state[name] for name in refs}
         except Exception as error:  # its kinds are not documented; the file is at fault
             reason = shown(str(error).partition("\n")[0], 120)
             raise Refusal(
                 f"could not be read by torch.load(weights_only=True): {reason}"
             ) from None
         for name, ref in refs.items():
-            found = tensors[name]
-            if (type(found), found.shape, found.dtype) != (torch.Tensor, ref.shape, ref.dtype):
+            loaded = tensors[name]
+            if (type(loaded), loaded.shape, loaded.dtype) != (torch.Tensor, ref.shape, ref.dtype):
                 raise Refusal(f"holds {shown(name)} in two ways, as no network file does")
         return tensors
 
@@ -89,13 +89,13 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Foreign]:
     Raises
     ------
     Refusal
-        If it is no network file of a known kind, is damaged, or asks for anything but data.
+        If it is not a network file of a known kind, is damaged, or asks for anything but data.
     """
     path = Path(path)
     with open(path, "rb", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise Refusal("is no regular file")
+            raise Refusal("is not a regular file")
         if not status.st_size:
             raise Refusal("is empty; download it again")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -109,7 +109,7 @@ def _without_waiting(path: str, flags: int) -> int:
         return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise Refusal("is a socket, no regular file") from None
+            raise Refusal("is a socket, not a regular file") from None
         raise
 
 
@@ -128,7 +128,7 @@ def _described(data: memoryview, path: Path) -> tuple[str, Any]:
         if head[:1] == PROTOCOL:
             raise
         # Any file is a pickle of the oldest protocols up to some byte.
-        raise Refusal(f"is no network file (as a pickle, it {refusal})") from None
+        raise Refusal(f"is not a network file (as a pickle, it {refusal})") from None
 
 
 def _recognised(head: bytes, size: int) -> str | None:
@@ -147,7 +147,7 @@ def _recognised(head: bytes, size: int) -> str | None:
     if head.startswith(b"\x89HDF") or head.startswith(b"CDF"):
         return "is an HDF5 or NetCDF file, not a network of a known kind"
     if head[257:262] == b"ustar":
-        return "is a tar archive, also used by torch before 0.4; unpack it or save it anew"
+        return "is a tar archive, also used by torch before 0.4; unpack it or save it again"
     if head.startswith(b"\x93NUMPY"):
         return "is a NumPy array, not a network"
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 40:

@@ -53,7 +53,7 @@ class Source:
 
 def provenance(
     foreign: Foreign,
-    found: Identified,
+    identified: Identified,
     pickled: Network | None,
     source: Source,
     *,
@@ -72,7 +72,7 @@ def provenance(
         }
     return {
         "format": FORMAT,
-        "kind": found.kind,
+        "kind": identified.kind,
         "source": {
             "file": foreign.path.name,
             "container": foreign.container,
@@ -82,7 +82,7 @@ def provenance(
         | asdict(source),
         "weights": weights,
         "constructor": constructor,
-        "network": found.network.model_dump(mode="json"),
+        "network": identified.network.model_dump(mode="json"),
         "parameters": parameters,
         "converter": code_version(),
         "torch": str(torch.__version__),
@@ -91,21 +91,21 @@ def provenance(
 
 
 def model_card(
-    foreign: Foreign, found: Identified, source: Source, *, parameters: int, step: int
+    foreign: Foreign, identified: Identified, source: Source, *, parameters: int, step: int
 ) -> str:
     """A short text about the weights for people, in Markdown; the weight file carries it."""
-    labels = f"{found.label_dim} classes" if found.label_dim else "without classes"
+    labels = f"{identified.label_dim} classes" if identified.label_dim else "without classes"
     use = (
         "Samples with `ctm sample` by one jump or more (`--nfe`, `--gamma`)."
-        if found.time_s
+        if identified.time_s
         else "Samples with `ctm sample` by Heun's method; teaches with `ctm train --teacher`."
     )
     where = source.url or "origin not given"
     lines = [
-        f"# {found.kind}",
+        f"# {identified.kind}",
         "",
-        f"{parameters:,} parameters; images of {found.channels} x {found.resolution} x "
-        f"{found.resolution}, {labels}.",
+        f"{parameters:,} parameters; images of {identified.channels} x {identified.resolution} x "
+        f"{identified.resolution}, {labels}.",
         f"Converted from `{foreign.path.name}`"
         + (f" (step {step:,})" if step else "")
         + f", {foreign.container}, {where}.",

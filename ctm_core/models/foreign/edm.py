@@ -54,10 +54,10 @@ def edm_words(budget: Budget) -> Vocabulary:
     def storage(*arguments: Any) -> Storage:
         if len(arguments) != 1 or not isinstance(arguments[0], memoryview):
             raise Refusal("describes a storage by something else than bytes")
-        found = read_legacy(arguments[0], budget)
-        if not isinstance(found, Storage):
+        decoded = read_legacy(arguments[0], budget)
+        if not isinstance(decoded, Storage):
             raise Refusal("describes a storage by something else than a storage")
-        return found
+        return decoded
 
     words = WORDS | {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): Word(call=_persistent),
@@ -114,7 +114,9 @@ def find_network(value: Any) -> Network:
         raise Refusal("holds no network")
     inner = _dict(value, "_modules").get("model")
     if not isinstance(inner, Record) or not isinstance(inner.state, dict):
-        raise Refusal(f"holds an object {shown(value.name)}, which is no preconditioned network")
+        raise Refusal(
+            f"holds an object {shown(value.name)}, which is not a preconditioned network"
+        )
     return Network(
         class_name=value.name,
         inner_class=inner.name,
@@ -126,13 +128,13 @@ def find_network(value: Any) -> Network:
 
 
 def _collect(root: Record) -> dict[str, Ref]:
-    found: dict[str, Ref] = {}
+    tensors: dict[str, Ref] = {}
     waiting = [(root, "", 0)]
     count = 0
     while waiting:
         record, prefix, depth = waiting.pop()
         tables = [_dict(record, key) for key in ("_parameters", "_buffers", "_modules")]
-        count += 1 + sum(map(len, tables))  # one table may stand in many records
+        count += 1 + sum(map(len, tables))  # many records may share one table
         if count > ENTRIES or depth > DEPTH:
             raise Refusal("nests more modules than any network")
         transient = record.state.get("_non_persistent_buffers_set")
@@ -141,7 +143,7 @@ def _collect(root: Record) -> dict[str, Ref]:
         parameters, buffers, modules = tables
         for name, value in [*parameters.items(), *buffers.items()]:
             if isinstance(value, Ref) and name not in transient:
-                found[_joined(prefix, name)] = value
+                tensors[_joined(prefix, name)] = value
             elif not isinstance(value, Ref) and value is not None:
                 raise Refusal(f"holds no tensor as {_joined(prefix, name)}")
         for name, value in modules.items():
@@ -150,12 +152,12 @@ def _collect(root: Record) -> dict[str, Ref]:
             if not isinstance(value, Record) or not isinstance(value.state, dict):
                 raise Refusal(f"holds no module as {_joined(prefix, name)}")
             waiting.append((value, _joined(prefix, name) + ".", depth + 1))
-    return found
+    return tensors
 
 
 def _joined(prefix: str, name: object) -> str:
     if not isinstance(name, str) or len(prefix) + len(name) > 200:
-        raise Refusal("holds a module whose name is no short text")
+        raise Refusal("holds a module whose name is not a short text")
     return prefix + name
 
 

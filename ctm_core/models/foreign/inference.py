@@ -104,7 +104,7 @@ def _indices(shapes: Shapes, pattern: str) -> list[tuple[int, ...]]:
 
 def _ratio(width: int, base: int, what: str) -> int:
     if width % base:
-        raise Refusal(f"has {width} channels {what}, which is no multiple of {base}")
+        raise Refusal(f"has {width} channels {what}, which is not a multiple of {base}")
     return width // base
 
 
@@ -176,7 +176,7 @@ def openai_form(shapes: Shapes, hints: Hints) -> Identified:
     model_channels = _dim(shapes, "time_embed.0.weight", 1, 2)
     inputs = _indices(shapes, r"input_blocks\.(\d{1,5})\.0\.in_layers\.2\.weight")
     ups = _indices(shapes, r"output_blocks\.(\d{1,5})\.[12]\.in_layers\.2\.weight")
-    # Of n blocks a level, L levels have L (n + 1) - 1 residual blocks in the encoder.
+    # With n blocks per level, L levels have L (n + 1) - 1 residual blocks in the encoder.
     levels = len(ups) + 1
     total = len(inputs) + 1
     if total % levels or total // levels < 2:

@@ -68,9 +68,9 @@ def find_state(value: Any) -> dict[str, Ref]:
         raise Refusal("is the state of an optimiser, not a network")
     for name, entry in value.items():
         if not isinstance(name, str):
-            raise Refusal("is no state dict: a key of it is no name")
+            raise Refusal("is not a state dict: one of its keys is not a name")
         if not isinstance(entry, Ref):
-            raise Refusal(f"is no flat state dict: it holds no tensor as {shown(name)}")
+            raise Refusal(f"is not a flat state dict: no tensor is stored as {shown(name)}")
         if ".mini_discs." in name:
             raise Refusal("holds a discriminator, not a network that samples")
     return dict(value)
@@ -100,29 +100,31 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
     prefix = WRAPPER if all(key.startswith(WRAPPER) for key in state) else ""
     shapes = {key.removeprefix(prefix): ref.shape for key, ref in state.items()}
     if any(key.startswith("model.map_layer0.") for key in shapes):
-        found = edm_form(shapes, pickled)
+        identified = edm_form(shapes, pickled)
     elif any(key.startswith("time_embed.") for key in shapes):
-        found = openai_form(shapes, hints)
+        identified = openai_form(shapes, hints)
     else:
         raise Refusal(f"holds no network of a known kind (its first tensor is {_first(shapes)})")
-    _check_role(found, hints.role, name, pickled)
-    own = {key: tuple(value.shape) for key, value in found.build().state_dict().items()}
-    given = {ours: shapes[theirs] for ours, theirs in found.names.items()}
+    _check_role(identified, hints.role, name, pickled)
+    own = {key: tuple(value.shape) for key, value in identified.build().state_dict().items()}
+    given = {ours: shapes[theirs] for ours, theirs in identified.names.items()}
     if problem := weight_file.misfit(own, given):
-        raise Refusal(f"is not the {found.kind} that it seems to be: it {problem}")
+        raise Refusal(f"is not the {identified.kind} that it seems to be: it {problem}")
     for key, ref in state.items():
         if ref.dtype not in FLOATS:
             kind = str(ref.dtype).removeprefix("torch.")
             raise Refusal(f"holds {shown(key)} as {kind}; networks hold float32")
-    return replace(found, names={ours: prefix + name for ours, name in found.names.items()})
+    return replace(
+        identified, names={ours: prefix + name for ours, name in identified.names.items()}
+    )
 
 
 def _first(shapes: Shapes) -> str:
     return shown(next(iter(shapes), "missing"))
 
 
-def _check_role(found: Identified, role: Role | None, name: str, pickled: bool) -> None:
-    if found.time_s:
+def _check_role(identified: Identified, role: Role | None, name: str, pickled: bool) -> None:
+    if identified.time_s:
         if role == "teacher":
             raise Refusal("is a CTM student (it has layers of the target time s), not a teacher")
         return
@@ -140,7 +142,7 @@ def _check_role(found: Identified, role: Role | None, name: str, pickled: bool) 
 CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
 
 
-def check_arguments(pickled: Network, found: Identified) -> Identified:
+def check_arguments(pickled: Network, identified: Identified) -> Identified:
     """Compare a pickle's constructor arguments with what its tensors say.
 
     Returns
@@ -157,7 +159,7 @@ def check_arguments(pickled: Network, found: Identified) -> Identified:
             f"holds a {shown(pickled.class_name)} network; only EDM's preconditioning "
             "(EDMPrecond) is known here"
         )
-    network = found.network
+    network = identified.network
     if pickled.inner_class != CLASSES[network.architecture]:
         raise Refusal(
             f"holds a {shown(pickled.inner_class)} whose tensors are those of a "
@@ -165,9 +167,9 @@ def check_arguments(pickled: Network, found: Identified) -> Identified:
         )
     ncsnpp = network.architecture == "ncsnpp"
     seen: dict[str, Any] = {
-        "img_resolution": found.resolution,
-        "img_channels": found.channels,
-        "label_dim": found.label_dim,
+        "img_resolution": identified.resolution,
+        "img_channels": identified.channels,
+        "label_dim": identified.label_dim,
         "model_type": pickled.inner_class,
         "augment_dim": network.augment_dim or 0,
         "model_channels": network.model_channels,
@@ -177,7 +179,7 @@ def check_arguments(pickled: Network, found: Identified) -> Identified:
         "encoder_type": "residual" if ncsnpp else "standard",
         "decoder_type": "standard",
         "channel_mult_noise": 2 if ncsnpp else 1,
-        "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
+        "resample_filter": [*network.own_sizes.get("resample_filter", (1, 1))],
     }
     said = pickled.inner_arguments | pickled.arguments
     for key, value in seen.items():
@@ -186,19 +188,19 @@ def check_arguments(pickled: Network, found: Identified) -> Identified:
                 f"says {key} = {shown(said[key])} in its constructor arguments, but its tensors "
                 f"are those of {value}"
             )
-    _check_attention(said.get("attn_resolutions"), found)
+    _check_attention(said.get("attn_resolutions"), identified)
     dropout = said.get("dropout", 0.0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise Refusal(f"says dropout = {shown(dropout)} in its constructor arguments")
-    return replace(found, network=network.model_copy(update={"dropout": float(dropout)}))
+    return replace(identified, network=network.model_copy(update={"dropout": float(dropout)}))
 
 
-def _check_attention(said: object, found: Identified) -> None:
-    network = found.network
+def _check_attention(said: object, identified: Identified) -> None:
+    network = identified.network
     if not isinstance(said, list):
         return
     widths = {
-        found.resolution >> level: network.model_channels * mult
+        identified.resolution >> level: network.model_channels * mult
         for level, mult in enumerate(network.channel_mult)
     }
     # EDM's ADM has heads of 64 channels, so narrower levels have none, whatever the list says.

@@ -96,7 +96,7 @@ class Machine:
             return Refusal(
                 f"uses the pickle opcode {REFUSED[opcode]}, which no network file needs"
             )
-        return Refusal(f"is damaged or no pickle: byte {start} is no known opcode")
+        return Refusal(f"is damaged or not a pickle: byte {start} is not a known opcode")
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Machine:
         window = bytes(self.data[self.position : self.position + LINE])
         length = window.find(b"\n")
         if length < 0:
-            raise Refusal("is damaged or no pickle: a line of text has no end")
+            raise Refusal("is damaged or not a pickle: a line of text has no end")
         self.position += length + 1
         return window[:length]
 
@@ -128,7 +128,7 @@ class Machine:
         try:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            raise Refusal("is damaged or no pickle: a text is not UTF-8") from None
+            raise Refusal("is damaged or not a pickle: a text is not UTF-8") from None
 
     # -- stack ---------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class Machine:
 
     def _pop(self) -> Any:
         if not self._stack:
-            raise Refusal("is damaged or no pickle: a value is missing on its stack")
+            raise Refusal("is damaged or not a pickle: a value is missing on its stack")
         return self._stack.pop()
 
     def _top(self) -> Any:
@@ -151,7 +151,7 @@ class Machine:
 
     def _since_mark(self) -> list[Any]:
         if not self._marks:
-            raise Refusal("is damaged or no pickle: a mark is missing on its stack")
+            raise Refusal("is damaged or not a pickle: a mark is missing on its stack")
         values, self._stack = self._stack, self._marks.pop()
         return values
 
@@ -175,7 +175,7 @@ class Machine:
 
     def _get(self, index: int) -> None:
         if index not in self._memo:
-            raise Refusal("is damaged or no pickle: it recalls a value that it never stored")
+            raise Refusal("is damaged or not a pickle: it recalls a value that it never stored")
         self._push(self._memo[index])
 
     # -- containers ----------------------------------------------------------------------------
@@ -183,33 +183,33 @@ class Machine:
     def _append(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, list):
-            raise Refusal(f"appends to {kind_of(target)}, which is no list")
+            raise Refusal(f"appends to {kind_of(target)}, which is not a list")
         target.extend(values)
 
     def _add(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, set):
-            raise Refusal(f"adds to {kind_of(target)}, which is no set")
+            raise Refusal(f"adds to {kind_of(target)}, which is not a set")
         target.update(as_key(value) for value in values)
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, dict):
-            raise Refusal(f"sets items of {kind_of(target)}, which is no dict")
+            raise Refusal(f"sets items of {kind_of(target)}, which is not a dict")
         target.update(_pairs(values))
 
     # -- globals and objects -------------------------------------------------------------------
 
     def _global(self, module: object, name: object) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise Refusal("is damaged or no pickle: the name of a global is no text")
-        found = Global(module, name)
+            raise Refusal("is damaged or not a pickle: the name of a global is not text")
+        named = Global(module, name)
         if (module, name) not in self.vocabulary:
             if not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
                 # Most texts that begin with a c end here.
-                raise Refusal(f"is no network file, or names the impossible global {found}")
-            raise Refusal(f"names the global {found}, which no network file needs")
-        self._push(found)
+                raise Refusal(f"is not a network file, or names the impossible global {named}")
+            raise Refusal(f"names the global {named}, which no network file needs")
+        self._push(named)
 
     def _global_lines(self) -> None:
         module = self._decoded(self._line())
@@ -229,7 +229,7 @@ class Machine:
 
     def _made(self, function: object, arguments: object, how: str) -> Any:
         if not isinstance(function, Global):
-            raise Refusal(f"calls {kind_of(function)}, which is no function")
+            raise Refusal(f"calls {kind_of(function)}, which is not a function")
         known = self.vocabulary[function.module, function.name]
         maker = known.call if how == "call" else known.new
         if maker is None or not isinstance(arguments, tuple):
@@ -268,12 +268,12 @@ class Machine:
                 raise ValueError
             return read(line)
         except ValueError:
-            raise Refusal("is damaged or no pickle: a number is not readable") from None
+            raise Refusal("is damaged or not a pickle: a number is not readable") from None
 
     def _index_line(self) -> int:
         index = int(self._parsed(int, self._line()))
         if not 0 <= index < 1 << 32:  # longer integers can be made to collide
-            raise Refusal("is damaged or no pickle: a place in its memo is not readable")
+            raise Refusal("is damaged or not a pickle: a place in its memo is not readable")
         return index
 
     def _unicode_line(self) -> None:
@@ -282,21 +282,21 @@ class Machine:
         try:
             self._push(line.decode("raw_unicode_escape"))
         except UnicodeDecodeError:
-            raise Refusal("is damaged or no pickle: a text is not readable") from None
+            raise Refusal("is damaged or not a pickle: a text is not readable") from None
 
     def _string_line(self) -> None:
         line = self._line()
         self.budget.spend_text(len(line))
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-            raise Refusal("is damaged or no pickle: a string has no quotes")
+            raise Refusal("is damaged or not a pickle: a string has no quotes")
         try:
             self._push(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
         except ValueError:
-            raise Refusal("is damaged or no pickle: a string is not readable") from None
+            raise Refusal("is damaged or not a pickle: a string is not readable") from None
 
     def _protocol(self) -> None:
         if (version := self._take(1)[0]) > HIGHEST_PROTOCOL:
-            raise Refusal(f"is damaged or no pickle: there is no pickle protocol {version}")
+            raise Refusal(f"is damaged or not a pickle: there is no pickle protocol {version}")
 
     def _frame(self) -> None:
         length = self._number("<Q")
@@ -306,7 +306,7 @@ class Machine:
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     if len(values) % 2:
-        raise Refusal("is damaged or no pickle: a key has no value")
+        raise Refusal("is damaged or not a pickle: a key has no value")
     return {as_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
 
 

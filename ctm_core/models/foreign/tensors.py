@@ -1,7 +1,7 @@
 """Tensors in foreign files: their descriptions, checked before any of them is read.
 
 :data:`WORDS` is the whole vocabulary of network files: torch's tensors and storages, NumPy's
-scalars, a few containers. What stands there becomes plain data, or a :class:`Ref`: the dtype,
+scalars, a few containers. Its values become plain data, or a :class:`Ref`: the dtype,
 shape and place of a tensor whose bytes are still in the file.
 """
 
@@ -181,7 +181,7 @@ def _numpy_scalar(*arguments: Any) -> Any:
         raw = memoryview(raw.encode("latin-1", "replace"))
     if code is None or not isinstance(raw, memoryview) or len(raw) != struct.calcsize(code):
         raise Refusal("describes a NumPy scalar in an unknown way")
-    # The byte order stands in the dtype's state: (version, order, ...).
+    # The byte order is in the dtype's state: (version, order, ...).
     state = dtype.state if isinstance(dtype.state, tuple) else ()
     order = state[1] if len(state) > 1 and state[1] in (">", "<", "|", "=") else "<"
     return struct.unpack(("<" if order in "|=" else order) + code, raw)[0]
@@ -270,7 +270,7 @@ def read_legacy(data: memoryview, budget: Budget) -> Any:
     machine.persistent = None
     keys = machine.run()
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
-        raise Refusal("is damaged: its storage keys are no list of names")
+        raise Refusal("is damaged: its storage keys are not a list of names")
     if sorted(keys) != sorted(storages):
         raise Refusal("is damaged: its storages are not those that it names")
     _attach((storages[key] for key in keys), data, machine.position)

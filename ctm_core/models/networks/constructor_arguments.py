@@ -2,7 +2,7 @@
 
 EDM's pickles and the golden files carry the arguments their networks were made with. The two
 families name things differently: OpenAI's ``attention_resolutions`` are factors by which an image
-is shrunk, EDM's ``attn_resolutions`` are sides. Defaults are the published ones.
+is reduced, EDM's ``attn_resolutions`` are sides. Defaults are the published ones.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def _edm(arguments: Mapping[str, Any]) -> Published:
             augment_dim=arguments.get("augment_dim") or None,
         )
     else:
-        raise UserError(
-            f"model_type {kind!r} is no network of ours; SongUNet and DhariwalUNet are"
-        )
+        raise UserError(f"model_type {kind!r} is not supported; SongUNet and DhariwalUNet are")
     return Published(
         network,
         resolution=arguments["img_resolution"],
@@ -89,7 +87,7 @@ def _song(arguments: Mapping[str, Any]) -> Network:
     _only(arguments, "decoder_type", "standard")
     kind = arguments.get("embedding_type", "positional")
     if kind not in ("positional", "fourier"):
-        raise UserError(f"embedding_type {kind!r} is no network of ours")
+        raise UserError(f"embedding_type {kind!r} is not supported")
     plain = kind == "positional"
     _only(arguments, "encoder_type", "standard" if plain else "residual", "standard")
     _only(arguments, "channel_mult_noise", 1 if plain else 2, 1)
@@ -113,12 +111,12 @@ def _openai(arguments: Mapping[str, Any]) -> Published:
     _only(arguments, "dims", 2)
     side, per_head = arguments["image_size"], arguments.get("num_head_channels", -1)
     if arguments.get("out_channels", arguments["in_channels"]) != arguments["in_channels"]:
-        raise UserError("out_channels differ from in_channels: no network of ours has that")
+        raise UserError("out_channels differ from in_channels: which is not supported")
     heads, above = arguments.get("num_heads", 1), arguments.get("num_heads_upsample", -1)
     given = per_head is not None and per_head > 0  # the numbers of heads then have no effect
     if not given and above not in (None, -1, heads):
         raise UserError(
-            f"num_heads_upsample = {above} beside num_heads = {heads} is no network of ours"
+            f"num_heads_upsample = {above} beside num_heads = {heads} is not supported"
         )
     factors = [int(factor) for factor in arguments["attention_resolutions"]]
     network = Network(
@@ -142,9 +140,9 @@ def _openai(arguments: Mapping[str, Any]) -> Published:
 def _only(arguments: Mapping[str, Any], key: str, wanted: Any, default: Any = None) -> None:
     value = arguments.get(key, wanted if default is None else default)
     if value != wanted:
-        raise UserError(f"{key} = {value!r} is no network of ours; {wanted!r} would be")
+        raise UserError(f"{key} = {value!r} is not supported; {wanted!r} is")
 
 
 def _unless(value: Any, default: Any) -> Any:
-    """None for a value that is the default: it then does not stand in records and hashes."""
+    """None for a value that is the default: it is then left out of records and hashes."""
     return None if value == default else value

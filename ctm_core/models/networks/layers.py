@@ -221,9 +221,9 @@ class UNetBlock(Recomputing):
         self.conv0 = Conv2d(
             in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter
         )
-        told = out_channels * (2 if adaptive_scale else 1)
-        self.affine = nn.Linear(emb_channels, told)
-        self.affine_s = nn.Linear(emb_channels, told) if time_s else None
+        modulation = out_channels * (2 if adaptive_scale else 1)
+        self.affine = nn.Linear(emb_channels, modulation)
+        self.affine_s = nn.Linear(emb_channels, modulation) if time_s else None
         self.norm1 = group_norm(out_channels, eps)
         self.conv1 = Conv2d(out_channels, out_channels, 3)
         self.skip: nn.Module | None = None
@@ -240,11 +240,11 @@ class UNetBlock(Recomputing):
 
     def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
         """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
-        told = self.affine(emb)
+        modulation = self.affine(emb)
         if self.affine_s is not None:
-            told = told + self.affine_s(emb_s)
+            modulation = modulation + self.affine_s(emb_s)
         h = self._run(self._first, x)
-        h = self._run(self._second, h, told[:, :, None, None].to(h.dtype))
+        h = self._run(self._second, h, modulation[:, :, None, None].to(h.dtype))
         y: Tensor = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
         return (y + self._attention(y)) * self.skip_scale if self.heads else y
 
@@ -252,12 +252,12 @@ class UNetBlock(Recomputing):
         h: Tensor = self.conv0(functional.silu(self.norm0(x)))
         return h
 
-    def _second(self, h: Tensor, told: Tensor) -> Tensor:
+    def _second(self, h: Tensor, modulation: Tensor) -> Tensor:
         if self.adaptive_scale:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = modulation.chunk(2, dim=1)
             h = functional.silu(self.norm1(h) * (1 + scale) + shift)
         else:
-            h = functional.silu(self.norm1(h + told))
+            h = functional.silu(self.norm1(h + modulation))
         if self.dropout and self.training:
             h = functional.dropout(h, self.dropout)
         y: Tensor = self.conv1(h)

@@ -7,7 +7,7 @@ and L the table of labels,
 
 .. math:: e_t = \mathrm{mlp}(n(r_t)) + L^\top y, \qquad e_s = \mathrm{mlp}_s(n(r_s)),
 
-so the class is told to the branch of t alone. Lists ``input_blocks`` (first a convolution, then
+so the class enters the branch of t alone. Lists ``input_blocks`` (first a convolution, then
 per level ``num_blocks`` residual blocks and, but for the lowest, a down block), ``middle_block``
 and ``output_blocks`` (``num_blocks + 1`` per level, the last of which ends with an up block) name
 the parameters.
@@ -237,10 +237,10 @@ class ResBlock(Recomputing):
     def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
         """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
         h = self._run(self._first, x)
-        told = self.emb_layers(emb)
+        modulation = self.emb_layers(emb)
         if self.emb_layers_s is not None:
-            told = told + self.emb_layers_s(emb_s)
-        h = self._run(self._second, h, told[:, :, None, None].to(h.dtype))
+            modulation = modulation + self.emb_layers_s(emb_s)
+        h = self._run(self._second, h, modulation[:, :, None, None].to(h.dtype))
         y: Tensor = self.skip_connection(self._resampled(x)) + h
         return y
 
@@ -249,9 +249,9 @@ class ResBlock(Recomputing):
         h: Tensor = conv(self._resampled(silu(norm(x))))
         return h
 
-    def _second(self, h: Tensor, told: Tensor) -> Tensor:
+    def _second(self, h: Tensor, modulation: Tensor) -> Tensor:
         norm, silu, dropout, conv = self.out_layers
-        scale, shift = told.chunk(2, dim=1)
+        scale, shift = modulation.chunk(2, dim=1)
         y: Tensor = conv(dropout(silu(norm(h) * (1 + scale) + shift)))
         return y
 

@@ -148,7 +148,7 @@ def _(canary: Path) -> bytes:
 for _share in (1, 5, 20, 50, 80, 95, 99):
     fixed(
         f"pickle-cut-at-{_share}-percent",
-        "truncated|damaged|no pickle",
+        "truncated|damaged|not a pickle",
         valid_pickle()[: len(valid_pickle()) * _share // 100],
     )
     fixed(

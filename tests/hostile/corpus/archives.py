@@ -51,7 +51,7 @@ fixed(
 )
 fixed("inner-truncated", "truncated", program(storage(storage_bytes()[:-3])))
 fixed("inner-empty", "truncated", program(storage(b"")))
-fixed("inner-archive", "no pickle", program(storage(valid_archive())))
+fixed("inner-archive", "not a pickle", program(storage(valid_archive())))
 fixed(
     "inner-no-bytes",
     "something else than bytes",

@@ -113,8 +113,8 @@ def _(canary: Path) -> bytes:
     return program(words + b"h\x00h\x01\x93(" + text(touch(canary)) + b"tR")
 
 
-fixed("stack-global-of-numbers", "name of a global is no text", program(b"K\x01K\x02\x93)R"))
-fixed("stack-global-of-bytes", "name of a global is no text", program(b"C\x02osC\x06system\x93)R"))
+fixed("stack-global-of-numbers", "global is not text", program(b"K\x01K\x02\x93)R"))
+fixed("stack-global-of-bytes", "global is not text", program(b"C\x02osC\x06system\x93)R"))
 fixed(
     "global-with-control-characters",
     r"impossible global os\\x1b\[2J\\n\.system",
@@ -146,9 +146,9 @@ fixed("call-of-a-class", "only name", program(call("torch", "FloatStorage", b"K\
 fixed(
     "call-of-a-container", "only name", program(call("torch.nn.modules.container", "ModuleDict"))
 )
-fixed("call-of-a-dict", "calls a dict, which is no function", program(b"})R"))
+fixed("call-of-a-dict", "calls a dict, which is not a function", program(b"})R"))
 fixed("call-without-a-tuple", "only name", program(named("collections", "OrderedDict") + b"]R"))
-fixed("call-of-a-text", "calls a str, which is no function", program(text("os.system") + b")R"))
+fixed("call-of-a-text", "calls a str, which is not a function", program(text("os.system") + b")R"))
 fixed("bytearray8", r"opcode BYTEARRAY8", b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".")
 fixed("next-buffer", r"opcode NEXT_BUFFER", b"\x80\x05\x97.")
 fixed("readonly-buffer", r"opcode READONLY_BUFFER", b"\x80\x05C\x01a\x98.")

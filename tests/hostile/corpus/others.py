@@ -52,11 +52,11 @@ _HEADER = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": 
 
 for _title, _reason, _data in (
     ("empty", "is empty", b""),
-    ("one-byte", "no pickle|truncated", b"\x80"),
+    ("one-byte", "not a pickle|truncated", b"\x80"),
     ("stop", "a value is missing", b"."),
     ("zeros", "begins with zeros", b"\0" * 5000),
-    ("text", "is no network file", b"weights to follow by mail\n"),
-    ("text-that-starts-like-a-global", "no network file", b"config of the\nrun: see below\n"),
+    ("text", "is not a network file", b"weights to follow by mail\n"),
+    ("text-that-starts-like-a-global", "not a network file", b"config of the\nrun: see below\n"),
     ("json", "is a text file", b'{"error": "quota exceeded"}'),
     ("yaml", "is a text file", b"---\nname: edm\n"),
     (
@@ -76,9 +76,9 @@ for _title, _reason, _data in (
     ("gzip", "is compressed", gzip.compress(valid_pickle())),
     ("numpy", "is a NumPy array", npy()),
     ("hdf5", "is an HDF5", b"\x89HDF\r\n\x1a\n" + b"\0" * 100),
-    ("png", "is no network file", b"\x89PNG\r\n\x1a\n" + b"\0" * 100),
-    ("elf", "is no network file", b"\x7fELF" + b"\1" * 100),
-    ("script", "is no network file", b"#!/bin/sh\ntouch /tmp/canary\n"),
+    ("png", "is not a network file", b"\x89PNG\r\n\x1a\n" + b"\0" * 100),
+    ("elf", "is not a network file", b"\x7fELF" + b"\1" * 100),
+    ("script", "is not a network file", b"#!/bin/sh\ntouch /tmp/canary\n"),
     ("protocol-99", "no pickle protocol 99", b"\x80\x63N."),
     ("number", "holds no network", pickle.dumps(3)),
     ("list", "holds no network", pickle.dumps([1, 2])),
@@ -93,7 +93,7 @@ for _title, _reason, _data in (
         "no network of a known kind",
         torch_bytes({"features.0.weight": torch.ones(1)}),
     ),
-    ("nested-state", "no flat state dict", torch_bytes({"model": {"a": torch.ones(1)}})),
+    ("nested-state", "not a flat state dict", torch_bytes({"model": {"a": torch.ones(1)}})),
     ("no-state", "holds an empty state dict", torch_bytes({})),
     ("only-a-tensor", "not a network's state dict", torch_bytes(torch.ones(3))),
     (

@@ -25,7 +25,9 @@ def source(canary: Path) -> bytes:
     return text(f"import os\nos.system({touch(canary)!r})\nopen({str(canary)!r}, 'w')\n")
 
 
-@hostile("live-source-and-no-network", "holds an object Evil, which is no preconditioned network")
+@hostile(
+    "live-source-and-no-network", "holds an object Evil, which is not a preconditioned network"
+)
 def _(canary: Path) -> bytes:
     return program(dictionary(ema=record(module(), "Evil", module_src=source(canary))))
 

@@ -512,12 +512,12 @@ def test_no_regular_file(tmp_path: Path, ctm: Ctm) -> None:
     os.mkfifo(tmp_path / "pipe")
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "socket"))
-    for name, reason in (("pipe", "no regular file"), ("socket", "no regular file")):
+    for name, reason in (("pipe", "not a regular file"), ("socket", "not a regular file")):
         done = ctm("convert", tmp_path / name, "--output", tmp_path / "made")
         assert (done.code, reason in done.stderr) == (2, True), done.stderr
     server.close()
     for path, reason in (
-        (Path("/dev/zero"), "no regular file"),
+        (Path("/dev/zero"), "not a regular file"),
         (tmp_path / "none", "is missing"),
     ):
         done = ctm("convert", path, "--output", tmp_path / "made")
