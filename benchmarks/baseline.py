@@ -83,7 +83,7 @@ class Plain(FixedSteps):
 
     def inner_map(self, x_u: Tensor, grid: Tensor, at: Tensor, j: Tensor, labels: Any) -> Tensor:
         """The inner map on every row."""
-        network = self.student if self.live_target else self.target
+        network = self.student if self.section.inner == "model" else self.target
         return network.G(x_u, grid[at], grid[j], labels)
 
 
