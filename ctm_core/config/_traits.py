@@ -1,8 +1,8 @@
 """What a module says of itself in one literal, read without importing it.
 
-Whatever the configuration has to know of an objective, a sampler or a metric is a literal in that
-one's own file, such as ``TRAITS = {"teacher": False}``. These files import torch and belong to
-higher packages, while the configuration is read whenever Snakemake starts; so they are parsed.
+Whatever the configuration has to know of an objective or a sampler is a literal in that one's own
+file, such as ``TRAITS = {"teacher": False}``. These files import torch and belong to higher
+packages, while the configuration is read whenever Snakemake starts; so they are parsed.
 """
 
 from __future__ import annotations

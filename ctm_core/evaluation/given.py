@@ -139,8 +139,8 @@ def score_files(
 ) -> dict[str, Any]:
     """Score images by the protocols of some references, and write ``evaluation.json``.
 
-    Every image counts: the number of samples is the file's and stands in the metrics' names. A
-    protocol that demands ``fid`` is refused where there are too few.
+    Every image counts: the number of samples, part of the metrics' names, is the file's. A
+    protocol that demands ``fid`` is refused if there are too few.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def score_files(
     return result
 
 
-#: Where a row of a file without a record stands.
+#: The cell of a file without a record.
 PLACE: dict[str, Any] = {"sample_seed": 0, "sampler": "file", "gamma": None, "nfe": 0}
 
 

@@ -34,9 +34,9 @@ from ctm_core.evaluation.metrics.moments import Moments
 
 __all__ = ["FrechetDistance", "frechet_distance", "trace_sqrt_product"]
 
-#: Error of a symmetric eigenvalue, in units of rounding of the largest.
+#: Error of a symmetric eigenvalue, in rounding errors of the largest.
 EIGENVALUE_ERROR = 10.0
-#: Error of the sum of singular values that the fast way may have, in traces.
+#: Tolerated error of the fast sum of singular values, as a fraction of the traces.
 TOLERANCE = 1e-9
 
 
@@ -67,9 +67,9 @@ def _factor(covariance: torch.Tensor, rank_at_most: int) -> _Factor:
     if bool(varying.all()):
         return _factor_of_varying(covariance, rank_at_most, rounding)
     part = covariance[varying][:, varying]
-    found = _factor_of_varying(part, rank_at_most, rounding).matrix
-    factor = covariance.new_zeros(dim, found.shape[1])
-    factor[varying] = found
+    columns = _factor_of_varying(part, rank_at_most, rounding).matrix
+    factor = covariance.new_zeros(dim, columns.shape[1])
+    factor[varying] = columns
     return _Factor(factor, triangular=False)
 
 

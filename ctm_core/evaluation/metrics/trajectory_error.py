@@ -45,7 +45,7 @@ def path(
     """States of the probability-flow ODE at some levels.
 
     Heun steps go down a grid that does not depend on the levels. A level between two of its points
-    is reached by one more step aside, so what is found at a level does not depend on which others
+    is reached by one more step aside, so the state at a level does not depend on which others
     are wanted. Level 0 is an Euler step from sigma_min, as the samplers take it.
 
     Parameters
@@ -72,16 +72,16 @@ def path(
     if outside:
         raise ValueError(f"the levels {outside} are not between {sigma_max} and {sigma_min}")
     grid = karras_grid(points, sigma_min, sigma_max, rho).tolist()
-    found = {sigma_max: x}
+    states = {sigma_max: x}
     for high, low in pairwise(grid):
         for level in levels:
             if low < level < high:
-                found[level] = heun_step(denoiser, x, _time(high, x), _time(level, x))
+                states[level] = heun_step(denoiser, x, _time(high, x), _time(level, x))
         x = heun_step(denoiser, x, _time(high, x), _time(low, x))
-        found[low] = x
+        states[low] = x
     if 0 in levels:
-        found[0.0] = euler_step(denoiser, x, _time(sigma_min, x), _time(0.0, x))
-    return {level: found[level] for level in levels}
+        states[0.0] = euler_step(denoiser, x, _time(sigma_min, x), _time(0.0, x))
+    return {level: states[level] for level in levels}
 
 
 def _time(level: float, x: Tensor) -> Tensor:
