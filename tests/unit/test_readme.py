@@ -77,6 +77,9 @@ def verb(words: list[str]) -> tuple[click.Command, list[str]]:
     while isinstance(command, click.Group):
         if command.invoke_without_command and (not words or words[0].startswith("-")):
             break
+        options = {name for parameter in command.params for name in parameter.opts}
+        while words and words[0] in options:
+            words = words[2:]  # an option of the group and its value
         assert words, f"{command.name} needs a verb"
         assert words[0] in command.commands, f"no verb {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
