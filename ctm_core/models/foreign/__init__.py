@@ -20,7 +20,7 @@ from ctm_core.data.assets import Asset
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.archives import Foreign, opened
 from ctm_core.models.foreign.card import LICENCES, Source, model_card, provenance
-from ctm_core.models.foreign.edm import Network, find_network
+from ctm_core.models.foreign.edm import PickledNetwork, find_network
 from ctm_core.models.foreign.inference import Hints, Identified
 from ctm_core.models.foreign.kinds import check_arguments, find_state, identify
 from ctm_core.runtime.errors import UserError
@@ -88,7 +88,9 @@ def load_foreign(path: str | os.PathLike[str], hints: Hints | None = None) -> Tr
         return _imported(foreign, hints or Hints())[2].eval()
 
 
-def _imported(foreign: Foreign, hints: Hints) -> tuple[Identified, Network | None, Trajectory]:
+def _imported(
+    foreign: Foreign, hints: Hints
+) -> tuple[Identified, PickledNetwork | None, Trajectory]:
     pickled, sigma_data = None, 0.5
     if foreign.container == "pickle":
         pickled = find_network(foreign.value)
@@ -121,7 +123,7 @@ def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
-def _sigma_data(pickled: Network) -> float:
+def _sigma_data(pickled: PickledNetwork) -> float:
     value = pickled.attributes.get("sigma_data", 0.5)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
         raise Refusal(f"says sigma_data = {shown(value)}, which is not a standard deviation")
@@ -181,7 +183,7 @@ def _step(name: str) -> int:
 def _written(
     foreign: Foreign,
     identified: Identified,
-    pickled: Network | None,
+    pickled: PickledNetwork | None,
     model: Trajectory,
     source: Source,
     output: Path,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ctm_core.models.foreign.archives import Foreign
-from ctm_core.models.foreign.edm import Network
+from ctm_core.models.foreign.edm import PickledNetwork
 from ctm_core.models.foreign.inference import Identified
 from ctm_core.runtime.provenance import code_version
 
@@ -54,7 +54,7 @@ class Source:
 def provenance(
     foreign: Foreign,
     identified: Identified,
-    pickled: Network | None,
+    pickled: PickledNetwork | None,
     source: Source,
     *,
     weights: dict[str, Any],

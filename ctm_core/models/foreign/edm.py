@@ -14,7 +14,7 @@ from typing import Any
 from ctm_core.models.foreign.tensors import WORDS, Ref, Storage, read_legacy
 from ctm_core.models.foreign.values import Budget, Record, Refusal, Vocabulary, Word, shown
 
-__all__ = ["Network", "edm_words", "find_network"]
+__all__ = ["PickledNetwork", "edm_words", "find_network"]
 
 #: Versions of the persistence format: 6 since StyleGAN2-ADA.
 VERSION = 6
@@ -27,7 +27,7 @@ CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 
 
 @dataclass(frozen=True)
-class Network:
+class PickledNetwork:
     """A network of a pickle: tensors by name, and what its makers said of it.
 
     Attributes
@@ -97,7 +97,7 @@ def _persistent(*arguments: Any) -> Record:
     return Record(name, state)
 
 
-def find_network(value: Any) -> Network:
+def find_network(value: Any) -> PickledNetwork:
     """The network ``ema`` of a pickle's value.
 
     Raises
@@ -117,7 +117,7 @@ def find_network(value: Any) -> Network:
         raise Refusal(
             f"holds an object {shown(value.name)}, which is not a preconditioned network"
         )
-    return Network(
+    return PickledNetwork(
         class_name=value.name,
         inner_class=inner.name,
         arguments=_plain_dict(value.state.get("_init_kwargs")),

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ctm_core.models import weight_file
-from ctm_core.models.foreign.edm import Network
+from ctm_core.models.foreign.edm import PickledNetwork
 from ctm_core.models.foreign.inference import (
     Hints,
     Identified,
@@ -142,7 +142,7 @@ def _check_role(identified: Identified, role: Role | None, name: str, pickled: b
 CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
 
 
-def check_arguments(pickled: Network, identified: Identified) -> Identified:
+def check_arguments(pickled: PickledNetwork, identified: Identified) -> Identified:
     """Compare a pickle's constructor arguments with what its tensors say.
 
     Returns

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from ctm_core.config import Network
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Published", "from_arguments"]
+__all__ = ["DescribedNetwork", "from_arguments"]
 
 
-class Published(NamedTuple):
+class DescribedNetwork(NamedTuple):
     """A network's section and what the data set decides."""
 
     network: Network
@@ -27,7 +27,7 @@ class Published(NamedTuple):
     label_dim: int
 
 
-def from_arguments(arguments: Mapping[str, Any]) -> Published:
+def from_arguments(arguments: Mapping[str, Any]) -> DescribedNetwork:
     """Describe a network by the arguments of EDM's or OpenAI's constructors.
 
     Which of the two it is shows in the name of the image side: ``img_resolution`` or
@@ -58,7 +58,7 @@ def from_arguments(arguments: Mapping[str, Any]) -> Published:
     )
 
 
-def _edm(arguments: Mapping[str, Any]) -> Published:
+def _edm(arguments: Mapping[str, Any]) -> DescribedNetwork:
     kind = arguments.get("model_type", "DhariwalUNet")
     if kind == "SongUNet":
         network = _song(arguments)
@@ -75,7 +75,7 @@ def _edm(arguments: Mapping[str, Any]) -> Published:
         )
     else:
         raise UserError(f"model_type {kind!r} is not supported; SongUNet and DhariwalUNet are")
-    return Published(
+    return DescribedNetwork(
         network,
         resolution=arguments["img_resolution"],
         channels=arguments["img_channels"],
@@ -105,7 +105,7 @@ def _song(arguments: Mapping[str, Any]) -> Network:
     )
 
 
-def _openai(arguments: Mapping[str, Any]) -> Published:
+def _openai(arguments: Mapping[str, Any]) -> DescribedNetwork:
     _only(arguments, "use_scale_shift_norm", True, False)
     _only(arguments, "resblock_updown", True, False)
     _only(arguments, "dims", 2)
@@ -129,7 +129,7 @@ def _openai(arguments: Mapping[str, Any]) -> Published:
         num_head_channels=_unless(per_head if given else None, 64),
         num_heads=None if given else heads,
     )
-    return Published(
+    return DescribedNetwork(
         network,
         resolution=side,
         channels=arguments["in_channels"],
