@@ -55,7 +55,7 @@ def rewritten(source: Path, path: Path, changes: dict[str, Any]) -> Path:
         ({"text": "{"}, "its record is not readable"),
         ({"text": "[]"}, "its record is not readable"),
         ({"without": ["network", "seed"]}, "its record lacks network, seed"),
-        ({"record": {"network": {"architecture": "vgg"}}}, "architecture: there is no such architecture"),
+        ({"record": {"network": {"architecture": "vgg"}}}, "architecture: there is no such"),
         ({"record": {"network": {"depth": 3}}}, "unknown key 'depth'"),
         ({"record": {"label_dim": 3}}, "does not fit its network: it holds model.map_label"),
         ({"record": {"time_s": False}}, "does not fit its network: it holds the unknown"),
