@@ -18,13 +18,13 @@ from ctm_core.config.reading import (
     json_schema,
     load_experiment,
     load_workflow,
-    read_yaml,
     validated,
 )
 from ctm_core.config.resources import Resources
 from ctm_core.config.sampling_grid import Cell, Evaluation, SamplerGrid
 from ctm_core.config.student import Dsm, Fork, Perceptual, Released, Student
 from ctm_core.config.teacher import Teacher
+from ctm_core.config.yaml_text import read_yaml
 
 __all__ = [
     "Adversarial",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -37,6 +39,8 @@ class OneOf:
         return core_schema.literal_schema([*self.names])
 
 
+#: What is a number or a truth value without quotes, in some version of YAML.
+_QUOTED = re.compile(r"(?i)[-+]?[\d_.]+(e[-+]?\d+)?|[yn]|yes|no|true|false|on|off")
 _LATER = object()
 _KeyT = TypeVar("_KeyT")
 
@@ -52,11 +56,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts true as 1, and YAML reads `yes` as true.
-        wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
-            raise ValueError("true and false (also yes, no, on, off) do not belong here")
+    def _only_numbers_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, YAML reads `yes` as true, and pydantic takes "1" for 1.
+        _check_type(value, cls.model_fields[str(info.field_name)].annotation)
         return value
 
     @model_serializer(mode="wrap")
@@ -78,3 +80,21 @@ def without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) < len(value):
         raise ValueError(f"duplicate seed: {list(value)}")
     return value
+
+
+def _check_type(value: Any, annotation: Any) -> None:
+    """Refuse truth values and text where a number is wanted, and text for a truth value."""
+    if get_origin(annotation) is tuple and isinstance(value, list | tuple):
+        for one in value:
+            _check_type(one, get_args(annotation)[0])
+    union = get_origin(annotation) in (Union, UnionType)
+    plain = {_bare(branch) for branch in (get_args(annotation) if union else (annotation,))}
+    if isinstance(value, bool) and bool not in plain:
+        raise ValueError("true and false (also yes, no, on, off) do not belong here")
+    numeric = plain & {int, float, bool} and plain <= {int, float, bool, NoneType}
+    if numeric and isinstance(value, str) and _QUOTED.fullmatch(value.strip()):
+        raise ValueError("this is text, because of its quotes; write it without them")
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

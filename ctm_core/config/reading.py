@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from ctm_core.config._section import Section
 from ctm_core.config.experiment import Experiment
+from ctm_core.config.yaml_text import line_of, read_yaml
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.untrusted import printable
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -26,57 +27,26 @@ class Workflow(Section):
     )
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML lets a repeated key win silently; a config must not."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is not text", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key!r}", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+def validated(model: type[ModelT], data: Any, path: str | os.PathLike[str]) -> ModelT:
+    """Validate plain data that was read from ``path``.
 
     Raises
     ------
     UserError
-        If the file is missing, is not YAML, repeats a key, or is not a mapping.
+        One sentence on the first mistake, with file, key, value, what is allowed and, in a YAML
+        file, the line.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = yaml.load(file, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise UserError(f"the config file {path} is missing; correct the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path} is not readable YAML: {problem}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a mapping of keys, not {type(data).__name__}")
-    return data
-
-
-def validated(model: type[ModelT], data: Any, path: str | os.PathLike[str]) -> ModelT:
-    """Validate ``data`` read from ``path``; the first mistake becomes one sentence."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(model, error)}") from None
+        sentence, place = _sentence(model, error)
+        line = line_of(path, place) if Path(path).suffix in (".yaml", ".yml") else None
+        where = "" if line is None else f" (line {line})"
+        raise UserError(f"{path}: {sentence}{where}") from None
 
 
-def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+def _sentence(model: type[BaseModel], error: ValidationError) -> tuple[str, list[Any]]:
+    """What the first mistake is, and the place of its key."""
     # An unknown key explains other mistakes; of a union's branches, the one that fits furthest.
     problems = sorted(
         error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"]))
@@ -87,13 +57,15 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(str(p) for p in place)
     if problem["type"] == "extra_forbidden":
         allowed = ", ".join(_keys_at(model, place[:-1]))
-        return f"unknown key {key!r}; allowed here: {allowed}"
+        return f"unknown key {printable(key)!r}; allowed here: {allowed}", place
     if problem["type"] == "missing":
-        return f"the key {key!r} is missing"
+        return f"the key {key!r} is missing", place
     text = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{key}: {text}{shown}" if key else text
+    shown = ""
+    if isinstance(given, str | int | float | bool):
+        shown = f" (given: {printable(repr(given), 200)})"
+    return (f"{key}: {text}{shown}" if key else text), place
 
 
 def _keys_at(model: type[BaseModel], place: list[Any]) -> list[str]:

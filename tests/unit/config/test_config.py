@@ -10,6 +10,7 @@ from fixtures import tiny
 
 from ctm_core import config
 from ctm_core.config import Cell, Experiment
+from ctm_core.config.yaml_text import line_of
 from ctm_core.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +198,101 @@ def test_yaml_mistakes(tmp_path: Path, text: str, expected: str) -> None:
         config.read_yaml(path)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-3", 0.002), ("2E-3", 0.002), ("+1e2", 100), ("1e5", 100_000), ("-.5e1", -5.0),
+        ("2.0e-3", 0.002), ("1e400", float("inf")), ("12", 12), ("e5", "e5"), ("1e", "1e"),
+        ("0x1e5", 0x1E5), ("'2e-3'", "2e-3"),
+    ],
+)  # fmt: skip
+def test_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(f"a: {text}\n")
+    made = config.read_yaml(path)["a"]
+    assert made == value and type(made) is type(value)
+
+
+def test_an_exponent_without_a_dot_hashes_as_its_number(tmp_path: Path) -> None:
+    path = tiny.write_experiment(tmp_path / "tiny.yaml")
+    text = path.read_text()
+    assert "learning_rate: 0.002" in text and "steps: 12" in text
+    path.write_text(
+        text.replace("learning_rate: 0.002", "learning_rate: 2e-3").replace(
+            "steps: 12", "steps: 12e0"
+        )
+    )
+    loaded, plain = config.load_experiment(path), tiny.experiment()
+    assert loaded == plain
+    for model in ("teacher", "ctm"):
+        assert loaded.train_hash(model) == plain.train_hash(model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("teacher.training.steps", "60"),
+        ("teacher.training.learning_rate", "0.002"),
+        ("conditional", "yes"),
+        ("conditional", "true"),
+        ("threads", "2"),
+        ("evaluation.sample_seeds", [0, "1"]),
+        ("network.num_heads", "2"),
+    ],
+)
+def test_quoted_numbers_and_truth_values_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    said = sentence(tmp_path, {key: value})
+    assert said.startswith(f"{key}: this is text, because of its quotes")
+    assert "(line " in said
+
+
+def test_the_line_of_a_mistake_is_that_of_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    text = tiny.write_experiment(path, {"teacher.training.steps": 0}).read_text()
+    lines = text.splitlines()
+    teacher = next(n for n, line in enumerate(lines, 1) if line.startswith("teacher:"))
+    wanted = next(n for n, line in enumerate(lines, 1) if n > teacher and "steps: 0" in line)
+    with pytest.raises(UserError, match=rf"\(line {wanted}\)$"):
+        config.load_experiment(path)
+
+
+def test_the_line_of_a_merged_key(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &a\n  x: {y: 1}\nb:\n  <<: *a\n  z: [1, 2]\n")
+    assert line_of(path, ["b", "x", "y"]) == 2
+    assert line_of(path, ["b", "z", 1]) == 5
+    assert line_of(path, ["b", "gone"]) == 3
+    assert line_of(path, ["gone"]) is None
+
+
+BOMB = "\n".join(
+    ["a0: &a0 {x: 1}"]
+    + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 30)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2026-02-31", "a: 0x_", "a: !!int abc", "a: !!float x", "a: !!bool maybe",
+        "a: !!timestamp no", "a: " + "1" * 5000, "a: " + "[" * 5000, "a: &a [*a]", BOMB,
+        "a: b\x00", "a: \x1b[31m", "a: !!binary $", "<<: 1", "a: !!map 3", "? [a]\n: b",
+    ],
+)  # fmt: skip
+def test_yaml_that_python_cannot_hold_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    try:
+        loaded = config.read_yaml(path)
+        assert set(loaded) == {"a"}
+        config.validated(Experiment, loaded, path)
+    except UserError as error:
+        assert str(path) in str(error) and str(error).isprintable()
+        assert len(str(error)) < 600
+    else:
+        raise AssertionError("an experiment was made of it")
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
