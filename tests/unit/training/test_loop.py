@@ -625,6 +625,8 @@ def test_weights_that_overflow_are_not_saved(ctm_case: Case) -> None:
 class Recorded:
     """An objective that notes its batches and has a known gradient."""
 
+    flips = False
+
     def __init__(self, student: torch.nn.Module) -> None:
         self.student = student
         self.evaluations: dict[str, int] = {}
