@@ -45,7 +45,7 @@ Extra = Literal[
 
 
 class Ours(ProtocolCell):
-    """The row of ours that a published value stands beside."""
+    """The row of ours that a published value is compared with."""
 
     experiment: Name
     sampler: SamplerName = JUMP_SAMPLER
@@ -153,9 +153,7 @@ class Literature(Section):
             for family in entry.row.values:
                 place = entry.ours, entry.protocol, family
                 if place in taken:
-                    raise ValueError(
-                        f"{entry.key} and {taken[place]} stand beside the same row of ours"
-                    )
+                    raise ValueError(f"{entry.key} and {taken[place]} name the same row of ours")
                 taken[place] = entry.key
         return self
 
@@ -218,6 +216,6 @@ def check_keys(
         else:
             continue
         raise UserError(
-            f"{path}: {entry.key} stands beside {ours}, but the experiment {problem}; correct its "
+            f"{path}: {entry.key} names {ours}, but the experiment {problem}; correct its "
             "`ours`, or remove it"
         )

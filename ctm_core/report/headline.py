@@ -10,7 +10,8 @@ from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label
 from ctm_core.config.sampling_grid import ADAPTIVE
 from ctm_core.evaluation.metrics.names import ranks_samples
-from ctm_core.report.scores import Row, last_steps, main_protocol, metrics_of
+from ctm_core.report.scores import Row
+from ctm_core.report.selection import last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Outcome, Summary, paired
 
 __all__ = ["Effect", "cell_name", "effects", "headline_metric"]
@@ -53,13 +54,13 @@ def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[
     for other in dict.fromkeys(model for model, _ in cells if model not in ("teacher", student)):
         shared = [cell for cell in own if (other, cell) in cells]
         pairs += [("student", (student, cell), (other, cell)) for cell in shared]
-    found = []
+    compared = []
     for group, one, two in pairs:
         first, second = cells[one].metrics[metric], cells[two].metrics[metric]
         names = [f"{model}, {cell_name(cell)}" for model, cell in (one, two)]
         difference = paired(first, second)
-        found.append(Effect(group, names[0], names[1], first, second, difference.outcome))
-    return found
+        compared.append(Effect(group, names[0], names[1], first, second, difference.outcome))
+    return compared
 
 
 def _cells(rows: Sequence[Row], experiment: str) -> tuple[dict[tuple[str, Cell], Row], str | None]:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from ctm_core.config import read_yaml, validated
 from ctm_core.config.published import Literature, Published
 from ctm_core.evaluation.metrics import names
-from ctm_core.report.scores import Row, RowKey, families, family, last_steps
+from ctm_core.report.scores import Row, RowKey
+from ctm_core.report.selection import families, family, last_steps
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["Beside", "Joined", "beside", "joined", "load_literature", "printed"]
@@ -26,7 +27,7 @@ __all__ = ["Beside", "Joined", "beside", "joined", "load_literature", "printed"]
 
 @dataclass(frozen=True)
 class Beside:
-    """A published value that stands beside one of ours.
+    """A published value that is compared with one of ours.
 
     Attributes
     ----------
@@ -121,7 +122,7 @@ def _named(entry: Published, rows: Sequence[Row], path: str | os.PathLike[str]) 
     cells = [row for row in given if row.cell == ours.cell]
     if given and not cells:
         raise UserError(
-            f"{path}: {entry.key} stands beside {ours}, which the table does not have; "
+            f"{path}: {entry.key} names {ours}, which the table does not have; "
             "correct its `ours`, or remove it"
         )
     return cells

@@ -22,17 +22,8 @@ from ctm_core.report.figures import Picture, catalogue
 from ctm_core.report.figures.style import PIXELS_PER_INCH
 from ctm_core.report.headline import cell_name, effects
 from ctm_core.report.literature import Joined, joined, load_literature, printed
-from ctm_core.report.scores import (
-    Evaluation,
-    Row,
-    aggregate,
-    best,
-    last_steps,
-    main_protocol,
-    metrics_of,
-    read_evaluations,
-    read_runs,
-)
+from ctm_core.report.scores import Evaluation, Row, aggregate, read_evaluations, read_runs
+from ctm_core.report.selection import best, last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Summary
 from ctm_core.report.tables.columns import number, runs_csv
 from ctm_core.report.tables.sections import training_seeds
@@ -44,7 +35,7 @@ from ctm_core.runtime.files import read_json, write_text
 __all__ = ["write_report"]
 
 TITLE = "Consistency Trajectory Models"
-#: Which figures stand where on the page.
+#: The figures of each part of the page, by kind.
 PLACES = {
     "hero": ("hero",),
     "charts": ("fd-nfe", "fd-gamma", "progress", "jumps", "training"),
@@ -141,7 +132,7 @@ def _experiment(
 ) -> dict[str, Any]:
     own = [row for row in rows if row.experiment == name]
     evaluated = [record for record in records if record.experiment == name]
-    found = [finding for finding in claims if finding.experiment == name]
+    findings = [finding for finding in claims if finding.experiment == name]
     drawn = [p for p in pictures if p.experiment == name and _file(p, results).is_file()]
     shown = {
         place: [_picture(picture, results) for picture in drawn if picture.kind in kinds]
@@ -156,9 +147,9 @@ def _experiment(
             (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
         ),
         "ran": _what_ran(own, evaluated, protocols),
-        "answer": answer(found),
-        "sentence": in_one_sentence(found),
-        "findings": [one for one in found if one.verdict != "not testable"],
+        "answer": answer(findings),
+        "sentence": in_one_sentence(findings),
+        "findings": [one for one in findings if one.verdict != "not testable"],
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
         "published": [one for one in known if one.row.experiment == name],

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from ctm_core.config import Cell, validated
 from ctm_core.config.sampling_grid import ADAPTIVE
-from ctm_core.evaluation.metrics import names
 from ctm_core.report.csv_files import read_csv
 from ctm_core.report.statistics import (
     SampleSeed,
@@ -32,16 +31,8 @@ __all__ = [
     "RowKey",
     "Score",
     "aggregate",
-    "best",
     "cell_order",
-    "families",
-    "family",
-    "last_steps",
-    "main_protocol",
-    "metric_of",
-    "metrics_of",
     "model_order",
-    "ranked",
     "read_evaluations",
     "read_runs",
 ]
@@ -164,21 +155,17 @@ class Row:
         return RowKey(self.experiment, self.protocol, self.model, self.step, self.cell)
 
 
-#: What stands for one evaluated step of a model.
-Evaluated = TypeVar("Evaluated", Row, Evaluation)
-
-
 # -- reading ------------------------------------------------------------------------------------
 
 
 def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
-    """Read evaluation files and check that they may stand in one table.
+    """Read evaluation files and check that they fit into one table.
 
     Raises
     ------
     UserError
         If a file is missing or malformed, a model, step and training seed or a cell occurs twice,
-        two files of an experiment stem from different data, or one protocol's name stands for two
+        two files of an experiment are of different data, or one protocol's name means two
         protocols.
     """
     read: dict[tuple[Any, ...], tuple[Path, Evaluation]] = {}
@@ -346,70 +333,3 @@ def model_order(model: str) -> tuple[bool, str]:
 def cell_order(cell: Cell) -> tuple[str, int, float]:
     """Sort key by sampler, NFE, then gamma."""
     return cell.sampler, cell.nfe, -1.0 if cell.gamma is None else cell.gamma
-
-
-def metrics_of(rows: Iterable[Row]) -> list[str]:
-    """Every metric that occurs in ``rows``, in the order of the table's columns."""
-    return names.in_order(metric for row in rows for metric in row.metrics)
-
-
-def family(metric: str) -> str:
-    """The family of a metric's name; empty if nobody knows it."""
-    try:
-        return names.parse(metric).family
-    except ValueError:
-        return ""
-
-
-def families(kind: str) -> tuple[str, ...]:
-    """The families that a kind of metric stands for: ``fd`` is any Fréchet distance."""
-    return ("fid", "fd") if kind == "fd" else (kind,)
-
-
-def metric_of(rows: Iterable[Row], kind: str) -> str | None:
-    """The metric of a kind that has most samples; None without one."""
-    wanted = families(kind)
-    return next((metric for metric in metrics_of(rows) if family(metric) in wanted), None)
-
-
-def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
-    """The rows that have a metric, the best mean first; none if no value of it is better.
-
-    Raises
-    ------
-    UserError
-        If the rows are of several protocols, whose values nothing can rank.
-    """
-    scored = [row for row in rows if metric in row.metrics]
-    protocols = sorted({row.protocol for row in scored})
-    if len(protocols) > 1:
-        raise UserError(
-            f"values of {metric} under the protocols {' and '.join(protocols)} may not share a "
-            "column; make a table of each"
-        )
-    direction = names.direction(metric)
-    if not direction:
-        return []
-    sign = 1.0 if direction == "lower" else -1.0
-    return sorted(scored, key=lambda row: sign * row.metrics[metric].mean)
-
-
-def best(rows: Iterable[Row], metric: str) -> Row | None:
-    """The row of best mean; None without one. Raises as :func:`ranked`."""
-    return next(iter(ranked(rows, metric)), None)
-
-
-def main_protocol(rows: Iterable[Row], experiment: str) -> str:
-    """The protocol that scores most of an experiment's cells; the first by name among equals."""
-    counts = Counter(row.protocol for row in rows if row.experiment == experiment)
-    return min(counts, key=lambda name: (-counts[name], name))
-
-
-def last_steps(rows: Iterable[Evaluated]) -> list[Evaluated]:
-    """Only the rows, or evaluations, of each model's last evaluated step."""
-    rows = list(rows)
-    last: dict[tuple[str, str], int] = defaultdict(int)
-    for row in rows:
-        key = (row.experiment, row.model)
-        last[key] = max(last[key], row.step)
-    return [row for row in rows if row.step == last[row.experiment, row.model]]

@@ -183,12 +183,12 @@ def summarise(
     if len(single) == 3:
         minimum = statistics.fmean(min(values[t, s] for s in single) for t in train_seeds)
     mean = statistics.fmean(by_train.values())
-    found = _interval(table, _joint_error(values, known))
+    interval = _interval(table, _joint_error(values, known))
     return Summary(
         mean,
-        *found.around(mean),
-        found.method,
-        std=found.std,
+        *interval.around(mean),
+        interval.method,
+        std=interval.std,
         minimum_of_three=minimum,
         by_train_seed=by_train,
         values=dict(values),
@@ -265,11 +265,11 @@ def paired(first: Summary, second: Summary, factor: float = 1.0) -> Difference:
     two = _joint_error(itertools.product({t for _, t in trainings}, samplings), second.errors)
     if one is not None and two is not None:
         error = StandardError(one.value + abs(factor) * two.value, min(one.freedom, two.freedom))
-    found = _interval(table, error)
+    interval = _interval(table, error)
     mean = statistics.fmean(itertools.chain(*table))
-    if found.half is None:
+    if interval.half is None:
         return Difference(mean, why="there is a single pair of values without a standard error")
-    return Difference(mean, *found.around(mean), found.method, found.size)
+    return Difference(mean, *interval.around(mean), interval.method, interval.size)
 
 
 def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:

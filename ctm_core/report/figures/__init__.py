@@ -32,14 +32,8 @@ from ctm_core.report.figures.catalogue import COLUMNS, Picture, catalogue, fines
 from ctm_core.report.figures.figure_inputs import Previews, Training, read_trainings
 from ctm_core.report.figures.style import save, style
 from ctm_core.report.headline import cell_name, headline_metric
-from ctm_core.report.scores import (
-    Evaluation,
-    Row,
-    aggregate,
-    cell_order,
-    last_steps,
-    read_evaluations,
-)
+from ctm_core.report.scores import Evaluation, Row, aggregate, cell_order, read_evaluations
+from ctm_core.report.selection import last_steps
 
 __all__ = ["Picture", "catalogue", "write_figures"]
 
@@ -62,9 +56,9 @@ def write_figures(
     Parameters
     ----------
     evaluations
-        ``evaluation.json`` files; ``previews.safetensors`` stands beside each.
+        ``evaluation.json`` files; ``previews.safetensors`` is beside each.
     trainings
-        ``training.jsonl`` files; ``training.json`` stands beside each. An experiment without any
+        ``training.jsonl`` files; ``training.json`` is beside each. An experiment without any
         gets no training curves.
 
     Returns

@@ -12,7 +12,8 @@ from ctm_core.evaluation.metrics.names import display
 from ctm_core.evaluation.previews import path_cells
 from ctm_core.report.figures import curves, over_training
 from ctm_core.report.headline import cell_name, headline_metric
-from ctm_core.report.scores import Row, cell_order, last_steps, main_protocol, model_order
+from ctm_core.report.scores import Row, cell_order, model_order
+from ctm_core.report.selection import last_steps, main_protocol
 
 __all__ = ["COLUMNS", "Picture", "catalogue", "finest", "hero_cells"]
 
@@ -32,17 +33,17 @@ class Picture:
 
     name: str
     kind: Kind
-    experiment: str
     title: str
     caption: str
     numbers: str = ""
     protocol: str = ""
     model: str = ""
     models: tuple[str, ...] = ()
+    experiment: str = ""
 
     @property
     def alternative(self) -> str:
-        """What stands for the picture where it cannot be seen."""
+        """The picture in words, for those who cannot see it."""
         return f"{self.title}. {self.caption} {self.numbers}".strip()
 
 
@@ -72,22 +73,26 @@ COMPARISONS = (
 def catalogue(rows: Sequence[Row]) -> list[Picture]:
     """Every picture of a table, experiment by experiment."""
     return [
-        replace(picture, name=f"{name}-{picture.name}", title=f"{name}: {picture.title}")
+        replace(
+            picture,
+            name=f"{name}-{picture.name}",
+            title=f"{name}: {picture.title}",
+            experiment=name,
+        )
         for name in dict.fromkeys(row.experiment for row in rows)
-        for picture in _pictures([row for row in rows if row.experiment == name], name)
+        for picture in _pictures([row for row in rows if row.experiment == name])
     ]
 
 
-def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
-    """The pictures of one experiment, whose name is left out of theirs."""
+def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
+    """The pictures of one experiment, without its name."""
     own = last_steps(rows)
-    main = main_protocol(own, experiment)
+    main = main_protocol(own, rows[0].experiment)
     yield Picture(
         "hero",
         "hero",
-        experiment,
         "teacher and student",
-        "Each column starts from one noise and class; beside each row stands its Fréchet distance "
+        "Each column starts from one noise and class; beside each row is its Fréchet distance "
         "with its 95% interval.",
         _numbers(own, main, hero_cells(own)),
         main,
@@ -101,7 +106,6 @@ def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
         yield Picture(
             "jumps",
             "jumps",
-            experiment,
             "error of single jumps",
             "Root mean square distance per pixel between a jump to the smallest noise level and "
             "the teacher's fine solution from the same noises, against the level it starts from. "
@@ -110,7 +114,6 @@ def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
     yield Picture(
         "training",
         "training",
-        experiment,
         "training curves",
         "Loss terms against optimiser steps; every logged value faint, their running mean strong.",
     )
@@ -120,7 +123,6 @@ def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
             yield Picture(
                 f"path-{model}",
                 "path",
-                experiment,
                 f"denoising path of one sample through {model}",
                 "For each γ, above what each jump starts from, below where it lands, with their "
                 "noise levels; a state of level t is drawn divided by √(1 + t²).",
@@ -130,7 +132,6 @@ def _pictures(rows: Sequence[Row], experiment: str) -> Iterator[Picture]:
         yield Picture(
             f"samples-{model}",
             "samples",
-            experiment,
             f"samples of {model}",
             "Each column starts from one noise and class; rows are the cells of "
             + ("the teacher" if model == "teacher" else model)
@@ -150,11 +151,10 @@ def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture
         {(row.model, row.cell) for row in rows},
         key=lambda key: (model_order(key[0]), cell_order(key[1])),
     )
-    experiment, shown = rows[0].experiment, display(metric)
+    shown = display(metric)
     yield Picture(
         f"fd-nfe{suffix}",
         "fd-nfe",
-        experiment,
         f"{shown} against NFE, {protocol}",
         f"{shown} against network evaluations, both axes logarithmic, with 95% intervals; "
         "dotted, the teacher's finest solve.",
@@ -165,7 +165,6 @@ def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture
         yield Picture(
             f"fd-gamma{suffix}",
             "fd-gamma",
-            experiment,
             f"{shown} against γ, {protocol}",
             f"{shown} against γ for each number of network evaluations, with 95% intervals.",
             _numbers(rows, protocol, [key for key in cells if key[1].gamma is not None]),
@@ -182,7 +181,6 @@ def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
             yield Picture(
                 f"fig{comparison.figure}-{comparison.name}",
                 "progress",
-                rows[0].experiment,
                 comparison.title,
                 f"Fréchet distance of {', '.join(models)} against their own optimiser steps, with "
                 f"95% intervals, as in the paper's figure {comparison.figure}; a forked run "

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from ctm_core.report.figures.curves import panels
 from ctm_core.report.figures.style import MARKERS, by_model, legend, log_if_positive
-from ctm_core.report.scores import Evaluation, last_steps, model_order
+from ctm_core.report.scores import Evaluation, model_order
+from ctm_core.report.selection import last_steps
 
 __all__ = ["errors"]
 

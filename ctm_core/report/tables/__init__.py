@@ -57,15 +57,15 @@ def write_tables(
     records = read_evaluations(evaluations)
     rows = aggregate(records)
     compared = beside(rows, literature, published)
-    found = findings(rows, asked, literature)
+    verdicts = findings(rows, asked, literature)
     write_text(output / "runs.csv", runs_csv(records))
     write_text(output / "table.csv", table_csv(rows, compared))
     dealt = sections.sections(rows, records, compared)
     write_text(output / "table.md", sections.markdown(dealt))
     write_text(output / "table.tex", sections.latex(dealt))
     write_json(output / "metrics.json", means(rows))
-    write_json(output / "claims.json", record(found))
-    write_text(output / "claims.md", claims_markdown(found))
+    write_json(output / "claims.json", record(verdicts))
+    write_text(output / "claims.md", claims_markdown(verdicts))
     for layout in paper.LAYOUTS:
         made = paper.paper_table(layout, rows, compared, literature)
         file = output / "paper" / layout.name

@@ -9,7 +9,8 @@ import pandas as pd
 
 from ctm_core.report.csv_files import csv_text
 from ctm_core.report.literature import Beside
-from ctm_core.report.scores import Evaluation, Row, RowKey, Score, cell_order, metrics_of
+from ctm_core.report.scores import Evaluation, Row, RowKey, Score, cell_order
+from ctm_core.report.selection import metrics_of
 
 __all__ = ["Compared", "means", "number", "runs_csv", "table_csv"]
 

@@ -1,9 +1,9 @@
 """The paper's tables 1 to 3, for whatever experiments a table holds.
 
 Rows are methods and their NFE, columns are metrics of experiments; every data set has a table of
-its own. Every column of values has one protocol, which its heading names. A published value stands
-in brackets beside ours where its protocol is the same; all other published values follow in tables
-of their own, one per protocol.
+its own. Every column of values has one protocol, which its heading names. A published value of the
+same protocol is in brackets behind ours; all other published values follow in tables of their own,
+one per protocol.
 
 Of our cells those are shown that the paper's tables have: solves of the teacher, jumps with γ = 0,
 and γ = 1 for models that know no other. Only the last step of each model is read.
@@ -24,15 +24,8 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.csv_files import csv_text
 from ctm_core.report.headline import cell_name
 from ctm_core.report.literature import printed
-from ctm_core.report.scores import (
-    Row,
-    best,
-    family,
-    last_steps,
-    main_protocol,
-    metric_of,
-    model_order,
-)
+from ctm_core.report.scores import Row, model_order
+from ctm_core.report.selection import best, family, last_steps, main_protocol, metric_of
 from ctm_core.report.tables.columns import Compared
 from ctm_core.report.typeset import (
     LATEX_HEAD,
@@ -56,7 +49,7 @@ ONLY_MARKDOWN = ["cost class", "confidence", "source"]
 
 
 class Layout(NamedTuple):
-    """Which table of the paper, and its kinds of metrics; ``fd`` stands for FID, too."""
+    """Which table of the paper, and its kinds of metrics; ``fd`` includes FID."""
 
     name: str
     title: str
@@ -123,7 +116,7 @@ def paper_table(
     Parameters
     ----------
     compared
-        Published values that stand beside ours.
+        Published values that are compared with ours.
     literature
         All published values, for the lists below; those of the data sets in ``rows`` are shown.
     """

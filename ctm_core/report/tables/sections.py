@@ -17,7 +17,8 @@ import pandas as pd
 from ctm_core.config.metric_registry import METRICS
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.literature import printed
-from ctm_core.report.scores import Evaluation, Row, family, last_steps, metrics_of, ranked
+from ctm_core.report.scores import Evaluation, Row
+from ctm_core.report.selection import family, last_steps, metrics_of, ranked
 from ctm_core.report.tables.columns import Compared, number
 from ctm_core.report.typeset import (
     LATEX_HEAD,

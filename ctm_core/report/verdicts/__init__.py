@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from ctm_core.config import read_yaml, validated
 from ctm_core.config.claims import Claim, Claims, PublishedValue, Test
 from ctm_core.config.published import Literature
-from ctm_core.report.scores import Row, last_steps, main_protocol
+from ctm_core.report.scores import Row
+from ctm_core.report.selection import last_steps, main_protocol
 from ctm_core.report.verdicts.comparison import Compared, Verdict, compare
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
@@ -128,9 +129,9 @@ class _Record(BaseModel):
     claims: tuple[Finding, ...]
 
 
-def record(found: Iterable[Finding]) -> dict[str, Any]:
+def record(made: Iterable[Finding]) -> dict[str, Any]:
     """What ``claims.json`` holds."""
-    return {"claims": [asdict(finding) for finding in found]}
+    return {"claims": [asdict(finding) for finding in made]}
 
 
 def read_findings(path: Path) -> list[Finding]:
@@ -139,6 +140,6 @@ def read_findings(path: Path) -> list[Finding]:
     Raises
     ------
     UserError
-        If it is missing or is no such file.
+        If it is missing or malformed.
     """
     return list(validated(_Record, read_json(path), path).claims)

@@ -22,7 +22,8 @@ from ctm_core.config.published import Literature
 from ctm_core.config.sampling_grid import Cell
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.headline import cell_name
-from ctm_core.report.scores import Row, family, metric_of
+from ctm_core.report.scores import Row
+from ctm_core.report.selection import family, metric_of
 from ctm_core.report.statistics import Difference, Summary, paired
 
 __all__ = ["Compared", "Verdict", "compare"]
@@ -84,7 +85,7 @@ def compare(
         number = None if entry is None else entry.row.values.get(family(metric))
         if entry is None or number is None or entry.protocol != protocol:
             return without(
-                f"the published value is none of {names.display(metric)} under {protocol}"
+                f"the published value is not a {names.display(metric)} under {protocol}"
             )
         second: Summary | None = Summary(number)
     else:

@@ -22,9 +22,9 @@ MARKS: dict[Verdict, tuple[str, str]] = {
 }
 
 
-def tally(found: Iterable[Finding | Compared]) -> dict[Verdict, int]:
+def tally(findings: Iterable[Finding | Compared]) -> dict[Verdict, int]:
     """How many findings, or comparisons, there are of each verdict."""
-    counts = Counter(finding.verdict for finding in found)
+    counts = Counter(finding.verdict for finding in findings)
     return {verdict: counts[verdict] for verdict in get_args(Verdict)}
 
 
@@ -35,19 +35,19 @@ def counted(finding: Finding) -> str:
     return f"{len(finding.compared)} comparisons: {verdicts}"
 
 
-def answer(found: Sequence[Finding]) -> str:
+def answer(findings: Sequence[Finding]) -> str:
     """The style of the answer's box: yes, partly, no, or undecided."""
-    count = tally(found)
+    count = tally(findings)
     held, failed = count["reproduced"], count["contradicted"]
     if failed:
         return "partly" if held else "no"
     return "yes" if held and not count["undecided"] else "undecided"
 
 
-def in_one_sentence(found: Sequence[Finding]) -> str:
+def in_one_sentence(findings: Sequence[Finding]) -> str:
     """The verdicts of some findings in one sentence."""
-    count = tally(found)
-    decided = len(found) - count["not testable"]
+    count = tally(findings)
+    decided = len(findings) - count["not testable"]
     if not decided:
         return "None of the paper's claims can be tested with this table."
     held, failed = count["reproduced"], count["contradicted"]
@@ -62,7 +62,7 @@ def _is(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def markdown(found: Sequence[Finding]) -> str:
+def markdown(findings: Sequence[Finding]) -> str:
     """``claims.md``: a section for each experiment, and what no table of these can test."""
     parts = [
         "# Does it reproduce?",
@@ -70,31 +70,33 @@ def markdown(found: Sequence[Finding]) -> str:
         "paired difference, the first value minus the factor times the second: reproduced if it "
         "lies on the claimed side, contradicted if on the other side, undecided otherwise.",
     ]
-    for experiment in dict.fromkeys(finding.experiment for finding in found if finding.experiment):
-        own = [finding for finding in found if finding.experiment == experiment]
+    for experiment in dict.fromkeys(
+        finding.experiment for finding in findings if finding.experiment
+    ):
+        own = [finding for finding in findings if finding.experiment == experiment]
         tested = [finding for finding in own if finding.verdict != "not testable"]
         parts += [f"## {experiment}", in_one_sentence(own)]
         if tested:
             parts.append(_claim_table(tested))
         if len(tested) < len(own):
             parts += ["Not testable in this experiment:", _listed(own)]
-    rest = [finding for finding in found if not finding.experiment]
+    rest = [finding for finding in findings if not finding.experiment]
     if rest:
         parts += ["## Not testable with this table", _listed(rest)]
     return "\n\n".join(parts) + "\n"
 
 
-def _listed(found: Iterable[Finding]) -> str:
+def _listed(findings: Iterable[Finding]) -> str:
     return "\n".join(
         f"* {finding.claim} *{finding.paper}* Why not: {finding.why}."
-        for finding in found
+        for finding in findings
         if finding.verdict == "not testable"
     )
 
 
-def _claim_table(found: Iterable[Finding]) -> str:
+def _claim_table(findings: Iterable[Finding]) -> str:
     lines = []
-    for finding in found:
+    for finding in findings:
         about = f"{finding.claim} *{finding.paper}*"
         if finding.kind == "choice":
             about += " (a choice, without an ablation in the paper)"

@@ -70,7 +70,7 @@ def test_a_published_value_beside_no_row_is_told_before_anything_runs(
     with pytest.raises(UserError) as error:
         read_project({"experiments": ["digits"]}, "list.yaml")
     assert str(error.value) == (
-        "config/published.yaml: cd-cifar10-retrained-1 stands beside digits cm "
+        "config/published.yaml: cd-cifar10-retrained-1 names digits cm "
         "gamma/nfe-1/gamma-none, but the experiment has the models ctm, ctm_nodsm, ctm_gan, cd, "
         "ctm_scratch, teacher only; correct its `ours`, or remove it"
     )

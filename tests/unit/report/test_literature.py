@@ -230,7 +230,7 @@ def test_fewer_samples_are_told(results: Results) -> None:
 def test_only_rows_of_the_table_are_joined(results: Results) -> None:
     assert all_joined(results, listed(ours=None)) == []
     assert all_joined(results, listed(ours=OURS | {"model": "cd"})) == []
-    with pytest.raises(UserError, match="theirs stands beside"):
+    with pytest.raises(UserError, match="theirs names"):
         all_joined(results, listed(ours=OURS | {"nfe": 18, "gamma": 0}))
 
 
@@ -241,7 +241,7 @@ def test_a_key_with_no_match_is_one_sentence(results: Results) -> None:
     with pytest.raises(UserError) as caught:
         found(results, listed(ours=OURS | {"nfe": 18, "gamma": 0}))
     assert str(caught.value) == (
-        "published.yaml: theirs stands beside cifar10-uncond ctm_gan gamma/nfe-18/gamma-0, which "
+        "published.yaml: theirs names cifar10-uncond ctm_gan gamma/nfe-18/gamma-0, which "
         "the table does not have; correct its `ours`, or remove it"
     )
     with pytest.raises(UserError, match="ctm_gan step 500 gamma/nfe-18/gamma-0"):
@@ -311,5 +311,5 @@ groups:
     with pytest.raises(ValueError, match="duplicate key theirs"):
         Literature.model_validate({"groups": whole["groups"] * 2})
     second = listed(key="other").model_dump()["groups"]
-    with pytest.raises(ValueError, match="other and theirs stand beside the same row of ours"):
+    with pytest.raises(ValueError, match="other and theirs name the same row of ours"):
         Literature.model_validate({"groups": [*whole["groups"], *second]})

@@ -8,15 +8,8 @@ import pytest
 from fixtures.results_factory import CTM, POOLED_CELLS, Results, digest, protocol
 
 from ctm_core.config import Cell
-from ctm_core.report.scores import (
-    aggregate,
-    best,
-    last_steps,
-    main_protocol,
-    metrics_of,
-    read_evaluations,
-    read_runs,
-)
+from ctm_core.report.scores import aggregate, read_evaluations, read_runs
+from ctm_core.report.selection import best, last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Summary
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError

@@ -8,7 +8,8 @@ from fixtures.results_factory import Results, protocol
 from test_tables_latex import check_structure
 
 from ctm_core.config import Cell
-from ctm_core.report.scores import aggregate, ranked, read_evaluations
+from ctm_core.report.scores import aggregate, read_evaluations
+from ctm_core.report.selection import ranked
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_json

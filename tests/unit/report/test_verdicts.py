@@ -259,7 +259,7 @@ def test_a_printed_value_is_met_within_its_margin_under_its_protocol(
     (finding,) = [finding for finding in found if finding.id == "released-cifar10-cond"]
     assert finding.verdict == verdict
     if verdict == "not testable":
-        assert finding.why == "the published value is none of FID under clean-cifar10"
+        assert finding.why == "the published value is not a FID under clean-cifar10"
 
 
 # -- files ---------------------------------------------------------------------------------------
