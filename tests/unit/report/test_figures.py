@@ -221,7 +221,7 @@ def test_missing_or_strange_inputs_are_named(tmp_path: Path) -> None:
         write_figures([record], [], tmp_path / "figures")
     log = results.training("ctm")
     log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    with pytest.raises(UserError, match="is no training log"):
+    with pytest.raises(UserError, match="is not a training log"):
         write_figures([evaluation], [log], tmp_path / "figures")
 
 
