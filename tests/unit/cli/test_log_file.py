@@ -137,7 +137,7 @@ def test_an_older_log_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "sentence"),
     [
-        ("file/x.log", "file: a file stands where a folder is needed; correct the path"),
+        ("file/x.log", "file: a file is where a folder is needed; correct the path"),
         ("pipe", "--log pipe: expected a regular file"),
         ("/dev/null", "--log /dev/null: expected a regular file"),
         ("folder", "Invalid value for '--log': File 'folder' is a directory."),
