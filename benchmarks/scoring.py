@@ -26,7 +26,8 @@ from sklearn.datasets import load_sample_images
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.diffusion import randomness
-from ctm_core.evaluation.metrics import Moments, frechet_distance
+from ctm_core.evaluation.metrics.frechet import frechet_distance
+from ctm_core.evaluation.metrics.moments import Moments
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features import build_features
 from ctm_core.models.features.efficientnet_lite0 import load_network

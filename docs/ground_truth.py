@@ -32,7 +32,8 @@ from ctm_core.diffusion.gaussian import GaussianMixture, exact_model, three_mode
 from ctm_core.diffusion.samplers.gamma import plan as gamma_jumps
 from ctm_core.diffusion.sampling import sample, sample_jumps, sigmas
 from ctm_core.diffusion.solvers import euler_step, heun_solve
-from ctm_core.evaluation.likelihood import log_density, published_protocol
+from ctm_core.evaluation.likelihood import published_protocol
+from ctm_core.evaluation.likelihood.ode import log_density
 from ctm_core.report.figures.style import COLORS, style
 from ctm_core.runtime.files import atomic_write, write_text
 from ctm_core.training.batches import Batch

@@ -100,7 +100,7 @@ def evaluate(
     if samples is not None:
         if config or model or weights or teacher:
             raise UserError("--samples are images without a model: leave its options out")
-        from ctm_core.evaluation.evaluate import score_files
+        from ctm_core.evaluation.given import score_files
 
         for row in score_files(samples, list(references), output, list(data))["rows"]:
             click.echo(f"{row['protocol']}  {row['metric']}  {row['value']:.6g}")

@@ -20,9 +20,8 @@ from ctm_core.config.reading import (
     load_workflow,
     validated,
 )
-from ctm_core.config.resources import Resources
-from ctm_core.config.sampling_grid import Cell, Evaluation, SamplerGrid
-from ctm_core.config.student import Dsm, Fork, Perceptual, Released, Student
+from ctm_core.config.sampling_grid import Cell
+from ctm_core.config.student import Perceptual, Released, Student
 from ctm_core.config.teacher import Teacher
 from ctm_core.config.yaml_text import read_yaml
 
@@ -33,16 +32,11 @@ __all__ = [
     "Dataset",
     "Diffusion",
     "Discriminator",
-    "Dsm",
-    "Evaluation",
     "Experiment",
-    "Fork",
     "Literature",
     "Network",
     "Perceptual",
     "Released",
-    "Resources",
-    "SamplerGrid",
     "Student",
     "Teacher",
     "Training",

@@ -8,9 +8,10 @@ packages, while the configuration is read whenever Snakemake starts; so they are
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +20,8 @@ from ctm_core.runtime.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=Section)
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def modules(folder: Path) -> list[str]:
     """Names of the modules of a folder, sorted, without those that begin with an underscore."""
@@ -26,13 +29,7 @@ def modules(folder: Path) -> list[str]:
 
 
 def literal(file: Path, name: str) -> dict[str, Any]:
-    """The dictionary that a module assigns to ``name`` at its top level; empty if it does not.
-
-    Raises
-    ------
-    UserError
-        If a key or a value is not a literal; the sentence names the file and the key.
-    """
+    """The dictionary that a module assigns to ``name`` at its top level; empty if it does not."""
     node = _assignments(file).get(name)
     if node is None:
         return {}
@@ -55,11 +52,7 @@ def literal(file: Path, name: str) -> dict[str, Any]:
 def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> SectionT:
     """The literal ``name`` of a module as a section, whose defaults hold for what it leaves out.
 
-    Raises
-    ------
-    UserError
-        If a key is unknown or a value is not a literal of its type; the sentence names the file
-        and the key.
+    A mistake is a UserError that names the file and the key.
     """
     try:
         return kind.model_validate(literal(file, name), strict=True)
@@ -71,6 +64,36 @@ def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> Secti
             raise UserError(f"{file}: {place} is unknown; there are {known}") from None
         reason = problem["msg"].removeprefix("Value error, ")
         raise UserError(f"{file}: {place} is {problem['input']!r}: {reason}") from None
+
+
+@dataclass
+class Registry(Generic[SectionT]):
+    """The modules of a folder by name, with what each says of itself in ``TRAITS``."""
+
+    folder: Path
+    kind: type[SectionT]  #: the section of the traits
+    unknown: str  #: the sentence on a name that is none, of ``{name!r}`` and ``{known}``
+    first: tuple[str, ...] = ()  #: names before the others, which are sorted
+    dash: str = "_"  #: what names have in place of a file's underscore
+
+    def names(self) -> list[str]:
+        """Names of all modules but those that begin with an underscore."""
+        names = [stem.replace("_", self.dash) for stem in modules(self.folder)]
+        return sorted(names, key=lambda name: (name not in self.first, name))
+
+    def known(self, name: str) -> str:
+        """The name itself, or a ValueError: a validator for pydantic."""
+        if name not in (names := self.names()):
+            raise ValueError(self.unknown.format(name=name, known=", ".join(names)))
+        return name
+
+    def traits(self, name: str) -> SectionT:
+        """The traits of a module; UserError if there is no such module, or one is wrong."""
+        try:
+            file = f"{self.known(name).replace(self.dash, '_')}.py"
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return read_traits(self.folder / file, self.kind)
 
 
 @cache

@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ctm_core.config import asset_pins, read_yaml, validated
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Asset", "assets_folder", "check_names", "list_path", "load", "named", "table"]
-
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "CTM_ASSETS"
 LIST = Path("config") / "assets.yaml"

@@ -30,8 +30,6 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from ctm_core.config import validated
 from ctm_core.runtime.files import read_json, write_json
 
-__all__ = ["NAME", "Pin", "read", "write"]
-
 NAME = "assets.lock"
 
 

@@ -18,22 +18,6 @@ from ctm_core.config.layout import ANY_SEED
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import ReferenceFile, ReferenceSplit
 
-__all__ = [
-    "TARGETS",
-    "Files",
-    "Job",
-    "by_rule",
-    "convert",
-    "data",
-    "evaluation",
-    "figures",
-    "graph",
-    "reference",
-    "report",
-    "table",
-    "training",
-]
-
 #: What a plan can be of: the target of the literal command, or that of a bare `snakemake`.
 TARGETS = {"table": "results/table.csv", "all": "all"}
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from ctm_core.config._section import Name, Positive, Section
-from ctm_core.config._traits import modules, read_traits
-from ctm_core.runtime.errors import UserError
-
-__all__ = ["DatasetName", "DatasetTraits", "names", "traits"]
-
-READERS = Path(__file__).parents[1] / "data" / "readers"
+from ctm_core.config._traits import PACKAGE, Registry
 
 
 class DatasetTraits(Section):
@@ -50,32 +44,13 @@ class DatasetTraits(Section):
         return None
 
 
-def names() -> list[str]:
-    """Names of all data sets: the modules of ``ctm_core.data.readers``, with ``-`` for ``_``."""
-    return [name.replace("_", "-") for name in modules(READERS)]
-
-
-def traits(name: str) -> DatasetTraits:
-    """What the module of a data set says of it.
-
-    Raises
-    ------
-    UserError
-        If there is no such module, or its ``TRAITS`` are wrong.
-    """
-    if name not in names():
-        raise UserError(f"unknown dataset {name!r}; known are {', '.join(names())}")
-    known: DatasetTraits = read_traits(READERS / f"{name.replace('-', '_')}.py", DatasetTraits)
-    return known
-
-
-def _known(name: str) -> str:
-    try:
-        traits(name)
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return name
-
+READERS = Registry(
+    PACKAGE / "data" / "readers",
+    DatasetTraits,
+    "unknown dataset {name!r}; known are {known}",
+    dash="-",
+)
+names, traits = READERS.names, READERS.traits
 
 #: A name that `ctm data` knows.
-DatasetName = Annotated[Name, AfterValidator(_known)]
+DatasetName = Annotated[Name, AfterValidator(READERS.known)]

@@ -6,14 +6,12 @@ without importing the file.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from ctm_core.config._section import Section
-from ctm_core.config._traits import modules, read_traits
-
-FOLDER = Path(__file__).parents[1] / "training" / "distances"
+from ctm_core.config._section import Name, Section
+from ctm_core.config._traits import PACKAGE, Registry
 
 
 class DistanceTraits(Section):
@@ -26,11 +24,10 @@ class DistanceTraits(Section):
     assets: tuple[str, ...] = Field(default=(), description="names in config/assets.yaml")
 
 
-def distances() -> list[str]:
-    """Names of all distances: the files of ctm_core/training/distances."""
-    return modules(FOLDER)
-
-
-def distance_traits(name: str) -> DistanceTraits:
-    """What the file of a distance says of it; raises UserError if a trait is wrong."""
-    return read_traits(FOLDER / f"{name}.py", DistanceTraits)
+DISTANCES = Registry(
+    PACKAGE / "training" / "distances",
+    DistanceTraits,
+    "there is no such distance; there are {known}",
+)
+distances, distance_traits = DISTANCES.names, DISTANCES.traits
+DistanceName = Annotated[Name, AfterValidator(DISTANCES.known)]

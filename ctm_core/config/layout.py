@@ -9,19 +9,6 @@ from __future__ import annotations
 
 from ctm_core.config.experiment import Experiment
 
-__all__ = [
-    "ANY_SEED",
-    "converted",
-    "evaluation",
-    "further_weights",
-    "live_weights",
-    "prepared",
-    "reference",
-    "training",
-    "training_folder",
-    "weights",
-]
-
 ANY_SEED = "{seed}"
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["FAMILIES", "FID_SAMPLES", "METRICS", "TEACHER", "Direction", "Family", "Metric"]
-
 #: Fewer samples than this are never called FID.
 FID_SAMPLES = 50_000
 

@@ -6,15 +6,12 @@ without importing the file.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from ctm_core.config._section import Section
-from ctm_core.config._traits import modules, read_traits
-
-FOLDER = Path(__file__).parents[1] / "training" / "objectives"
+from ctm_core.config._section import Name, Section
+from ctm_core.config._traits import PACKAGE, Registry
 
 
 class ObjectiveTraits(Section):
@@ -44,18 +41,10 @@ class ObjectiveTraits(Section):
     scratch_solver: bool = Field(default=False, description="the solver is made of its average")
 
 
-def objectives() -> list[str]:
-    """Names of all objectives: the files of ctm_core/training/objectives."""
-    return modules(FOLDER)
-
-
-def traits(name: str) -> ObjectiveTraits:
-    """What the file of an objective says of it; the defaults if there is no such file.
-
-    Raises
-    ------
-    UserError
-        If a trait is unknown or not a literal.
-    """
-    file = FOLDER / f"{name}.py"
-    return read_traits(file, ObjectiveTraits) if file.exists() else ObjectiveTraits()
+OBJECTIVES = Registry(
+    PACKAGE / "training" / "objectives",
+    ObjectiveTraits,
+    "there is no such objective; there are {known}",
+)
+objectives, traits = OBJECTIVES.names, OBJECTIVES.traits
+ObjectiveName = Annotated[Name, AfterValidator(OBJECTIVES.known)]

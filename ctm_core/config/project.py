@@ -26,8 +26,6 @@ from ctm_core.config.protocols import Protocol, load_protocol
 from ctm_core.config.published import check_keys
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["ROOT", "Project", "locate", "open_project", "protocol_file", "read_project"]
-
 #: The project's own folder, in which its config/ stands.
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,14 +16,6 @@ from ctm_core.config.datasets import DatasetName
 from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "Protocol",
-    "Reference",
-    "ReferenceFile",
-    "ReferenceSplit",
-    "load_protocol",
-]
-
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 #: What a protocol can ask for; ``fid`` is ``fd`` with the demand that it may be called so.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ctm_core.config._section import OneOf, Positive, Section
-from ctm_core.config._traits import modules, read_traits
-from ctm_core.runtime.errors import UserError
-
-FOLDER = Path(__file__).parents[1] / "diffusion" / "samplers"
+from ctm_core.config._traits import PACKAGE, Registry
 
 #: What students and teachers are sampled by unless another is named.
 JUMP_SAMPLER, ODE_SAMPLER = "gamma", "heun"
@@ -30,24 +26,18 @@ class SamplerTraits(Section):
     )
 
 
+SAMPLERS = Registry(
+    PACKAGE / "diffusion" / "samplers",
+    SamplerTraits,
+    "unknown sampler {name!r}; allowed: {known}",
+    first=(JUMP_SAMPLER, ODE_SAMPLER),
+)
+sampler_traits = SAMPLERS.traits
+
+
 def samplers(*, jumps: bool | None = None) -> list[str]:
     """Names of all samplers, or of those that jump or do not; the default ones first."""
-    names = sorted(modules(FOLDER), key=lambda n: (n not in (JUMP_SAMPLER, ODE_SAMPLER), n))
-    return [name for name in names if jumps in (None, sampler_traits(name).jumps)]
-
-
-def sampler_traits(name: str) -> SamplerTraits:
-    """The traits of a sampler.
-
-    Raises
-    ------
-    UserError
-        If there is no such sampler, or its file does not say its traits in literals.
-    """
-    if name not in modules(FOLDER):
-        raise UserError(_unknown(name))
-    traits: SamplerTraits = read_traits(FOLDER / f"{name}.py", SamplerTraits)
-    return traits
+    return [n for n in SAMPLERS.names() if jumps in (None, sampler_traits(n).jumps)]
 
 
 def sampler_label(name: str) -> str:
@@ -79,9 +69,10 @@ def sampling_problem(
     final_only
         Whether it jumps to sigma_min alone.
     """
-    if sampler not in samplers():
-        return _unknown(sampler)
-    traits = sampler_traits(sampler)
+    try:
+        traits = sampler_traits(SAMPLERS.known(sampler))
+    except ValueError as error:
+        return str(error)
     if nfe < 1:
         return f"sampling needs at least one evaluation, not nfe = {nfe}"
     per_step = traits.evaluations_per_step
@@ -105,10 +96,6 @@ def sampling_problem(
         given = f"sampler {sampler}" if gamma is None else f"gamma {gamma:g}"
         return f"a model that jumps to sigma_min alone is sampled with gamma 1, not {given}"
     return None
-
-
-def _unknown(name: str) -> str:
-    return f"unknown sampler {name!r}; allowed: {', '.join(samplers())}"
 
 
 #: A sampler's name in a configuration file.

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ctm_core.config._section import Name, Positive, Rate, Section
-from ctm_core.config.distance_traits import distance_traits, distances
+from ctm_core.config.distance_traits import DistanceName, distance_traits
 from ctm_core.config.gan import Adversarial
-from ctm_core.config.objective_traits import ObjectiveTraits, objectives, traits
+from ctm_core.config.objective_traits import OBJECTIVES, ObjectiveName, ObjectiveTraits, traits
 from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
@@ -59,14 +59,9 @@ class Fork(Section):
 class _OfObjective(Section):
     """A model with an objective."""
 
-    objective: Name = Field(default="ctm", description="a file of ctm_core/training/objectives")
-
-    @field_validator("objective")
-    @classmethod
-    def _exists(cls, value: str) -> str:
-        if value not in objectives():
-            raise ValueError(f"there is no such objective; there are {', '.join(objectives())}")
-        return value
+    objective: ObjectiveName = Field(
+        default="ctm", description="a file of ctm_core/training/objectives"
+    )
 
     @property
     def traits(self) -> ObjectiveTraits:
@@ -95,7 +90,9 @@ class Student(_OfObjective):
         description="the solver without a teacher: one jump of the EMA, or Heun steps on the "
         "EMA's g; null: jump if released, else heun",
     )
-    distance: Name = Field(default="l2", description="a file of ctm_core/training/distances")
+    distance: DistanceName = Field(
+        default="l2", description="a file of ctm_core/training/distances"
+    )
     perceptual: Perceptual | None = Field(
         None, description="for a perceptual distance, and only there"
     )
@@ -114,20 +111,13 @@ class Student(_OfObjective):
     )
     training: Training
 
-    @field_validator("distance")
-    @classmethod
-    def _known_distance(cls, value: str) -> str:
-        if value not in distances():
-            raise ValueError(f"there is no such distance; there are {', '.join(distances())}")
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _by_objective(cls, data: Any) -> Any:
         # So that the resolved section says what happens, also where the file says nothing.
-        if not isinstance(data, dict) or not isinstance(name := data.get("objective", "ctm"), str):
+        if not isinstance(data, dict) or data.get("objective", "ctm") not in OBJECTIVES.names():
             return data
-        known = traits(name)
+        known = traits(data.get("objective", "ctm"))
         filled: dict[str, Any] = {} if known.matching else {"matching": "local"}
         if not known.dsm:
             filled["dsm"] = {"enabled": False}
@@ -226,7 +216,7 @@ class Released(_OfObjective):
     """A model of somebody else, converted from its file: sampled and scored, not trained."""
 
     weights: Name = Field(description="the file's name in config/assets.yaml")
-    objective: Name = Field(default="ctm", description="what it was trained for")
+    objective: ObjectiveName = Field(default="ctm", description="what it was trained for")
     step: int = Field(default=0, ge=0, description="of its training; 0: unknown")
 
 

@@ -16,8 +16,6 @@ import yaml
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import PathLike, printable, read_bytes
 
-__all__ = ["line_of", "read_yaml"]
-
 #: Bytes of a file, and key-value pairs that its merges (``<<``) may bring in.
 LARGEST_FILE = 4 * 2**20
 MOST_MERGED = 20_000

@@ -31,8 +31,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_json
 from ctm_core.runtime.progress import Progress
 
-__all__ = ["BLOCKS", "Task", "compute", "moment_blocks", "rows", "tasks"]
-
 log = logging.getLogger(__name__)
 
 #: Blocks of the moments where a single value needs an error of its own.

@@ -28,8 +28,6 @@ from ctm_core.evaluation.metrics.trajectory_error import (
 )
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Noises", "errors", "jumps", "steps"]
-
 
 @dataclass(frozen=True)
 class Noises:

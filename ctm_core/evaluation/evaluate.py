@@ -17,7 +17,6 @@ import torch
 from ctm_core.config import Experiment
 from ctm_core.evaluation.cells import compute, rows, tasks
 from ctm_core.evaluation.flow import trajectories
-from ctm_core.evaluation.given import score_files
 from ctm_core.evaluation.inputs import gather
 from ctm_core.evaluation.likelihood_rows import likelihood_rows
 from ctm_core.evaluation.previews import write_previews
@@ -25,8 +24,6 @@ from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import write_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder
-
-__all__ = ["evaluate", "score_files"]
 
 
 def evaluate(

@@ -14,8 +14,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.trajectory_error import Step
 from ctm_core.models.generation import Generator
 
-__all__ = ["trajectories"]
-
 #: Noise levels between which all jumps of a model are measured.
 LEVELS = 9
 #: Most noises per forward pass.

@@ -17,8 +17,6 @@ from ctm_core.models.weight_file import read_record
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["Inputs", "gather", "read_references"]
-
 PRECISIONS = ("fp32", "bf16")
 
 

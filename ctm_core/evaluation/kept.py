@@ -10,8 +10,6 @@ from typing import Any
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, sha256_json, write_json
 
-__all__ = ["kept"]
-
 
 def kept(folder: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
     """What was made for the same key before, or what ``make`` gives, which is then kept.

@@ -12,8 +12,6 @@ from ctm_core.evaluation.likelihood import LikelihoodProtocol, measure
 from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.models.generation import Generator
 
-__all__ = ["likelihood_rows"]
-
 PROTOCOL = "likelihood"
 
 

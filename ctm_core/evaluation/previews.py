@@ -21,8 +21,6 @@ from ctm_core.diffusion import sampling
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import save_tensors
 
-__all__ = ["PATH_PREFIX", "path_cells", "walk", "write_previews"]
-
 SHOWN = 64
 #: Samples whose paths are kept, and the longest path that fits on a page.
 WALKERS = 4

@@ -18,16 +18,9 @@ from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
 from ctm_core.diffusion.gaussian import GaussianMixture, MixtureNetwork, exact_model
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.evaluation.likelihood import (
-    DEQUANTISATION_BITS,
-    LikelihoodProtocol,
-    bits_per_dim,
-    dequantise,
-    log_density,
-    measure,
-    published_protocol,
-)
-from ctm_core.evaluation.likelihood.ode import normal_log_density, signs
+from ctm_core.evaluation.likelihood import LikelihoodProtocol, measure, published_protocol
+from ctm_core.evaluation.likelihood.bits import DEQUANTISATION_BITS, bits_per_dim, dequantise
+from ctm_core.evaluation.likelihood.ode import log_density, normal_log_density, signs
 from ctm_core.models.generation import Generator
 
 from .truth import DOUBLE, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws

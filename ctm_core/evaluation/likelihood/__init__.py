@@ -34,26 +34,7 @@ Against the exact :math:`p_{\sigma_\max}` this costs the divergence between the 
 to be compared.
 """
 
-from ctm_core.evaluation.likelihood.bits import (
-    DEQUANTISATION_BITS,
-    bits_per_dim,
-    dequantise,
-    prior_mismatch,
-)
-from ctm_core.evaluation.likelihood.measurement import Measurement, measure, write_likelihood
-from ctm_core.evaluation.likelihood.ode import Solution, log_density
-from ctm_core.evaluation.likelihood.protocol import RESIDUALS, LikelihoodProtocol
+from ctm_core.evaluation.likelihood.measurement import measure, write_likelihood
+from ctm_core.evaluation.likelihood.protocol import LikelihoodProtocol
 
-__all__ = [
-    "DEQUANTISATION_BITS",
-    "RESIDUALS",
-    "LikelihoodProtocol",
-    "Measurement",
-    "Solution",
-    "bits_per_dim",
-    "dequantise",
-    "log_density",
-    "measure",
-    "prior_mismatch",
-    "write_likelihood",
-]
+__all__ = ["LikelihoodProtocol", "measure", "write_likelihood"]

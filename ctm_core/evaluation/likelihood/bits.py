@@ -6,8 +6,6 @@ import math
 
 from torch import Tensor
 
-__all__ = ["DEQUANTISATION_BITS", "bits_per_dim", "dequantise", "prior_mismatch"]
-
 #: log₂ 127.5: bits of one level's width.
 DEQUANTISATION_BITS = math.log2(127.5)
 

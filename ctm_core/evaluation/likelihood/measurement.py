@@ -23,8 +23,6 @@ from ctm_core.runtime.files import sha256_file, write_json
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.provenance import code_version
 
-__all__ = ["Measurement", "measure", "write_likelihood"]
-
 log = logging.getLogger(__name__)
 
 DIFFUSION = ("sigma_min", "sigma_max", "rho")

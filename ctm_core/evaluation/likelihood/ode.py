@@ -43,8 +43,6 @@ from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.solvers import Denoiser
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Solution", "denoise_and_trace", "log_density", "normal_log_density", "signs", "solve"]
-
 #: log density of x_T, (B, C, H, W) → (B,) in nats.
 Prior = Callable[[Tensor], Tensor]
 

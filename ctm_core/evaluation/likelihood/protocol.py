@@ -8,8 +8,6 @@ from typing import Any
 from ctm_core.evaluation.likelihood import published_protocol
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["RESIDUALS", "LikelihoodProtocol"]
-
 RESIDUALS = ("none", "reconstruction")
 TOLERANCE = 1e-5
 

@@ -45,18 +45,6 @@ from ctm_core.evaluation.likelihood.ode import (
     solve,
 )
 
-__all__ = [
-    "BATCH_SIZE",
-    "READINGS",
-    "SCALE_BITS",
-    "START",
-    "dropping_out",
-    "log_density",
-    "published_residual",
-    "residual",
-    "warped_sigma",
-]
-
 START = 1e-3  #: first value of the warped time
 TOLERANCE = 1e-3
 BATCH_SIZE = 100

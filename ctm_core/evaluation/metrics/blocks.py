@@ -13,8 +13,6 @@ from itertools import pairwise
 
 from ctm_core.evaluation.metrics.moments import Moments
 
-__all__ = ["bounds", "groups", "left_out", "pieces", "whole"]
-
 
 def bounds(samples: int, count: int) -> list[int]:
     """The count + 1 indices at which blocks of ``samples`` begin and the last one ends."""

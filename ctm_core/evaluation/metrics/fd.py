@@ -20,8 +20,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, delete_d
 
-__all__ = ["at_parts", "intercept", "is_long_enough", "score_fd", "score_fid", "score_sfid"]
-
 PARTS = (1, 2, 4)
 #: Samples of the smallest part, in dimensions.
 DIMENSIONS = 4

@@ -32,8 +32,6 @@ from scipy.linalg import lapack
 
 from ctm_core.evaluation.metrics.moments import Moments
 
-__all__ = ["FrechetDistance", "frechet_distance", "trace_sqrt_product"]
-
 #: Error of a symmetric eigenvalue, in rounding errors of the largest.
 EIGENVALUE_ERROR = 10.0
 #: Tolerated error of the fast sum of singular values, as a fraction of the traces.

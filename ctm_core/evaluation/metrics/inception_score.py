@@ -18,8 +18,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, of_independent
 
-__all__ = ["inception_score", "score_is"]
-
 
 def inception_score(state: State) -> Estimate:
     """Mean over the splits, with its standard error over them."""

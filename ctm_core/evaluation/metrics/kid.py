@@ -24,8 +24,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, delete_d, of_independent
 
-__all__ = ["kid", "kid_of_subsets", "score_kid", "self_similarity", "subset_draws"]
-
 PIECE = 4096
 
 

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Moments"]
-
 
 class Moments(NamedTuple):
     """Count, mean and scatter of the rows seen so far.

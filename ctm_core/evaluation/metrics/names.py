@@ -27,17 +27,6 @@ from dataclasses import dataclass
 
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES, METRICS, TEACHER, Direction
 
-__all__ = [
-    "MetricName",
-    "detail",
-    "direction",
-    "display",
-    "in_order",
-    "label",
-    "parse",
-    "ranks_samples",
-]
-
 INFINITE = "inf"
 RANKS = {family: rank for rank, family in enumerate(FAMILIES)}
 #: Families whose values are of samples, and not of a model or its jumps.

@@ -27,8 +27,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, of_independent
 
-__all__ = ["Memorisation", "memorisation", "nearest_distances", "score_memorisation"]
-
 #: Training images compared at a time.
 PIECE = 8192
 

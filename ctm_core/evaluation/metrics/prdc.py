@@ -25,15 +25,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate, of_independent
 
-__all__ = [
-    "density_coverage",
-    "distance_pieces",
-    "precision_recall",
-    "radii",
-    "score_density_coverage",
-    "score_precision_recall",
-]
-
 #: Elements of one piece of distances: 64 MB.
 PIECE = 2**23
 ROUNDING = 1e-12

@@ -25,8 +25,6 @@ from ctm_core.models.features import FeatureExtractor, build_features, weights_s
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
-__all__ = ["Reference", "load_reference", "write_reference"]
-
 CHUNK = 2048
 
 

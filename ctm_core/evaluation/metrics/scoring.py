@@ -12,8 +12,6 @@ from ctm_core.evaluation.metrics.names import MetricName
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.evaluation.metrics.subsampling import Estimate
 
-__all__ = ["metric_function", "scores"]
-
 MetricFunction = Callable[[State, State, Protocol, bool], dict[MetricName, Estimate]]
 
 

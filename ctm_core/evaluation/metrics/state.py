@@ -23,8 +23,6 @@ import torch
 from ctm_core.evaluation.metrics.blocks import pieces
 from ctm_core.evaluation.metrics.moments import Moments
 
-__all__ = ["State"]
-
 T = TypeVar("T")
 
 #: Splits of the inception score.

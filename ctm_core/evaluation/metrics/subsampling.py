@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Estimate", "delete_d", "of_independent"]
-
 
 class Estimate(NamedTuple):
     """A value, the standard error of its samples, and the error's degrees of freedom.

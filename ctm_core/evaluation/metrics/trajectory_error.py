@@ -23,8 +23,6 @@ from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.solvers import Denoiser, euler_step, heun_step
 from ctm_core.evaluation.metrics.subsampling import Estimate
 
-__all__ = ["Move", "Step", "path", "rms", "squared_errors", "trajectory_error"]
-
 #: A step from t to s < t.
 Step = tuple[float, float]
 

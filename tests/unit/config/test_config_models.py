@@ -56,7 +56,7 @@ def test_a_new_objective_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "raise ImportError('this is read and not run')\n"
         "TRAITS = {'teacher': False, 'final_only': True}\n"
     )
-    monkeypatch.setattr(objective_module, "FOLDER", tmp_path)
+    monkeypatch.setattr(objective_module.OBJECTIVES, "folder", tmp_path)
     assert objectives() == ["mine"]
     assert traits("mine") == ObjectiveTraits(teacher=False, final_only=True)
     changes = {"models.ctm.objective": "mine", "evaluation.samplers.ctm": FINAL}
@@ -67,7 +67,7 @@ def test_a_mistake_in_the_traits_of_an_objective_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text("TRAITS = {'teachers': False}\n")
-    monkeypatch.setattr(objective_module, "FOLDER", tmp_path)
+    monkeypatch.setattr(objective_module.OBJECTIVES, "folder", tmp_path)
     with pytest.raises(UserError, match=r"mine\.py: TRAITS\['teachers'\] is unknown; there are"):
         tiny.experiment({"models.ctm.objective": "mine"})
 

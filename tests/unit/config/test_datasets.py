@@ -21,7 +21,7 @@ TRAITS = {"splits": ("train",), "flip": True, "source": "required", "assets": ("
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a data set ``my-toy``."""
-    monkeypatch.setattr(datasets, "READERS", tmp_path)
+    monkeypatch.setattr(datasets.READERS, "folder", tmp_path)
     (tmp_path / "_shared.py").touch()
     (tmp_path / "my_toy.py").write_text(TOY)
     return tmp_path / "my_toy.py"

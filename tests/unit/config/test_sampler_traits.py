@@ -16,8 +16,9 @@ from ctm_core.runtime.errors import UserError
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Add a sampler ``toy`` to a registry of its own, with these traits."""
     for name in registry.samplers():
-        (tmp_path / f"{name}.py").write_bytes((registry.FOLDER / f"{name}.py").read_bytes())
-    monkeypatch.setattr(registry, "FOLDER", tmp_path)
+        file = f"{name}.py"
+        (tmp_path / file).write_bytes((registry.SAMPLERS.folder / file).read_bytes())
+    monkeypatch.setattr(registry.SAMPLERS, "folder", tmp_path)
 
     def add(text: str) -> None:
         (tmp_path / "toy.py").write_text(f"raise SystemExit\n{text}\n", encoding="utf-8")

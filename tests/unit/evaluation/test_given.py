@@ -18,8 +18,7 @@ from PIL import Image
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation import evaluate
-from ctm_core.evaluation.evaluate import score_files
-from ctm_core.evaluation.given import Images
+from ctm_core.evaluation.given import Images, score_files
 from ctm_core.evaluation.metrics.reference import write_reference
 from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.runtime.errors import UserError

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
-from ctm_core.evaluation.likelihood import (
+from ctm_core.evaluation.likelihood import LikelihoodProtocol, measure, published_protocol
+from ctm_core.evaluation.likelihood.bits import (
     DEQUANTISATION_BITS,
-    LikelihoodProtocol,
     bits_per_dim,
     dequantise,
-    log_density,
-    measure,
     prior_mismatch,
-    published_protocol,
 )
-from ctm_core.evaluation.likelihood.ode import denoise_and_trace, normal_log_density, signs
+from ctm_core.evaluation.likelihood.ode import (
+    denoise_and_trace,
+    log_density,
+    normal_log_density,
+    signs,
+)
 from ctm_core.models import weight_file
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError

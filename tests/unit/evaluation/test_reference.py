@@ -5,8 +5,8 @@ import torch
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.data import dataset
-from ctm_core.evaluation.metrics import load_reference, write_reference
 from ctm_core.evaluation.metrics.nearest import nearest_distances
+from ctm_core.evaluation.metrics.reference import load_reference, write_reference
 from ctm_core.models.features import build_features, weights_sha256
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors

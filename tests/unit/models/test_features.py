@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from ctm_core.config.protocols import Protocol
-from ctm_core.evaluation.metrics import Moments, frechet_distance
+from ctm_core.evaluation.metrics.frechet import frechet_distance
+from ctm_core.evaluation.metrics.moments import Moments
 from ctm_core.models import features, torchvision_shim
 from ctm_core.models.features import FeatureExtractor, build_features, efficientnet_lite0
 from ctm_core.models.features._extractor import clean_resize
