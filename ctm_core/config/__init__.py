@@ -17,7 +17,6 @@ from ctm_core.config.reading import (
     Workflow,
     json_schema,
     load_experiment,
-    load_workflow,
     validated,
 )
 from ctm_core.config.sampling_grid import Cell
@@ -43,7 +42,6 @@ __all__ = [
     "Workflow",
     "json_schema",
     "load_experiment",
-    "load_workflow",
     "read_yaml",
     "validated",
 ]

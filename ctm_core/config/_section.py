@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -75,11 +76,18 @@ def duplicates(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def without_repetition(value: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds themselves, or a complaint about one that is listed twice."""
-    if len(set(value)) < len(value):
-        raise ValueError(f"duplicate seed: {list(value)}")
-    return value
+def distinct(what: str) -> AfterValidator:
+    """A validator of tuples: no entry occurs twice."""
+
+    def checked(value: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"duplicate {what}: {list(value)}")
+        return value
+
+    return AfterValidator(checked)
+
+
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), distinct("seed")]
 
 
 def _check_type(value: Any, annotation: Any) -> None:

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ctm_core.config import asset_pins, read_yaml, validated
+from ctm_core.config._section import Section
 from ctm_core.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +28,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 PathLike = str | os.PathLike[str]
 
 
-class Asset(BaseModel):
+class Asset(Section):
     """One external file or folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="how code and configs refer to it")
     title: str = Field(description="what it is, in a few words")
@@ -121,9 +120,7 @@ class Asset(BaseModel):
         return digits if algorithm == "sha256" and len(digits) == 64 else None
 
 
-class _List(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _List(Section):
     assets: dict[Name, Asset]
 
     @field_validator("assets", mode="before")
@@ -168,11 +165,6 @@ def load(path: PathLike | None = None, *, pinned: bool = True) -> dict[str, Asse
         The YAML file; None takes :func:`list_path`.
     pinned
         Complete it with the hashes pinned in the ``assets.lock`` next to it.
-
-    Raises
-    ------
-    UserError
-        If it is missing, or a key in it or in its ``assets.lock`` is wrong.
     """
     path = Path(list_path() if path is None else path)
     listed = dict(validated(_List, read_yaml(path), path).assets)
@@ -193,13 +185,7 @@ def _completed(asset: Asset, pin: asset_pins.Pin | None, path: Path) -> Asset:
 
 
 def named(name: str) -> Asset:
-    """The external file of a name.
-
-    Raises
-    ------
-    UserError
-        If there is none.
-    """
+    """The external file of a name."""
     known = load()
     if name not in known:
         raise UserError(f"unknown asset {name!r}; known are {', '.join(known)}")
@@ -217,11 +203,6 @@ def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathL
         The list, from :func:`load`.
     path
         The config, for the message.
-
-    Raises
-    ------
-    UserError
-        Naming the first that is not listed.
     """
     for key, name in keys.items():
         if name not in known:
@@ -234,12 +215,10 @@ def table(assets: dict[str, Asset]) -> str:
     """The list as a Markdown table, as docs/assets.md shows it."""
     rows = ["| name | what | file | from | hash | licence |", "|---|---|---|---|---|---|"]
     for asset in assets.values():
+        origins = [f"<{url}>" for url in asset.urls] + [asset.by_hand or ""]
         if asset.package is not None:
-            origin = f"Python package `{asset.package}`"
-        else:
-            origin = ", ".join([f"<{url}>" for url in asset.urls] + [asset.by_hand or ""]).strip(
-                ", "
-            )
+            origins = [f"Python package `{asset.package}`"]
+        origin = ", ".join(filter(None, origins))
         known = asset.hash or "none known"
         if asset.hash_from is not None:
             known = f"`{known.replace(':', ' ')[:15]}…` ({asset.hash_from})"

@@ -25,18 +25,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import Field, RootModel
 
 from ctm_core.config import validated
+from ctm_core.config._section import Section
 from ctm_core.runtime.files import read_json, write_json
 
 NAME = "assets.lock"
 
 
-class Pin(BaseModel):
+class Pin(Section):
     """The hash of one file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int | None = Field(ge=0)
@@ -49,13 +48,7 @@ class _Pins(RootModel[dict[str, Pin]]):
 
 
 def read(path: Path) -> dict[str, Pin]:
-    """The pins in a lock file, by name; none if the file does not exist.
-
-    Raises
-    ------
-    UserError
-        If it is not JSON or an entry is wrong.
-    """
+    """The pins in a lock file, by name; none if the file does not exist."""
     if not path.exists():
         return {}
     return dict(validated(_Pins, read_json(path), path).root)
@@ -64,13 +57,7 @@ def read(path: Path) -> dict[str, Pin]:
 def write(
     path: Path, name: str, sha256: str, size: int | None, by: Literal["first use", "given"]
 ) -> Pin:
-    """Pin a file's hash, keeping what others pin at the same time; an equal pin is left alone.
-
-    Raises
-    ------
-    OSError
-        If the lock file cannot be written.
-    """
+    """Pin a file's hash, keeping what others pin at the same time; an equal pin is left alone."""
     with _alone(path.parent):
         known = read(path)
         old = known.get(name)

@@ -295,11 +295,6 @@ def graph(project: Project, target: str = "table") -> list[Job]:
     ----------
     target
         A key of :data:`TARGETS`.
-
-    Raises
-    ------
-    UserError
-        If a data set is unknown.
     """
     makers = {output: job for job in _every(project) for output in job.outputs}
     ordered: dict[str, Job] = {}

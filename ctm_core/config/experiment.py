@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ctm_core.config import datasets
-from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
+from ctm_core.config._section import Name, Positive, Section, Seeds
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training
@@ -53,9 +53,7 @@ class Experiment(Section):
     network: Network
     teacher: Teacher | None = Field(None, description="null: no model here needs one")
     models: dict[Name, Model]
-    seeds: tuple[Seed, ...] = Field(
-        default=(0,), min_length=1, description="training seeds of the students"
-    )
+    seeds: Seeds = Field(default=(0,), description="training seeds of the students")
     threads: Positive = Field(default=2, description="CPU threads of a training or evaluation job")
     resources: Resources = Resources()
     evaluation: Evaluation
@@ -65,8 +63,7 @@ class Experiment(Section):
     def _one_variant_for_all(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("variant") not in ("released", "printed"):
             return data
-        models = data.get("models")
-        if not isinstance(models, dict):
+        if not isinstance(models := data.get("models"), dict):
             return data
         filled = {
             name: {"variant": data["variant"]} | section
@@ -75,11 +72,6 @@ class Experiment(Section):
             for name, section in models.items()
         }
         return data | {"models": filled}
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return without_repetition(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -234,13 +226,7 @@ class Experiment(Section):
         return named
 
     def training(self, model: str) -> Training:
-        """The training section of the teacher or of a student.
-
-        Raises
-        ------
-        UserError
-            If the experiment has no such model, or does not train it.
-        """
+        """The training section of the teacher or of a student."""
         if model != "teacher":
             return self.student(model).training
         teacher = self._teacher()
@@ -312,12 +298,6 @@ class Experiment(Section):
                 training["precision"] = precision
         return Experiment.model_validate(data)
 
-    def _ground(self) -> dict[str, Any]:
-        data = self.model_dump(mode="json")
-        # The source does not matter: the fingerprint of the data is checked.
-        ground = {key: data[key] for key in ("conditional", "diffusion", "network")}
-        return ground | {"dataset": self.dataset.name}
-
     def train_hash(self, model: str) -> str:
         """SHA-256 over everything that decides a model's weights but its seed.
 
@@ -326,17 +306,17 @@ class Experiment(Section):
         (:data:`WITHOUT_EFFECT`) are left out.
         """
         data = self.model_dump(mode="json")
-        parts = self._ground() | {"format": 1}
-        if model == "teacher":
-            self._teacher()
-            return sha256_json(parts | {"teacher": _effective(data["teacher"])})
-        section = self._model(model)
-        if isinstance(section, Student):
-            if section.uses_teacher:
-                parts["teacher"] = _effective(data["teacher"])
-            if section.init_from is not None:
-                parts["init_from"] = self.train_hash(section.init_from.model)
-        return sha256_json(parts | {"student": _effective(data["models"][model])})
+        parts = {key: data[key] for key in ("conditional", "diffusion", "network")}
+        # The source does not matter: the fingerprint of the data is checked.
+        parts |= {"dataset": self.dataset.name, "format": 1}
+        section = self._teacher() if model == "teacher" else self._model(model)
+        if isinstance(section, Teacher) or (isinstance(section, Student) and section.uses_teacher):
+            parts["teacher"] = _effective(data["teacher"])
+        if isinstance(section, Student) and section.init_from is not None:
+            parts["init_from"] = self.train_hash(section.init_from.model)
+        if model != "teacher":
+            parts["student"] = _effective(data["models"][model])
+        return sha256_json(parts)
 
     def evaluation_hash(self, model: str, step: int | None = None) -> str:
         """SHA-256 over everything that decides a model's rows beside its weights."""

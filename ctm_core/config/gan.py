@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ctm_core.config._section import Positive, Rate, Section
+from ctm_core.config._section import Positive, Rate, Section, distinct
+
+Backbone = Literal["deit_base_distilled_patch16_224", "tf_efficientnet_lite0", "tiny"]
 
 #: External files of the feature networks, by their names in config/assets.yaml.
 BACKBONE_FILES: dict[str, tuple[str, ...]] = {
@@ -21,11 +23,6 @@ def down_blocks(resolution: int) -> tuple[int, ...]:
     The pyramid's maps have 1/2, 1/4, 1/8 and 1/16 of that side. At 224 each head ends in a map of
     14/2 - 3 = 4 pixels a side; below 128 with one block fewer the map is never smaller than the
     4 x 4 kernel that closes a head.
-
-    Raises
-    ------
-    ValueError
-        If the feature networks or the heads cannot take that side.
     """
     if resolution >= 64 and resolution % 32 == 0:
         return (4, 3, 2, 1) if resolution >= 128 else (3, 2, 1, 0)
@@ -35,9 +32,7 @@ def down_blocks(resolution: int) -> tuple[int, ...]:
 class Discriminator(Section):
     """A projected discriminator: frozen feature networks and what is trained on them."""
 
-    backbones: tuple[
-        Literal["deit_base_distilled_patch16_224", "tf_efficientnet_lite0", "tiny"], ...
-    ] = Field(
+    backbones: Annotated[tuple[Backbone, ...], distinct("backbone")] = Field(
         default=("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
         min_length=1,
         description="frozen feature networks; tiny is a random one, for tests and trials",
@@ -49,13 +44,6 @@ class Discriminator(Section):
     batch_norm: Literal["local", "global"] = Field(
         default="local", description="statistics of each process (released) or of all together"
     )
-
-    @field_validator("backbones")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError(f"duplicate backbone in {list(value)}")
-        return value
 
     @field_validator("resolution")
     @classmethod

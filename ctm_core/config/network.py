@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from ctm_core.config._section import Later, Name, Positive, Section
-from ctm_core.config._traits import literal, modules, read_traits
+from ctm_core.config._traits import PACKAGE, literal, modules, read_traits
 
-FOLDER = Path(__file__).parents[1] / "models" / "networks"
+FOLDER = PACKAGE / "models" / "networks"
 
 
 class ArchitectureTraits(Section):
@@ -25,11 +24,10 @@ class ArchitectureTraits(Section):
 @cache
 def architectures() -> dict[str, ArchitectureTraits]:
     """The traits of every file in ``ctm_core/models/networks`` that states some, by its name."""
-    files = {name: FOLDER / f"{name}.py" for name in modules(FOLDER)}
     return {
         name: read_traits(file, ArchitectureTraits)
-        for name, file in files.items()
-        if literal(file, "TRAITS")
+        for name in modules(FOLDER)
+        if literal(file := FOLDER / f"{name}.py", "TRAITS")
     }
 
 
@@ -90,9 +88,8 @@ class Network(Section):
     @field_validator("architecture")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in architectures():
-            known = ", ".join(architectures())
-            raise ValueError(f"there is no such architecture; there are {known}")
+        if value not in (known := architectures()):
+            raise ValueError(f"there is no such architecture; there are {', '.join(known)}")
         return value
 
     @field_validator("model_channels")
@@ -141,11 +138,8 @@ class Network(Section):
     @property
     def own_sizes(self) -> dict[str, Any]:
         """Values of the architecture's own keys, its defaults where none is given."""
-        given = {key: getattr(self, key) for key in self.traits.keys}
-        return {
-            key: default if given[key] is None else given[key]
-            for key, default in self.traits.keys.items()
-        }
+        defaults = self.traits.keys
+        return defaults | {k: v for k in defaults if (v := getattr(self, k)) is not None}
 
     @property
     def target_time(self) -> bool:

@@ -76,13 +76,7 @@ def protocol_file(name: str, root: Path = ROOT) -> str:
 
 
 def open_project(path: str | Path, root: Path = ROOT) -> Project:
-    """Read a file that lists experiments, as Snakemake is given, or one experiment.
-
-    Raises
-    ------
-    UserError
-        As :func:`read_project`.
-    """
+    """Read a file that lists experiments, as Snakemake is given, or one experiment."""
     listing = read_yaml(path)
     if "experiments" not in listing:
         listing = {"experiments": [str(path)]}
@@ -100,13 +94,6 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
         That file, for sentences about it.
     root
         Where config/ stands if not in the working directory.
-
-    Raises
-    ------
-    UserError
-        If a file is missing or wrong, an experiment occurs twice, two experiments have different
-        sources of one data set, an external file is named that config/assets.yaml lacks, or
-        config/published.yaml names a row of these experiments that there will not be.
     """
     listed = validated(Workflow, dict(listing), path)
     files: dict[str, str] = {}

@@ -4,25 +4,27 @@ A protocol is one YAML file under ``config/protocols``. Values of different prot
 compared.
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ctm_core.config import read_yaml, validated
-from ctm_core.config._section import OneOf
-from ctm_core.config._traits import literal, modules
+from ctm_core.config._section import Name, OneOf, Section, duplicates
+from ctm_core.config._traits import PACKAGE, literal, modules
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 #: What a protocol can ask for; ``fid`` is ``fd`` with the demand that it may be called so.
 MetricKey = Annotated[str, OneOf(tuple(name for name, known in METRICS.items() if known.needs))]
 
 #: Modules of the feature networks; those that need an external file say so in ``ASSETS``.
-FEATURES = Path(__file__).parents[1] / "models" / "features"
+FEATURES = PACKAGE / "models" / "features"
 #: Published statistics that papers' FIDs are relative to.
 PAPER_REFERENCES = (
     "edm-reference-cifar10",
@@ -31,18 +33,14 @@ PAPER_REFERENCES = (
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ReferenceSplit(_Section):
+class ReferenceSplit(Section):
     """The real images that samples are compared with."""
 
     dataset: DatasetName = Field(description="a name that `ctm data` knows")
     split: Name = Field("train", description="a split of that data set")
 
 
-class ReferenceFile(_Section):
+class ReferenceFile(Section):
     """Statistics that somebody published, of images that need not be here."""
 
     asset: Name = Field(description="the file's name in config/assets.yaml")
@@ -62,7 +60,7 @@ Reference = Annotated[
 ]
 
 
-class Neighbours(_Section):
+class Neighbours(Section):
     """Which neighbour's distance is the radius of a point's ball."""
 
     precision_recall: int = Field(3, ge=1, description="as published (Kynkäänniemi et al., 2019)")
@@ -72,21 +70,21 @@ class Neighbours(_Section):
     )
 
 
-class Kid(_Section):
+class Kid(Section):
     """How the kernel distance is averaged."""
 
     subsets: int = Field(0, ge=0, description="drawn without replacement; 0: all pairs of rows")
     size: int = Field(1000, ge=2, description="rows of each side in a subset, at most")
 
 
-class Trajectories(_Section):
+class Trajectories(Section):
     """The teacher's flow that jumps are compared with."""
 
     noises: int = Field(24, ge=1, description="of each sampling seed: its first")
     points: int = Field(48, ge=2, description="of the grid of the teacher's fine solve by Heun")
 
 
-class HeldOut(_Section):
+class HeldOut(Section):
     """What the distances of samples to training images are compared with."""
 
     held_out: Literal["test", "others"] = Field(
@@ -97,7 +95,7 @@ class HeldOut(_Section):
     images: int = Field(10_000, ge=2, description="held-out images at most")
 
 
-class Protocol(_Section):
+class Protocol(Section):
     """How samples are turned into values."""
 
     name: Name = Field(description="the file's name without .yaml")
@@ -131,44 +129,40 @@ class Protocol(_Section):
     memorisation: HeldOut = HeldOut()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for problem in (*self._network_problems(), *self._metric_problems()):
+    def _consistent(self) -> Protocol:
+        if problem := next(chain(self._network_problems(), self._metric_problems()), None):
             raise ValueError(problem)
         return self
 
-    def _network_problems(self) -> list[str]:
+    def _network_problems(self) -> Iterator[str]:
         inception = self.features == "inception"
-        problems = []
         if self.precision == "bf16" and (inception or self.features.startswith("classifier_")):
             kind = "Inception runs" if inception else "classifiers run"
-            problems.append(f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
+            yield (f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
         if inception and self.resize not in ("inside", "clean"):
-            problems.append(
+            yield (
                 f"inception sees 299 pixels: resize is inside (its file's own resizing) or clean "
                 f"(clean-fid's), not {self.resize}"
             )
         if self.resize == "inside" and not inception:
-            problems.append(f"resize inside belongs to inception; {self.features} has none")
+            yield (f"resize inside belongs to inception; {self.features} has none")
         if inception and self.resize == "clean" and self.input_size != 299:
-            problems.append(f"clean resizing for inception is to 299, not to {self.input_size}")
+            yield (f"clean resizing for inception is to 299, not to {self.input_size}")
         side = self.reference.resolution if isinstance(self.reference, ReferenceFile) else None
         if self.resize == "inside" and side not in (None, self.input_size):
-            problems.append(
+            yield (
                 f"with resize inside, input_size ({self.input_size}) is the images' side, but the "
                 f"reference is of {side}-pixel images"
             )
         if self.features.startswith("dinov2") and self.input_size % 14:
-            problems.append(
-                f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple"
-            )
-        return problems
+            yield (f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple")
 
-    def _metric_problems(self) -> list[str]:
-        repeated = sorted({m for m in self.metrics if self.metrics.count(m) > 1})
-        problems = [f"duplicate metric: {metric}" for metric in repeated]
+    def _metric_problems(self) -> Iterator[str]:
+        for metric in duplicates(self.metrics):
+            yield f"duplicate metric: {metric}"
         if {"fid", "fd"} <= set(self.metrics):
-            problems.append("metrics names both fid and fd, which are one value; keep fid")
-        return problems + [why for m in self.metrics if (why := METRICS[m].problem(self))]
+            yield "metrics names both fid and fd, which are one value; keep fid"
+        yield from filter(None, (METRICS[metric].problem(self) for metric in self.metrics))
 
     def too_little_for_fid(self, n: int) -> str | None:
         """Why a Fréchet distance of ``n`` samples is no FID here; None if it is one.

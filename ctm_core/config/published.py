@@ -188,11 +188,6 @@ def check_keys(
         Those of the run, by name.
     known
         Names of all experiments that have a file.
-
-    Raises
-    ------
-    UserError
-        If an entry names an experiment, model, step or cell that there is not.
     """
     names_of_all = {*known, *experiments}
     for entry in literature.entries():

@@ -107,11 +107,6 @@ def load_experiment(path: str | Path) -> Experiment:
     return validated(Experiment, read_yaml(path), path)
 
 
-def load_workflow(path: str | Path) -> Workflow:
-    """Read and validate the list of experiments; raises as :func:`load_experiment`."""
-    return validated(Workflow, read_yaml(path), path)
-
-
 def json_schema(model: type[BaseModel]) -> str:
     """The JSON schema of a model as text, as the files under ``workflow/schemas`` hold it."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

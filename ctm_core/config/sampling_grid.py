@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from ctm_core.config._section import Name, Positive, Section, Seed, without_repetition
+from ctm_core.config._section import Name, Positive, Section, Seed, Seeds
 from ctm_core.config.sampler_traits import SamplerName, sampling_problem
 
 #: The sampler of rows that an adaptive solver made: those of likelihood.
@@ -86,13 +86,8 @@ class Likelihood(Section):
 class Evaluation(Section):
     """What is sampled, and by which protocols it is scored."""
 
-    sample_seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+    sample_seeds: Seeds = (0, 1, 2)
     batch_size: Positive = 256
     samplers: dict[Name, tuple[SamplerGrid, ...]]
     protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
     likelihood: Likelihood | None = None
-
-    @field_validator("sample_seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return without_repetition(value)

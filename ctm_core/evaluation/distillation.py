@@ -91,11 +91,6 @@ def errors(
     Returns
     -------
     The trajectory error of each cell, and ``{t, s, error}`` of each jump.
-
-    Raises
-    ------
-    UserError
-        If the model cannot do a cell's steps, or a step gives NaN or infinity.
     """
     walks = [(cell.sampler, steps(cell, noises.diffusion)) for cell in cells]
     if pairs:

@@ -136,13 +136,7 @@ def _check_weights(
 
 
 def read_references(paths: Iterable[Path]) -> dict[str, Reference]:
-    """References by the name of their protocol, which they carry.
-
-    Raises
-    ------
-    UserError
-        As :func:`load_reference`, or if two are of one protocol.
-    """
+    """References by the name of their protocol, which they carry."""
     references: dict[str, Reference] = {}
     for path in paths:
         reference = load_reference(path)

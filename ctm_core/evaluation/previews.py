@@ -31,13 +31,7 @@ PATH_PREFIX = "path/"
 def write_previews(
     path: Path, model: str, cells: Sequence[Cell], generator: Generator, *, seed: int
 ) -> None:
-    """Write the samples of every cell; noises and classes are the same for all cells.
-
-    Raises
-    ------
-    UserError
-        As :meth:`ctm_core.models.generation.Generator.batches`.
-    """
+    """Write the samples of every cell; noises and classes are the same for all cells."""
     classes = generator.classes
     labels = torch.arange(SHOWN) % classes if classes else None
     tensors = {

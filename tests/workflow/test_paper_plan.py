@@ -10,7 +10,7 @@ import torch
 import yaml
 from fixtures.project import Project, jobs
 
-from ctm_core.config import Experiment, load_experiment, load_workflow
+from ctm_core.config import Experiment, load_experiment, read_yaml
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data import assets
 from ctm_core.models import weight_file
@@ -26,7 +26,7 @@ def needed(project: Project) -> set[str]:
     """Every external file of the paper that no Python package contains."""
     names: set[str] = set()
     folder = project.path / "config"
-    for name in load_workflow(folder / "paper.yaml").experiments:
+    for name in read_yaml(folder / "paper.yaml")["experiments"]:
         experiment = load_experiment(folder / f"experiments/{name}.yaml")
         names |= set(experiment.named_assets().values())
         for student in experiment.students.values():

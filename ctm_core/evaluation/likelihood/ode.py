@@ -186,11 +186,6 @@ def solve(
     -------
     (end, integral, evaluations)
         (B, C, H, W) and (B,), float64, and how often ``slope`` was called.
-
-    Raises
-    ------
-    UserError
-        If a slope is NaN or infinite, or the steps become too small.
     """
     size = start.numel()
 

@@ -32,11 +32,6 @@ class LikelihoodProtocol:
     reading
         Of its residual term, see
         :data:`ctm_core.evaluation.likelihood.published_protocol.READINGS`.
-
-    Raises
-    ------
-    UserError
-        For a name that is none, or a choice that the protocol does not leave.
     """
 
     probes: int = 1

@@ -31,13 +31,7 @@ def pieces(samples: int, count: int, start: int, length: int) -> Iterator[tuple[
 
 
 def groups(blocks: Sequence[Moments], count: int) -> list[Moments]:
-    """The moments of ``count`` sets of as many consecutive blocks each.
-
-    Raises
-    ------
-    ValueError
-        If the blocks cannot be divided so.
-    """
+    """The moments of ``count`` sets of as many consecutive blocks each."""
     each, rest = divmod(len(blocks), count)
     if rest:
         raise ValueError(f"{len(blocks)} blocks do not make {count} equal groups")

@@ -39,13 +39,7 @@ def intercept(values: dict[int, float]) -> float:
 
 
 def at_parts(blocks: Sequence[Moments], reference: Moments) -> dict[int, float]:
-    """Distances of n, n/2 and n/4 samples from the reference, by their number.
-
-    Raises
-    ------
-    ValueError
-        If the number of blocks is not a multiple of 4.
-    """
+    """Distances of n, n/2 and n/4 samples from the reference, by their number."""
     n = sum(block.n for block in blocks)
     return {
         n // parts: statistics.fmean(

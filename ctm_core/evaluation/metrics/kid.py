@@ -49,13 +49,7 @@ def _row_sums(x: torch.Tensor) -> torch.Tensor:
 
 
 def self_similarity(features: torch.Tensor) -> float:
-    """The mean of the kernel over pairs of different rows; of the reference it is wanted once.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two rows.
-    """
+    """The mean of the kernel over pairs of different rows; of the reference it is wanted once."""
     n = len(features)
     if n < 2:
         raise ValueError(f"a kernel distance needs two rows of each set, not {n}")

@@ -43,13 +43,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, features: torch.Tensor) -> Moments:
-        """The state of one batch, features of shape (n, D).
-
-        Raises
-        ------
-        ValueError
-            If the features are not a matrix, or not all finite.
-        """
+        """The state of one batch, features of shape (n, D)."""
         if features.ndim != 2:
             raise ValueError(f"expected features of shape (n, D), got {tuple(features.shape)}")
         rows = features.detach().to(device="cpu", dtype=torch.float64)
@@ -80,13 +74,7 @@ class Moments(NamedTuple):
         )
 
     def without(self, part: Moments) -> Moments:
-        """The inverse of :meth:`merge`: the state of all rows but those of ``part``.
-
-        Raises
-        ------
-        ValueError
-            If the dimensions differ, or ``part`` has as many rows as the whole.
-        """
+        """The inverse of :meth:`merge`: the state of all rows but those of ``part``."""
         n = self.n - part.n
         if self.dim != part.dim or n < 1:
             raise ValueError(
@@ -98,13 +86,7 @@ class Moments(NamedTuple):
         return Moments(n, mean, self.scatter - part.scatter - outer)
 
     def covariance(self) -> torch.Tensor:
-        """The unbiased covariance S / (n - 1), float64 of shape (D, D).
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than two rows.
-        """
+        """The unbiased covariance S / (n - 1), float64 of shape (D, D)."""
         if self.n < 2:
             raise ValueError(f"a covariance needs two rows, there are {self.n}")
         return self.scatter / (self.n - 1)

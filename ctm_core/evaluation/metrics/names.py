@@ -50,11 +50,6 @@ class MetricName:
         Name of the feature network; empty where there is none.
     n
         Samples behind a value; None for ``fid`` and for the extrapolated Fréchet distance.
-
-    Raises
-    ------
-    ValueError
-        If the family is unknown, or lacks or has what it must not.
     """
 
     family: str
@@ -86,13 +81,7 @@ class MetricName:
 
 
 def parse(name: str) -> MetricName:
-    """Take a name apart.
-
-    Raises
-    ------
-    ValueError
-        If it does not follow the grammar.
-    """
+    """Take a name apart."""
     fitting = [f for f in FAMILIES if name == f or name.startswith(f + "_")]
     if not fitting:
         raise ValueError(f"{name!r} is not a metric; known are {', '.join(FAMILIES)}")

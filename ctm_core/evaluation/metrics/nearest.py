@@ -54,11 +54,6 @@ def nearest_distances(
     Returns
     -------
     float64 (n,), in levels.
-
-    Raises
-    ------
-    ValueError
-        If the images are not of one size, or there are no training images.
     """
     if images.shape[1:] != training.shape[1:] or not len(training):
         raise ValueError(
@@ -81,11 +76,6 @@ def memorisation(samples: torch.Tensor, held_out: torch.Tensor) -> Memorisation:
 
     The probability is a mean over samples, given the held-out images, and has that mean's standard
     error. The ratio is None where half of the held-out images are copies themselves.
-
-    Raises
-    ------
-    ValueError
-        If a set is empty.
     """
     if not len(samples) or not len(held_out):
         raise ValueError("memorisation compares samples with held-out images; a set is empty")

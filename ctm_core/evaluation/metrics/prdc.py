@@ -41,11 +41,6 @@ def distance_pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tens
     Yields
     ------
     The rows' place in (n,), and squared distances (piece, m), float64, not negative.
-
-    Raises
-    ------
-    ValueError
-        If the dimensions differ or a set is empty.
     """
     if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1]:
         raise ValueError(
@@ -66,13 +61,7 @@ def distance_pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tens
 
 
 def radii(features: Tensor, k: int) -> Tensor:
-    """Squared distance of each row to its k-th nearest other row; float64 (n,).
-
-    Raises
-    ------
-    ValueError
-        If there are not more than k rows.
-    """
+    """Squared distance of each row to its k-th nearest other row; float64 (n,)."""
     if not 1 <= k < len(features):
         raise ValueError(f"{len(features)} rows have no {k}-th nearest other row")
     reach = torch.empty(len(features), dtype=torch.float64)
@@ -98,11 +87,6 @@ def precision_recall(
         Which neighbour a ball reaches to.
     reference_radii
         ``radii(reference, k)``, if known.
-
-    Raises
-    ------
-    ValueError
-        If dimensions differ or a set has not more than k rows.
     """
     reach = radii(reference, k) if reference_radii is None else reference_radii
     own = radii(samples, k)

@@ -45,11 +45,6 @@ def scores(
     -------
     Rows ``{metric, n, value, rank_deficient, standard_error, freedom}``; the last two are None
     where a value has no error of its own.
-
-    Raises
-    ------
-    ValueError
-        If samples or reference do not hold what a metric needs.
     """
     return [
         {

@@ -115,12 +115,6 @@ class State:
         ----------
         outputs
             ``features`` (rows, D), and what else is needed; the rest is ignored.
-
-        Raises
-        ------
-        ValueError
-            If a metric's part is missing, parts differ in rows, features are not finite, rows of
-            probabilities are not distributions, or there are more samples than announced.
         """
         rows = len(outputs["features"])
         for name in self.inputs:
@@ -182,13 +176,7 @@ class State:
         return frozenset("probabilities" if part == "scores" else part for part in parts)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """A tensor of :data:`LAYOUT`.
-
-        Raises
-        ------
-        ValueError
-            If the state does not hold it, or samples are missing.
-        """
+        """A tensor of :data:`LAYOUT`."""
         self._check_complete()
         if name not in self._tensors:
             raise ValueError(f"there are no {name.partition('.')[0]} here")
@@ -207,13 +195,7 @@ class State:
         return value
 
     def merge(self, other: State) -> State:
-        """The samples of both: blocks and splits side by side.
-
-        Raises
-        ------
-        ValueError
-            If samples are missing, or the states do not hold the same.
-        """
+        """The samples of both: blocks and splits side by side."""
         one, two = self.tensors(), other.tensors()
         shapes = [{name: held[name].shape[1:] for name in held} for held in (one, two)]
         if shapes[0] != shapes[1]:
@@ -228,13 +210,7 @@ class State:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> State:
-        """The inverse of :meth:`tensors`.
-
-        Raises
-        ------
-        ValueError
-            If a tensor is missing or does not fit.
-        """
+        """The inverse of :meth:`tensors`."""
         parts = {name.partition(".")[0] for name in tensors} | {"samples"}
         sizes = {"1": 1}
         for name, (dtype, shape) in LAYOUT.items():

@@ -43,11 +43,6 @@ def delete_d(value: float, left_out: Sequence[float]) -> Estimate:
         Of all samples.
     left_out
         The metric without block b, for each of at least two blocks of equal size.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two blocks.
     """
     count = len(left_out)
     if count < 2:
@@ -58,13 +53,7 @@ def delete_d(value: float, left_out: Sequence[float]) -> Estimate:
 
 
 def of_independent(terms: torch.Tensor) -> Estimate:
-    """The mean of independent terms (n,); no error for a single one.
-
-    Raises
-    ------
-    ValueError
-        If there are no terms.
-    """
+    """The mean of independent terms (n,); no error for a single one."""
     terms = terms.to(torch.float64)
     n = len(terms)
     if n == 0:

@@ -60,11 +60,6 @@ def path(
     Returns
     -------
     ``{level: images (B, C, H, W)}``.
-
-    Raises
-    ------
-    ValueError
-        If a level lies outside.
     """
     outside = [level for level in levels if level and not sigma_min <= level <= sigma_max]
     if outside:

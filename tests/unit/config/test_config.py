@@ -300,7 +300,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         config.load_experiment(tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(UserError, match="is not readable YAML"):
-        config.load_workflow(tmp_path / "binary.yaml")
+        config.read_yaml(tmp_path / "binary.yaml")
 
 
 def test_yaml_anchors_and_merges_work(tmp_path: Path) -> None:
@@ -316,10 +316,13 @@ def test_yaml_anchors_and_merges_work(tmp_path: Path) -> None:
 def test_workflow_lists_experiments(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("experiments: [digits, other.yaml]\n")
-    assert config.load_workflow(path).experiments == ("digits", "other.yaml")
+    assert config.validated(config.Workflow, config.read_yaml(path), path).experiments == (
+        "digits",
+        "other.yaml",
+    )
     path.write_text("experiments: []\n")
     with pytest.raises(UserError, match="experiments"):
-        config.load_workflow(path)
+        config.validated(config.Workflow, config.read_yaml(path), path)
 
 
 # -- cells -------------------------------------------------------------------------------------

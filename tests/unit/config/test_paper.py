@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ctm_core.config import Experiment, load_experiment, load_workflow
+from ctm_core.config import Experiment, load_experiment, read_yaml
 from ctm_core.config.protocols import Protocol, ReferenceFile, load_protocol
 from ctm_core.config.reading import _keys_at
 from ctm_core.data import assets
 from ctm_core.models import weight_file
 
 ROOT = Path(__file__).parents[3]
-NAMES = load_workflow(ROOT / "config/paper.yaml").experiments
+NAMES = read_yaml(ROOT / "config/paper.yaml")["experiments"]
 SHAPES = {"cifar10": (32, 10), "imagenet64": (64, 1000)}
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fixtures.tiny import Ended
 
-from ctm_core.config import load_workflow
+from ctm_core.config import read_yaml
 from ctm_core.data import assets
 from ctm_core.data.assets.needs import needs
 from ctm_core.runtime.errors import UserError
@@ -24,7 +24,7 @@ def test_the_paper_needs_what_the_list_says() -> None:
     listed = {
         name
         for name, asset in assets.load(ROOT / "config/assets.yaml").items()
-        if set(asset.needed_by) & set(load_workflow(PAPER).experiments)
+        if set(asset.needed_by) & set(read_yaml(PAPER)["experiments"])
     }
     found = needs(PAPER)
     assert set(found) == listed
