@@ -24,7 +24,7 @@ from typing import Any
 from ctm_core.config.dag import TARGETS, Job, by_rule, graph
 from ctm_core.config.project import ROOT, Project, open_project
 from ctm_core.plan.costs import Costs, Estimate
-from ctm_core.plan.record import Comparison, compare
+from ctm_core.plan.record import Record, compare
 from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
 from ctm_core.plan.storage import on_disk
 
@@ -36,36 +36,18 @@ SPEED = ROOT / "benchmarks" / "speed.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a target of a configuration takes, all jobs counted from nothing.
-
-    Attributes
-    ----------
-    estimates
-        Of every job, each after those whose files it reads.
-    finished
-        How many of them have left all their files under ``results``.
-    disk
-        Bytes by what they hold.
-    missing
-        External files that are missing, by the labels of the unfinished jobs that read them.
-    commands
-        What makes the target, by where.
-    comparisons, others, recorded_on
-        See :func:`ctm_core.plan.record.compare`.
-    """
+    """What a target of a configuration takes, all jobs counted from nothing."""
 
     project: Project
     target: str
-    estimates: list[Estimate]
-    finished: int
-    disk: Mapping[str, float]
-    missing: Mapping[str, list[str]]
-    commands: Mapping[str, str]
+    estimates: list[Estimate]  #: each after those whose files it reads
+    finished: int  #: jobs that have left all their files under ``results``
+    disk: Mapping[str, float]  #: bytes by what they hold
+    missing: Mapping[str, list[str]]  #: labels of unfinished jobs by the file that they lack
+    commands: Mapping[str, str]  #: what makes the target, by where
     speed: Speed
-    device: DeviceSpeed | None
-    comparisons: list[Comparison]
-    others: list[str]
-    recorded_on: str | None
+    device: DeviceSpeed
+    record: Record
 
     @property
     def hours(self) -> dict[str, float]:
@@ -99,18 +81,18 @@ class Plan:
             "jobs": by_rule(estimate.job for estimate in self.estimates),
             "jobs_finished": self.finished,
             "measured_on": {"device": self.speed.device, "threads": self.speed.threads},
-            "device_speed": None if self.device is None else self.device.given,
+            "device_speed": self.device.given,
             "hours": self.hours,
             "hours_of_longest_chain": self.longest_chain,
             "operations": self.operations,
             "disk": dict(self.disk),
             "peak_memory": max((e.memory for e in self.estimates), default=0.0),
-            "missing": {name: list(readers) for name, readers in self.missing.items()},
+            "missing": dict(self.missing),
             "commands": dict(self.commands),
             "estimates": [_estimate(each) for each in self.estimates],
-            "recorded_on": self.recorded_on,
-            "comparisons": [asdict(each) for each in self.comparisons],
-            "records_of_other_configurations": list(self.others),
+            "recorded_on": self.record.device,
+            "comparisons": [asdict(each) for each in self.record.comparisons],
+            "records_of_other_configurations": self.record.others,
         }
 
 
@@ -142,14 +124,13 @@ def plan(
     UserError
         If the config, the speeds or a record is missing or wrong.
     """
-    device = None if device_speed is None else parse_device_speed(device_speed)
+    device = parse_device_speed(device_speed)
     measured = read_speed(speed)
     project = open_project(config)
     jobs = graph(project, target)
     root = results.parent
     costs = Costs(project, measured, device, root)
     estimates = costs.of(jobs)
-    comparisons, others, recorded_on = compare(estimates, results)
     unfinished = [job for job in jobs if not job.finished(root)]
     return Plan(
         project=project,
@@ -161,9 +142,7 @@ def plan(
         commands=_commands(config, target, estimates),
         speed=measured,
         device=device,
-        comparisons=comparisons,
-        others=others,
-        recorded_on=recorded_on,
+        record=compare(estimates, results),
     )
 
 
@@ -180,11 +159,8 @@ def _commands(config: Path, target: str, estimates: list[Estimate]) -> dict[str,
     """The command on this machine, and on a cluster where jobs ask for GPUs."""
     gpus = max((estimate.gpus for estimate in estimates), default=0)
     given = config.as_posix()
-    here, there = "", f" --configfile {given}"
-    if given != "config/config.yaml":
-        here = there
-    if given == "config/paper.yaml":
-        there = ""
+    here = "" if given == "config/config.yaml" else f" --configfile {given}"
+    there = "" if given == "config/paper.yaml" else f" --configfile {given}"
     end = TARGETS[target]
     resources = f" --resources gpu={gpus}" if gpus else ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,37 +24,19 @@ from ctm_core.plan.speeds import DeviceSpeed, Speed
 from ctm_core.plan.storage import Shape
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Costs", "Estimate"]
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """One job's cost.
-
-    Attributes
-    ----------
-    passes
-        Images through networks, by kind; for a training, by network.
-    operations
-        Of all networks.
-    seconds
-        On one device; with several the work is shared.
-    gpus, processes
-        What the job asks for.
-    memory
-        Peak bytes of the job; of each process where there are several.
-    start
-        Seconds before its process has loaded what it needs.
-    """
+    """One job's cost."""
 
     job: Job
-    passes: Mapping[str, float]
+    passes: Mapping[str, float] = field(default_factory=dict)  #: images, by network or purpose
     operations: float = 0.0
-    seconds: float = 0.0
+    seconds: float = 0.0  #: on one device; with several the work is shared
     gpus: int = 0
     processes: int = 1
-    memory: float = 0.0
-    start: float = 0.0
+    memory: float = 0.0  #: peak bytes of each process
+    start: float = 0.0  #: seconds before the process has loaded what it needs
 
     @property
     def wall(self) -> float:
@@ -81,36 +63,28 @@ class Costs:
 
     Parameters
     ----------
-    speed
-        The measured machine's.
-    device
-        Another device, if the work is not done on that one.
     root
         The folder above ``results``, for data sets whose size is only in their manifest.
-
-    Raises
-    ------
-    UserError
-        If the size of a data set is not known.
     """
 
     def __init__(
         self,
         project: Project,
         speed: Speed,
-        device: DeviceSpeed | None = None,
+        device: DeviceSpeed = DeviceSpeed(),  # noqa: B008 (frozen)
         root: Path = Path(),
     ) -> None:
         self.project = project
         self.speed = speed
         self.device = device
-        self.shapes: dict[str, Shape | None] = {
-            name: storage.data_shape(name, root) for name in project.datasets
-        }
+        self.shapes = {name: storage.data_shape(name, root) for name in project.datasets}
 
     def of(self, jobs: Iterable[Job]) -> list[Estimate]:
         """Every job's estimate, in order."""
-        return [replace(self._of(job), start=self.speed.start) for job in jobs]
+        return [
+            replace(each, start=self.speed.start, memory=self.speed.process + each.memory)
+            for each in map(self._of, jobs)
+        ]
 
     def _of(self, job: Job) -> Estimate:
         if job.kind == "train":
@@ -119,12 +93,12 @@ class Costs:
             return self._evaluation(job)
         if job.kind == "reference" and job.name is not None:
             return self._reference(job, self.project.protocols[job.name])
-        return Estimate(job, {}, memory=self.speed.process)
+        return Estimate(job)
 
     # -- networks --------------------------------------------------------------------------------
 
     def shape(self, experiment: Experiment) -> Shape:
-        """The data set of an experiment."""
+        """The data set of an experiment; a UserError if its size is not known."""
         name = experiment.dataset.name
         shape = self.shapes.get(name)
         if shape is None:
@@ -188,22 +162,15 @@ class Costs:
             for use, number in passes.uses.items()
             if (cost := costs[use.network]) is not None
         )
-        if self.device is None or self.device.rate is None:
+        if self.device.rate is None:
             weights = network.parameters * (1 + storage.averages(experiment, model)) / 2
             updating = passes.steps * weights * self.speed.update * max(share.processes, 1)
-            seconds += updating / (1.0 if self.device is None else self.device.factor)
+            seconds += updating / self.device.factor
         memory = storage.training_memory(
             experiment, model, network, teacher, discriminator, perceptual
         )
-        return Estimate(
-            job,
-            passes.by_network,
-            operations,
-            seconds,
-            share.gpus,
-            share.processes,
-            self.speed.process + memory,
-        )
+        used = passes.by_network
+        return Estimate(job, used, operations, seconds, share.gpus, share.processes, memory)
 
     def _evaluation(self, job: Job) -> Estimate:
         experiment, model = job.experiment, job.model
@@ -212,20 +179,17 @@ class Costs:
         network = self.network(experiment, model)
         images = sampled(experiment, self.project.protocols, model, job.step)
         passes = {
-            "sampling": float(images.sampling),
-            "trajectory": float(images.trajectory),
-            "trajectory_teacher": float(images.trajectory_teacher),
-            "previews": float(images.previews),
-            "features": float(sum(images.features.values())),
+            name: float(getattr(images, name))
+            for name in ("sampling", "trajectory", "trajectory_teacher", "previews")
         }
+        passes["features"] = float(sum(images.features.values()))
         forward, through = network.operations["forward"], network.operations["through"]
         own = images.sampling + images.previews + images.trajectory
         work = [Work(network, own * forward)]
         teacher = None
         if images.trajectory_teacher:
             teacher = self.network(experiment, "teacher")
-            total = images.trajectory_teacher * teacher.operations["forward"]
-            work.append(Work(teacher, total))
+            work.append(Work(teacher, images.trajectory_teacher * teacher.operations["forward"]))
         if images.likelihood:
             section = experiment.evaluation.likelihood
             assert section is not None
@@ -239,44 +203,28 @@ class Costs:
                 total = count * known[0].operations["forward"]
                 work.append(Work(known[0], total, protocol.precision))
         memory = storage.evaluation_memory(self.project, job, network, shape, teacher)
-        return Estimate(
-            job,
-            passes,
-            *self._sums(work),
-            experiment.resources.evaluation.gpus,
-            memory=self.speed.process + memory,
-        )
+        gpus = experiment.resources.evaluation.gpus
+        return Estimate(job, passes, *self._sums(work), gpus, memory=memory)
 
     def _reference(self, job: Job, protocol: Protocol) -> Estimate:
         """Features of the real images; none where their statistics are a file."""
-        nothing = Estimate(job, {}, memory=self.speed.process)
         reference = protocol.reference
         if not isinstance(reference, ReferenceSplit):
-            return nothing
+            return Estimate(job)
         shape = self.shapes.get(reference.dataset) or storage.data_shape(reference.dataset)
         if shape is None or (known := network_costs.features(protocol, shape.image)) is None:
-            return nothing
+            return Estimate(job)
         cost, dimensions = known
         count = shape.counts.get(reference.split, 0)
         work = Work(cost, count * cost.operations["forward"], protocol.precision)
         memory = 4 * cost.parameters + 2 * storage.state_bytes(protocol, dimensions, 1)
-        return Estimate(
-            job,
-            {"features": float(count)},
-            *self._sums([work]),
-            memory=self.speed.process + memory,
-        )
+        return Estimate(job, {"features": float(count)}, *self._sums([work]), memory=memory)
 
     def _sums(self, work: Iterable[Work]) -> tuple[float, float]:
         """Operations and seconds of all of it."""
         operations = seconds = 0.0
-        for each in work:
-            operations += each.operations
-            seconds += self.speed.seconds(
-                each.cost.operations["forward"],
-                each.operations,
-                precision=each.precision,
-                backward=each.backward,
-                device=self.device,
-            )
+        for cost, total, precision, backward in work:
+            operations += total
+            each = cost.operations["forward"]
+            seconds += self.speed.seconds(each, total, precision, backward, self.device)
         return operations, seconds

@@ -27,8 +27,6 @@ from ctm_core.training.objective import Mode
 if TYPE_CHECKING:
     from ctm_core.config.protocols import Protocol
 
-__all__ = ["Cost", "denoiser", "discriminator", "features", "measured", "perceptual"]
-
 #: Dimensions of the features that each network gives.
 DIMENSIONS = {
     "classifier": classifier.DIM,
@@ -47,35 +45,18 @@ INCEPTION_SIDE = 299
 
 @dataclass(frozen=True)
 class Cost:
-    """A network's cost.
+    """A network's cost."""
 
-    Attributes
-    ----------
-    operations
-        Per image, by what follows its forward pass.
-    parameters, trained
-        Number of weights, and of those that learn.
-    activation_bytes
-        Of float32 activations per image that are kept for the backward pass.
-    """
-
-    operations: Mapping[Mode, float]
+    operations: Mapping[Mode, float]  #: per image, by what follows the forward pass
     parameters: int
-    trained: int
-    activation_bytes: float
+    trained: int  #: parameters that learn
+    activation_bytes: float  #: float32 activations per image that the backward pass needs
 
 
 def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor) -> Cost:
-    """Count a network on the meta device.
+    """Count a network on the meta device; its weights that require gradient are those that learn.
 
-    Parameters
-    ----------
-    network
-        What has the weights; those that require gradient are the ones that learn.
-    run
-        Its call.
-    image
-        A batch on the meta device, of two images or more where norms need several.
+    ``run`` is its call on ``image``, a meta batch: of two images or more where norms need several.
     """
     parameters = list(network.parameters())
     trained = [p for p in parameters if p.requires_grad]
@@ -114,11 +95,7 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
 
 @cache
 def denoiser(
-    network: Network,
-    diffusion: Diffusion,
-    shape: tuple[int, int, int],
-    classes: int,
-    time_s: bool,
+    network: Network, diffusion: Diffusion, shape: tuple[int, int, int], classes: int, time_s: bool
 ) -> Cost:
     """The U-Net of an experiment: the teacher's, or with ``time_s`` a student's."""
     channels, side, _ = shape

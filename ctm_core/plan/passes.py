@@ -10,7 +10,7 @@ mirror what :mod:`ctm_core.evaluation.evaluate` does, padding of the last batch 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,23 +26,13 @@ from ctm_core.evaluation.previews import SHOWN, WALKERS, path_cells
 from ctm_core.training import objectives
 from ctm_core.training.objective import Objective, Use
 
-__all__ = ["Passes", "Sampled", "expected", "sampled"]
-
 
 @dataclass(frozen=True)
 class Passes:
-    """The expected passes of one training, in images.
-
-    Attributes
-    ----------
-    uses
-        By network and mode.
-    steps
-        Optimiser steps of the student.
-    """
+    """The expected passes of one training, in images."""
 
     uses: Mapping[Use, float]
-    steps: int
+    steps: int  #: optimiser steps of the student
 
     @property
     def by_network(self) -> dict[str, float]:
@@ -55,13 +45,7 @@ class Passes:
 
 
 def expected(experiment: Experiment, model: str) -> Passes:
-    """The passes of a training of an experiment.
-
-    Raises
-    ------
-    UserError
-        If the model is not trained here.
-    """
+    """The passes of a training of an experiment."""
     training = experiment.training(model)
     batch = training.batch_size
     if model == "teacher":
@@ -115,43 +99,25 @@ def _weighs_beforehand(experiment: Experiment, student: Student) -> bool:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The passes of one evaluation, in images.
+    """The passes of one evaluation, in images."""
 
-    Attributes
-    ----------
-    sampling, previews
-        Of the model.
-    trajectory, trajectory_teacher
-        Of the model's steps and of the teacher's fine solve.
-    likelihood
-        Images whose likelihood is measured; how many passes each takes, the solver decides.
-    features
-        Of the feature network of each protocol.
-    """
-
-    sampling: int = 0
-    previews: int = 0
-    trajectory: int = 0
-    trajectory_teacher: int = 0
-    likelihood: int = 0
-    features: Mapping[str, int] = field(default_factory=dict)
+    sampling: int
+    previews: int
+    trajectory: int  #: the model's own steps
+    trajectory_teacher: int  #: the teacher's fine solve
+    likelihood: int  #: images; how many passes each takes, the solver decides
+    features: Mapping[str, int]  #: of the feature network of each protocol
 
 
 def sampled(
     experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
 ) -> Sampled:
-    """The passes of evaluating a model at a step.
-
-    Parameters
-    ----------
-    protocols
-        By name, at least those that the experiment names.
-    """
+    """The passes of evaluating a model at a step by some of ``protocols``."""
     section = experiment.evaluation
     seeds = len(section.sample_seeds)
     cells = experiment.cells(model, step)
     scored = {name: set(named) for name, named in experiment.protocols(model, step).items()}
-    sampling = 0
+    size, sampling = section.batch_size, 0
     for cell in cells:
         # Protocols that want the same samples share them.
         draws = {
@@ -159,7 +125,6 @@ def sampled(
             for name, named in scored.items()
             if cell in named
         }
-        size = section.batch_size
         sampling += sum(-(-count // size) * size for _, count, _ in draws) * cell.nfe
     walked = sum(cell.nfe for cell in path_cells(cells))
     images = section.likelihood.images if section.likelihood is not None else 0
@@ -182,7 +147,9 @@ def _trajectories(
     """Passes of the model and of the teacher for the trajectory errors."""
     diffusion = experiment.diffusion.model_dump()
     own = teacher = 0
-    first = True
+    pairs = []  # jumps to measure, by the first protocol's first seed alone
+    if model != "teacher":
+        pairs = distillation.jumps(LEVELS, diffusion, experiment.models[model].traits.final_only)
     for name, cells in experiment.protocols(model, step).items():
         protocol = protocols[name]
         if not protocol.needs_teacher:
@@ -192,15 +159,11 @@ def _trajectories(
         padded = -(-noises // size) * size
         walks = [(cell, distillation.steps(cell, diffusion)) for cell in cells]
         for _ in experiment.evaluation.sample_seeds:
-            pairs = []
-            if first and model != "teacher":
-                final = experiment.models[model].traits.final_only
-                pairs = distillation.jumps(LEVELS, diffusion, final)
-            first = False
             levels = {level for _, steps in walks for pair in steps for level in pair}
             levels |= {level for pair in pairs for level in pair}
             teacher += padded * _solve(levels, protocol.trajectory.points, diffusion)
             own += padded * (sum(_moves(cell, steps) for cell, steps in walks) + len(pairs))
+            pairs = []
     return own, teacher
 
 

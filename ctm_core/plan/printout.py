@@ -12,8 +12,6 @@ from ctm_core.plan import Plan
 from ctm_core.plan.costs import Estimate
 from ctm_core.plan.record import Comparison
 
-__all__ = ["describe"]
-
 #: Networks of a training's table, in its columns' order.
 NETWORKS = ("teacher", "student", "target", "perceptual", "features")
 #: What an evaluation's table sums.
@@ -22,17 +20,8 @@ KINDS = ("sampling", "trajectory", "trajectory_teacher", "likelihood", "previews
 
 def describe(plan: Plan) -> str:
     """The whole plan: jobs, passes, time, disk and memory, files, the record, the command."""
-    parts = [
-        _head(plan),
-        _trainings(plan),
-        _evaluations(plan),
-        _time(plan),
-        _space(plan),
-        _files(plan),
-        _record(plan),
-        _command(plan),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    parts = (_head, _trainings, _evaluations, _time, _space, _files, _record, _command)
+    return "\n\n".join(filter(None, (part(plan) for part in parts)))
 
 
 def _head(plan: Plan) -> str:
@@ -93,18 +82,16 @@ def _evaluations(plan: Plan) -> str:
 
 def _time(plan: Plan) -> str:
     spent, machine = plan.hours, f"{plan.speed.device}, {plan.speed.threads} threads"
-    if plan.device is None:
+    advice = []
+    if plan.device.given is None:
         where = f"on the machine that was measured ({machine})"
-        advice = (
-            ["Give --device-speed, such as 40x or 60TFLOP/s, for hours of another device."]
-            if spent["gpu"]
-            else []
-        )
+        if spent["gpu"]:
+            advice = [
+                "Give --device-speed, such as 40x or 60TFLOP/s, for hours of another device."
+            ]
     else:
-        where = f"on a device of {plan.device.given}"
-        if plan.device.rate is None:
-            where += f" ({machine} is 1x)"
-        advice = []
+        relative = "" if plan.device.rate else f" ({machine} is 1x)"
+        where = f"on a device of {plan.device.given}{relative}"
     kinds = [
         f"{clock(3600 * spent[kind])} of {name} jobs"
         for kind, name in (("gpu", "GPU"), ("cpu", "CPU"))
@@ -149,14 +136,15 @@ def _files(plan: Plan) -> str:
 
 
 def _record(plan: Plan) -> str:
+    comparisons, others, recorded_on = plan.record
     lines = []
-    if plan.comparisons:
-        device = f", on {plan.recorded_on}" if plan.recorded_on else ""
-        rows = [_compared(each) for each in plan.comparisons]
+    if comparisons:
+        device = f", on {recorded_on}" if recorded_on else ""
+        rows = [_compared(each) for each in comparisons]
         header = ["job", "what", "predicted", "measured", "off"]
         lines = [f"Predicted, and measured by the run that is here{device}:", table(header, rows)]
-    if plan.others:
-        lines.append(f"Records of another configuration, not compared: {', '.join(plan.others)}.")
+    if others:
+        lines.append(f"Records of another configuration, not compared: {', '.join(others)}.")
     return "\n".join(lines)
 
 
@@ -167,10 +155,9 @@ def _compared(each: Comparison) -> list[str]:
 
 
 def _command(plan: Plan) -> str:
-    names = {"cluster": "On a cluster", "machine": "On one machine"}
-    if len(plan.commands) == 1:
+    if "cluster" not in plan.commands:
         return f"Run: {plan.commands['machine']}"
-    return "\n".join(f"{names[key]}: {command}" for key, command in plan.commands.items())
+    return "On a cluster: {cluster}\nOn one machine: {machine}".format_map(plan.commands)
 
 
 # -- numbers -------------------------------------------------------------------------------------

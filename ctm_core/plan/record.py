@@ -11,32 +11,20 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctm_core.config import Experiment
 from ctm_core.plan.costs import Estimate
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-__all__ = ["Comparison", "compare"]
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """One number of one job, predicted and measured.
+    """One number of one job, predicted by the plan and measured by a run."""
 
-    Attributes
-    ----------
-    job
-        The job's label.
-    what
-        ``passes of the teacher``, ``seconds``, ``memory``.
-    predicted, measured
-        By the plan, and from the record.
-    """
-
-    job: str
-    what: str
+    job: str  #: its label
+    what: str  #: ``passes: teacher``, ``seconds``, ``memory``
     predicted: float
     measured: float
 
@@ -48,30 +36,16 @@ class Comparison:
         return self.measured / self.predicted - 1
 
 
-def compare(
-    estimates: Iterable[Estimate], results: Path
-) -> tuple[list[Comparison], list[str], str | None]:
-    """Every number that a finished job left, beside its prediction.
+class Record(NamedTuple):
+    """Every number that the finished jobs left, beside its prediction."""
 
-    Parameters
-    ----------
-    results
-        The folder that the rules call ``results``.
+    comparisons: list[Comparison]
+    others: list[str]  #: labels of jobs whose record is of another configuration
+    device: str | None  #: what the trainings ran on; None if there is no record
 
-    Returns
-    -------
-    comparisons
-        In the order of the jobs.
-    others
-        Labels of jobs whose record is of another configuration, so not compared.
-    device
-        What the trainings ran on; None if there is no record.
 
-    Raises
-    ------
-    UserError
-        If a record is corrupt.
-    """
+def compare(estimates: Iterable[Estimate], results: Path) -> Record:
+    """Compare what jobs left in ``results``; a UserError if a record is corrupt."""
     comparisons: list[Comparison] = []
     others: list[str] = []
     device = None
@@ -87,7 +61,7 @@ def compare(
                 hardware = record.get("hardware", {})
                 device = f"{hardware.get('device')}, {hardware.get('threads')} threads"
         comparisons += _of_benchmark(estimate, results, timed=record is None)
-    return comparisons, others, device
+    return Record(comparisons, others, device)
 
 
 def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:

@@ -12,7 +12,7 @@ or ``60TFLOP/s``, its sustained throughput whatever the network.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,25 @@ import numpy as np
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-__all__ = ["DeviceSpeed", "Speed", "parse_device_speed", "read_speed"]
-
+#: Positive numbers, ascending, and what was measured at each.
+Points = tuple[tuple[float, ...], tuple[float, ...]]
 AGAIN = "make it by `python benchmarks/plan.py`"
 _SPEED = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(x|tflop/s|tflops)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class DeviceSpeed:
-    """Another device: a factor on the measured machine, or operations per second."""
+    """The measured machine, or by a factor on it or its operations per second another device."""
 
-    given: str
+    given: str | None = None
     factor: float = 1.0
     rate: float | None = None
 
 
-def parse_device_speed(text: str) -> DeviceSpeed:
-    """Read ``40x`` or ``60TFLOP/s``.
-
-    Raises
-    ------
-    UserError
-        If it is neither, or not above 0.
-    """
+def parse_device_speed(text: str | None) -> DeviceSpeed:
+    """Read ``40x`` or ``60TFLOP/s``; None is the measured machine."""
+    if text is None:
+        return DeviceSpeed()
     match = _SPEED.fullmatch(text.strip())
     value = float(match[1]) if match else 0.0
     if match is None or not 0 < value < 1e9:
@@ -66,12 +62,12 @@ class Speed:
     device, threads
         Of the measured machine.
     rates
-        By (precision, whether there is a backward pass): operations per image, ascending, and the
-        operations per second of each.
+        Operations per second by operations per image, of each precision, without and with a
+        backward pass.
     update
         Seconds per weight and step of the optimiser and one EMA.
     evaluations
-        Of the denoiser in a likelihood, by the solver's tolerance, ascending.
+        Of the denoiser in a likelihood, by the solver's tolerance.
     process
         Bytes of a process that has only loaded torch.
     start
@@ -80,48 +76,37 @@ class Speed:
 
     device: str
     threads: int
-    rates: Mapping[tuple[str, bool], tuple[tuple[float, ...], tuple[float, ...]]]
+    rates: Mapping[tuple[str, bool], Points]
     update: float
-    evaluations: tuple[tuple[float, float], ...]
+    evaluations: Points
     process: float
     start: float
 
-    def rate(self, operations: float, *, precision: str, backward: bool) -> float:
+    def rate(self, operations: float, precision: str, backward: bool) -> float:
         """Operations per second of a network that takes ``operations`` per image."""
-        sizes, speeds = self.rates[precision, backward]
-        at = np.interp(np.log(max(operations, 1.0)), np.log(sizes), np.log(speeds))
-        return float(np.exp(at))
+        return _interpolated(max(operations, 1.0), self.rates[precision, backward])
 
     def seconds(
-        self,
-        operations: float,
-        total: float,
-        *,
-        precision: str,
-        backward: bool,
-        device: DeviceSpeed | None = None,
+        self, operations: float, total: float, precision: str, backward: bool, device: DeviceSpeed
     ) -> float:
         """How long ``total`` operations take, in passes of ``operations`` forward each."""
-        if device is not None and device.rate is not None:
+        if device.rate is not None:
             return total / device.rate
-        rate = self.rate(operations, precision=precision, backward=backward)
-        return total / rate / (device.factor if device is not None else 1.0)
+        return total / self.rate(operations, precision, backward) / device.factor
 
     def likelihood(self, tolerance: float) -> float:
         """Evaluations of the denoiser per likelihood."""
-        tolerances, counts = zip(*self.evaluations, strict=True)
-        at = np.interp(np.log(tolerance), np.log(tolerances), np.log(counts))
-        return float(np.exp(at))
+        return _interpolated(tolerance, self.evaluations)
+
+
+def _interpolated(at: float, points: Points) -> float:
+    """Between measured points by orders of magnitude; beyond them as at the last."""
+    measured, values = map(np.log, points)
+    return float(np.exp(np.interp(np.log(at), measured, values)))
 
 
 def read_speed(path: Path) -> Speed:
-    """Read what ``benchmarks/plan.py`` wrote.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or holds something else.
-    """
+    """Read what ``benchmarks/plan.py`` wrote; a UserError if it is missing or something else."""
     if not path.is_file():
         raise UserError(f"{path} is missing; {AGAIN}, or give another file by --speed")
     stored = read_json(path)
@@ -132,29 +117,31 @@ def read_speed(path: Path) -> Speed:
 
 
 def _speed(stored: Mapping[str, Any]) -> Speed:
-    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
-    for row in stored["networks"]:
-        backward = {"forward": False, "train": True}[row["mode"]]
-        pair = (float(row["operations"]), float(row["operations_per_second"]))
-        if min(pair) <= 0:
-            raise ValueError("speeds are above 0")
-        points.setdefault((row["precision"], backward), []).append(pair)
-    rates = {}
-    for precision in ("fp32", "bf16"):
-        for backward in (False, True):
-            sizes, speeds = zip(*sorted(points[precision, backward]), strict=True)
-            rates[precision, backward] = (tuple(sizes), tuple(speeds))
-    evaluations = sorted(
-        (float(row["tolerance"]), float(row["evaluations"])) for row in stored["likelihood"]
-    )
-    if not evaluations or min(min(pair) for pair in evaluations) <= 0:
-        raise ValueError("evaluations are above 0")
+    networks = stored["networks"]
+    rates = {
+        (precision, mode == "train"): _points(
+            (row["operations"], row["operations_per_second"])
+            for row in networks
+            if (row["precision"], row["mode"]) == (precision, mode)
+        )
+        for precision in ("fp32", "bf16")
+        for mode in ("forward", "train")
+    }
     return Speed(
         device=str(stored["hardware"]["device"]),
         threads=int(stored["hardware"]["threads"]),
         rates=rates,
         update=float(stored["update_seconds_per_weight"]),
-        evaluations=tuple(evaluations),
+        evaluations=_points(
+            (row["tolerance"], row["evaluations"]) for row in stored["likelihood"]
+        ),
         process=float(stored["process_bytes"]),
         start=float(stored["start_seconds"]),
     )
+
+
+def _points(rows: Iterable[tuple[float, float]]) -> Points:
+    at, values = zip(*sorted((float(x), float(y)) for x, y in rows), strict=True)
+    if min(*at, *values) <= 0:
+        raise ValueError("measured numbers are above 0")
+    return at, values

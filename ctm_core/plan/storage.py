@@ -17,17 +17,6 @@ from ctm_core.plan.passes import sampled
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-__all__ = [
-    "Shape",
-    "averages",
-    "checkpoint",
-    "data_shape",
-    "evaluation_memory",
-    "on_disk",
-    "state_bytes",
-    "training_memory",
-]
-
 #: Bytes of a float32 and of a float64.
 SINGLE, DOUBLE = 4, 8
 
@@ -77,15 +66,7 @@ def on_disk(
     networks: Mapping[tuple[str, str], tuple[Cost, Cost | None]],
     shapes: Mapping[str, Shape | None],
 ) -> dict[str, float]:
-    """Bytes by what they hold.
-
-    Parameters
-    ----------
-    networks
-        By experiment and model: the model's network and its discriminator.
-    shapes
-        By data set; an unknown one counts as nothing.
-    """
+    """Bytes by what they hold, of networks by experiment and model; unknown data are nothing."""
     disk = dict.fromkeys(("data", "weights", "runs", "scores"), 0.0)
     for job in jobs:
         if job.kind == "data" and job.name is not None:
@@ -103,9 +84,8 @@ def on_disk(
             disk["weights"] += exports
             # One checkpoint more than are kept while it is written; exports are copied.
             kept = min(training.keep + 1, -(-training.steps // training.checkpoint_every))
-            disk["runs"] += exports + kept * checkpoint(
-                job.experiment, job.model, network, discriminator
-            )
+            one = checkpoint(job.experiment, job.model, network, discriminator)
+            disk["runs"] += exports + kept * one
         elif job.kind == "convert":
             for (name, model), (network, _) in networks.items():
                 if project.experiments[name].imported(model) == job.name:

@@ -31,8 +31,8 @@ def estimated(tmp_path: Path) -> Made:
         file = tiny.write_experiment(tmp_path / "tiny.yaml", scored | dotted)
         project = read_project({"experiments": [str(file)]}, "some.yaml")
         write_json(tmp_path / "speed.json", SPEED)
-        other = None if device is None else parse_device_speed(device)
-        costs = Costs(project, read_speed(tmp_path / "speed.json"), other)
+        speed = read_speed(tmp_path / "speed.json")
+        costs = Costs(project, speed, parse_device_speed(device))
         return project, {each.job.label: each for each in costs.of(graph(project))}
 
     return make
