@@ -6,8 +6,6 @@ import os
 
 import pandas as pd
 
-__all__ = ["csv_text", "read_csv"]
-
 
 def csv_text(frame: pd.DataFrame) -> str:
     """A table as CSV: ten significant digits, missing values empty, the same on every machine."""

@@ -14,8 +14,6 @@ from ctm_core.report.scores import Row
 from ctm_core.report.selection import last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Outcome, Summary, paired
 
-__all__ = ["Effect", "cell_name", "effects", "headline_metric"]
-
 
 @dataclass(frozen=True)
 class Effect:

@@ -22,8 +22,6 @@ from ctm_core.report.scores import Row, RowKey
 from ctm_core.report.selection import families, family, last_steps
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Beside", "Joined", "beside", "joined", "load_literature", "printed"]
-
 
 @dataclass(frozen=True)
 class Beside:

@@ -24,19 +24,6 @@ from ctm_core.report.statistics import (
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-__all__ = [
-    "Evaluation",
-    "JumpError",
-    "Row",
-    "RowKey",
-    "Score",
-    "aggregate",
-    "cell_order",
-    "model_order",
-    "read_evaluations",
-    "read_runs",
-]
-
 
 class RowKey(NamedTuple):
     """What tells a row of the table from all others."""

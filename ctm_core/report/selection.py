@@ -10,17 +10,6 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.scores import Evaluation, Row
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "best",
-    "families",
-    "family",
-    "last_steps",
-    "main_protocol",
-    "metric_of",
-    "metrics_of",
-    "ranked",
-]
-
 #: Has the experiment, model and step that it is of.
 Evaluated = TypeVar("Evaluated", Row, Evaluation)
 

@@ -31,22 +31,6 @@ from typing import Literal, NamedTuple
 
 from scipy.special import stdtrit
 
-__all__ = [
-    "Difference",
-    "Estimate",
-    "Method",
-    "Outcome",
-    "SampleSeed",
-    "Seeds",
-    "StandardError",
-    "Summary",
-    "half_width",
-    "in_order",
-    "paired",
-    "rounded",
-    "summarise",
-]
-
 #: A sampling seed, or several whose samples were scored together, e.g. ``"0+1+2"``.
 SampleSeed = int | str
 #: Training seed and sampling seed.

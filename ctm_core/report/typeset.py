@@ -12,8 +12,6 @@ import pandas as pd
 
 from ctm_core.report.statistics import Summary
 
-__all__ = ["LATEX_HEAD", "Value", "escape", "latex_table", "markdown_table"]
-
 LATEX_HEAD = "% \\usepackage{booktabs}; made by `ctm table`."
 SPECIAL = {
     "\\": r"\textbackslash{}",

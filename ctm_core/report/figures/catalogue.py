@@ -15,8 +15,6 @@ from ctm_core.report.headline import cell_name, headline_metric
 from ctm_core.report.scores import Row, cell_order, model_order
 from ctm_core.report.selection import last_steps, main_protocol
 
-__all__ = ["COLUMNS", "Picture", "catalogue", "finest", "hero_cells"]
-
 Kind = Literal["hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "training", "samples"]
 
 #: Columns of a sample grid and of the hero picture.

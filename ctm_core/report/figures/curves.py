@@ -9,12 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctm_core.config.sampler_traits import (
-    JUMP_SAMPLER,
-    ODE_SAMPLER,
-    sampler_label,
-    samplers,
-)
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label, samplers
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures.style import (
     COLORS,
@@ -26,22 +21,6 @@ from ctm_core.report.figures.style import (
     nfe_axis,
 )
 from ctm_core.report.scores import Row
-
-__all__ = [
-    "NOT_DRAWN",
-    "TERMS",
-    "Curve",
-    "draw_line",
-    "extent",
-    "fd_against_gamma",
-    "fd_against_nfe",
-    "label_panels",
-    "panels",
-    "points",
-    "smoothed",
-    "training",
-    "with_several_gammas",
-]
 
 #: Loss terms of one training, each indexed by step.
 Curve = Mapping[str, "pd.Series[float]"]

@@ -16,8 +16,6 @@ from ctm_core.report.scores import Row, model_order
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
 
-__all__ = ["DenoisingPath", "Previews", "Training", "read_trainings"]
-
 
 @dataclass(frozen=True)
 class DenoisingPath:

@@ -17,8 +17,6 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures.style import COLORS, TEACHER
 from ctm_core.report.statistics import Summary
 
-__all__ = ["GREY", "Images", "Sheet", "Strip", "by_class", "hero", "sample_grid", "tiles"]
-
 Images = NDArray[np.uint8]
 
 INK = "#222222"

@@ -12,8 +12,6 @@ from ctm_core.report.figures.style import MARKERS, by_model, legend, log_if_posi
 from ctm_core.report.scores import Evaluation, model_order
 from ctm_core.report.selection import last_steps
 
-__all__ = ["errors"]
-
 
 def errors(evaluations: Sequence[Evaluation], title: str) -> Figure | None:
     """A line per model, averaged over training seeds; None where nothing was measured.

@@ -11,8 +11,6 @@ from ctm_core.report.figures.curves import draw_line, extent, label_panels, pane
 from ctm_core.report.figures.style import COLORS, MARKERS, legend, log_if_positive
 from ctm_core.report.scores import Row
 
-__all__ = ["comparable", "fd_against_step"]
-
 
 def comparable(rows: Sequence[Row], metric: str, models: Sequence[str]) -> list[str]:
     """Those of ``models`` that have values; none unless two have, one of them at several steps."""
@@ -24,11 +22,7 @@ def comparable(rows: Sequence[Row], metric: str, models: Sequence[str]) -> list[
 
 
 def fd_against_step(
-    rows: Sequence[Row],
-    metric: str,
-    models: Sequence[str],
-    title: str,
-    starts: Mapping[str, int],
+    rows: Sequence[Row], metric: str, models: Sequence[str], title: str, starts: Mapping[str, int]
 ) -> Figure | None:
     """A panel for NFE 1 and one for the most evaluations that all models share; a line per model.
 

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from ctm_core.report.figures.figure_inputs import DenoisingPath
 from ctm_core.report.figures.grids import GREY, Sheet
 
-__all__ = ["paths"]
-
 TILE = 0.55
 
 

@@ -15,19 +15,6 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from ctm_core.runtime.files import atomic_write
 
-__all__ = [
-    "COLORS",
-    "DASHES",
-    "MARKERS",
-    "TEACHER",
-    "by_model",
-    "legend",
-    "log_if_positive",
-    "nfe_axis",
-    "save",
-    "style",
-]
-
 #: Okabe and Ito's palette without its yellow (too pale on white) and with black for the teacher.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 TEACHER = "#000000"

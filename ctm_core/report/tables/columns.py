@@ -12,8 +12,6 @@ from ctm_core.report.literature import Beside
 from ctm_core.report.scores import Evaluation, Row, RowKey, Score, cell_order
 from ctm_core.report.selection import metrics_of
 
-__all__ = ["Compared", "means", "number", "runs_csv", "table_csv"]
-
 #: Published values by our row and metric.
 Compared = Mapping[tuple[RowKey, str], Beside]
 

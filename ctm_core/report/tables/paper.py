@@ -27,15 +27,7 @@ from ctm_core.report.literature import printed
 from ctm_core.report.scores import Row, model_order
 from ctm_core.report.selection import best, family, last_steps, main_protocol, metric_of
 from ctm_core.report.tables.columns import Compared
-from ctm_core.report.typeset import (
-    LATEX_HEAD,
-    Value,
-    escape,
-    latex_table,
-    markdown_table,
-)
-
-__all__ = ["LAYOUTS", "Layout", "PaperTable", "csv", "latex", "markdown", "paper_table"]
+from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
 
 #: Metrics of a whole model and not of a way of sampling from it.
 OF_MODELS = ("bpd",)

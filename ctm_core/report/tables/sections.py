@@ -20,15 +20,7 @@ from ctm_core.report.literature import printed
 from ctm_core.report.scores import Evaluation, Row
 from ctm_core.report.selection import family, last_steps, metrics_of, ranked
 from ctm_core.report.tables.columns import Compared, number
-from ctm_core.report.typeset import (
-    LATEX_HEAD,
-    Value,
-    escape,
-    latex_table,
-    markdown_table,
-)
-
-__all__ = ["Section", "latex", "markdown", "sections"]
+from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
 
 
 @dataclass(frozen=True)

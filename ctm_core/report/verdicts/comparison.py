@@ -26,8 +26,6 @@ from ctm_core.report.scores import Row
 from ctm_core.report.selection import family, metric_of
 from ctm_core.report.statistics import Difference, Summary, paired
 
-__all__ = ["Compared", "Verdict", "compare"]
-
 Verdict = Literal["reproduced", "contradicted", "undecided", "not testable"]
 
 

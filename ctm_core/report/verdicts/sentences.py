@@ -11,8 +11,6 @@ import pandas as pd
 from ctm_core.report.typeset import markdown_table
 from ctm_core.report.verdicts import Compared, Finding, Verdict
 
-__all__ = ["MARKS", "answer", "counted", "in_one_sentence", "markdown", "tally"]
-
 #: Sign and style of a verdict on the page.
 MARKS: dict[Verdict, tuple[str, str]] = {
     "reproduced": ("✓", "yes"),
