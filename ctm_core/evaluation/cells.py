@@ -8,11 +8,11 @@ and gamma, or a metric that needs nothing new of the samples, computes only what
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,6 +32,8 @@ from ctm_core.runtime.files import load_tensors, save_tensors, sha256_json
 from ctm_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
+
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 #: Blocks of the moments where a single value needs an error of its own.
 BLOCKS = 8
@@ -106,32 +108,32 @@ def moment_blocks(protocol: Protocol, seeds: int, dim: int) -> int:
 def compute(inputs: Inputs, generator: Generator, planned: list[Task]) -> None:
     """Sample what no file holds yet, once for all protocols that want it."""
     extractors: dict[str, FeatureExtractor] = {}
-    groups: dict[tuple[Cell, int], list[Task]] = {}
-    for task in planned:
-        if not _done(task):
-            groups.setdefault((task.cell, task.seed), []).append(task)
+    groups = _grouped((t for t in planned if not _done(t)), lambda t: (t.cell, t.seed))
     done = len({(task.cell, task.seed) for task in planned}) - len(groups)
     if done:
         log.info("%d of %d cells are done already", done, done + len(groups))
     title = f"{inputs.experiment.experiment} {inputs.model} evaluation"
     bar = Progress(title, done + len(groups), done)
     for wanted in groups.values():
-        for task in wanted:
-            if task.protocol.name not in extractors:
-                extractors[task.protocol.name] = build_features(task.protocol)
-        for same in _by_sampling(wanted):
+        for protocol in (task.protocol for task in wanted):
+            if protocol.name not in extractors:
+                extractors[protocol.name] = build_features(protocol)
+        for same in _grouped(wanted, _sampling).values():
             _pass(inputs, generator, same, extractors)
         bar.advance(max(task.protocol.samples for task in wanted))
     bar.close()
 
 
-def _by_sampling(wanted: list[Task]) -> Iterable[list[Task]]:
-    """Tasks of one cell and seed that share their samples."""
-    groups: dict[tuple[str, int, str], list[Task]] = {}
-    for task in wanted:
-        key = (task.protocol.rounding, task.protocol.samples, task.protocol.labels)
-        groups.setdefault(key, []).append(task)
-    return groups.values()
+def _grouped(planned: Iterable[Task], key: Callable[[Task], KeyT]) -> dict[KeyT, list[Task]]:
+    groups: dict[KeyT, list[Task]] = {}
+    for task in planned:
+        groups.setdefault(key(task), []).append(task)
+    return groups
+
+
+def _sampling(task: Task) -> tuple[str, int, str]:
+    """What tasks of one cell and seed share if they share their samples."""
+    return task.protocol.rounding, task.protocol.samples, task.protocol.labels
 
 
 def _pass(
@@ -188,9 +190,7 @@ def _labels(
 def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
     """Score every task; a protocol that pools its seeds gives its rows for all of them."""
     scored = []
-    by_cell: dict[tuple[str, Cell], list[Task]] = {}
-    for task in planned:
-        by_cell.setdefault((task.protocol.name, task.cell), []).append(task)
+    by_cell = _grouped(planned, lambda task: (task.protocol.name, task.cell))
     for (name, cell), same in by_cell.items():
         reference = same[0].reference
         for seed, state in _states(reference.protocol, same):

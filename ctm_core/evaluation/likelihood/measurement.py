@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.data.dataset import Dataset, open_dataset, to_float
-from ctm_core.diffusion import randomness
+from ctm_core.diffusion import randomness, sampling
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.likelihood import ode, published_protocol
 from ctm_core.evaluation.likelihood.bits import bits_per_dim, dequantise, prior_mismatch
@@ -24,8 +24,6 @@ from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.provenance import code_version
 
 log = logging.getLogger(__name__)
-
-DIFFUSION = ("sigma_min", "sigma_max", "rho")
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,8 @@ def measure(
     count = len(dataset) if count is None else count
     _check(generator, dataset, count)
     batch_size = batch_size or (published_protocol.BATCH_SIZE if protocol.published else 64)
-    order = torch.from_numpy(
-        randomness.permutation(protocol.seed, "likelihood images", 0, len(dataset))
-    )[:count]
+    shuffled = randomness.permutation(protocol.seed, "likelihood images", 0, len(dataset))
+    order = torch.from_numpy(shuffled)[:count]
     sigma_max = generator.record["diffusion"]["sigma_max"]
     evaluate = _published if protocol.published else _dequantised
     bar = Progress("likelihood", -(-count // batch_size)) if progress else None
@@ -232,7 +229,7 @@ def _published(
     protocol: LikelihoodProtocol,
 ) -> tuple[Tensor, int]:
     shape, seed = generator.shape, protocol.seed
-    diffusion = {name: generator.record["diffusion"][name] for name in DIFFUSION}
+    diffusion = sampling.grid_of(generator.record["diffusion"])
     mirrored = _drawn(randomness.uniform, seed, "flip", indices, ()) < 0.5
     images = to_float(levels)
     x = denoiser.place(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images))
@@ -259,7 +256,7 @@ class _Bound:
 
     def __init__(self, model: Trajectory, labels: Tensor | None) -> None:
         self.model = model
-        self.parameter = next(self.model.parameters())
+        self.parameter = next(model.parameters())
         self.labels = None if labels is None else labels.to(self.parameter.device)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

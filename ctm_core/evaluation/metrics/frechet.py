@@ -64,8 +64,7 @@ def _factor(covariance: torch.Tensor, rank_at_most: int) -> _Factor:
     varying = variances > rounding * variances.max()
     if bool(varying.all()):
         return _factor_of_varying(covariance, rank_at_most, rounding)
-    part = covariance[varying][:, varying]
-    columns = _factor_of_varying(part, rank_at_most, rounding).matrix
+    columns = _factor_of_varying(covariance[varying][:, varying], rank_at_most, rounding).matrix
     factor = covariance.new_zeros(dim, columns.shape[1])
     factor[varying] = columns
     return _Factor(factor, triangular=False)
@@ -115,11 +114,6 @@ def _nuclear_norm(a: _Factor, b: _Factor, covariance_b: torch.Tensor) -> float:
     return float(linalg.svdvals((left.T @ right).numpy()).sum())
 
 
-def trace_sqrt_product(a: torch.Tensor, b: torch.Tensor) -> float:
-    """tr (a b)^(1/2) for symmetric positive semi-definite float64 matrices (D, D)."""
-    return _nuclear_norm(_factor(a, len(a)), _factor(b, len(b)), b)
-
-
 def frechet_distance(a: Moments, b: Moments) -> FrechetDistance:
     """The Fréchet distance between the Gaussians with the moments of two sets of features.
 
@@ -139,6 +133,5 @@ def frechet_distance(a: Moments, b: Moments) -> FrechetDistance:
     traces = float(covariance_a.trace()) + float(covariance_b.trace())
     shift = float((a.mean - b.mean).square().sum())
     value = shift + traces - 2.0 * _nuclear_norm(factor_a, factor_b, covariance_b)
-    ranks = (factor.matrix.shape[1] for factor in (factor_a, factor_b))
-    deficient = min(ranks) < a.dim
-    return FrechetDistance(max(value, 0.0), deficient)
+    rank = min(factor.matrix.shape[1] for factor in (factor_a, factor_b))
+    return FrechetDistance(max(value, 0.0), rank < a.dim)

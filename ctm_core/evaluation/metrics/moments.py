@@ -33,15 +33,6 @@ class Moments(NamedTuple):
     scatter: torch.Tensor
 
     @classmethod
-    def empty(cls, dim: int) -> Moments:
-        """The state before the first row."""
-        return cls(
-            0,
-            torch.zeros(dim, dtype=torch.float64),
-            torch.zeros(dim, dim, dtype=torch.float64),
-        )
-
-    @classmethod
     def of(cls, features: torch.Tensor) -> Moments:
         """The state of one batch, features of shape (n, D)."""
         if features.ndim != 2:
@@ -49,9 +40,7 @@ class Moments(NamedTuple):
         rows = features.detach().to(device="cpu", dtype=torch.float64)
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("the features hold NaN or infinity")
-        if len(rows) == 0:
-            return cls.empty(int(rows.shape[1]))
-        mean = rows.mean(dim=0)
+        mean = rows.mean(dim=0) if len(rows) else rows.new_zeros(rows.shape[1])
         centred = rows - mean
         return cls(len(rows), mean, centred.T @ centred)
 

@@ -15,7 +15,8 @@ image must lie within a ball of radius 0 about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -117,28 +118,20 @@ def density_coverage(
     return {"density": of_independent(balls / k), "coverage": coverage}
 
 
-def score_precision_recall(
-    samples: State, reference: State, protocol: Protocol, errors: bool
+def _score(
+    compare: Callable[[Tensor, Tensor, int, Tensor], dict[str, Estimate]],
+    samples: State,
+    reference: State,
+    protocol: Protocol,
+    errors: bool,
 ) -> dict[MetricName, Estimate]:
-    """Precision and recall with the protocol's k."""
-    x, y, k = samples["features"], reference["features"], protocol.neighbours.precision_recall
+    """Two shares by the k that the protocol has for them."""
+    x, y = samples["features"], reference["features"]
+    k = getattr(protocol.neighbours, compare.__name__)
     reach = reference.remembered(f"radii {k}", lambda: radii(y, k))
-    return _named(precision_recall(x, y, k, reach), x, protocol)
+    shares = compare(x, y, k, reach)
+    return {MetricName(family, protocol.features, len(x)): shares[family] for family in shares}
 
 
-def score_density_coverage(
-    samples: State, reference: State, protocol: Protocol, errors: bool
-) -> dict[MetricName, Estimate]:
-    """Density and coverage with the protocol's k."""
-    x, y, k = samples["features"], reference["features"], protocol.neighbours.density_coverage
-    reach = reference.remembered(f"radii {k}", lambda: radii(y, k))
-    return _named(density_coverage(x, y, k, reach), x, protocol)
-
-
-def _named(
-    estimates: dict[str, Estimate], rows: Tensor, protocol: Protocol
-) -> dict[MetricName, Estimate]:
-    return {
-        MetricName(family, protocol.features, len(rows)): estimate
-        for family, estimate in estimates.items()
-    }
+score_precision_recall = partial(_score, precision_recall)
+score_density_coverage = partial(_score, density_coverage)

@@ -93,7 +93,7 @@ def test_a_pooled_row_is_that_of_all_samples_together(bench: Bench) -> None:
     [pooled] = [r for r in record["rows"] if r["protocol"] == "tiny-pooled"]
     extract = build_features(Protocol.model_validate(tiny.POOLED))
     generator = Generator.from_file(bench.student.weights)
-    moments = Moments.empty(extract.dim)
+    moments = Moments.of(torch.zeros(0, extract.dim))
     for seed in (0, 1):
         images = generator.images(24, sampler="gamma", nfe=2, gamma=1.0, seed=seed, batch_size=16)
         moments = moments.merge(Moments.of(extract(images)))

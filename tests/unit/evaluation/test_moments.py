@@ -38,7 +38,7 @@ def test_against_numpy(offset):
 )
 def test_any_split_gives_the_same_moments(sizes, dim, seed, offset):
     x = features(sum(sizes), dim, seed, offset)
-    state = Moments.empty(dim)
+    state = Moments.of(torch.zeros(0, dim))
     for part in x.split(sizes):
         state = state.merge(Moments.of(part))
     close(state, Moments.of(x), 1e-10)
@@ -55,7 +55,7 @@ def test_merging_is_associative_and_commutative(a, b, c, seed):
 def test_float32_features_are_summed_in_float64():
     x = features(4000, 4, offset=1000.0).float()
     expected = np.cov(x.double().numpy(), rowvar=False)
-    state = Moments.empty(4)
+    state = Moments.of(torch.zeros(0, 4))
     for part in x.split(37):
         state = state.merge(Moments.of(part))
     assert state.scatter.dtype == torch.float64
