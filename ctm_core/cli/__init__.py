@@ -26,6 +26,7 @@ from ctm_core.cli._log_file import end_log, log_to
 from ctm_core.cli._options import FILE
 from ctm_core.runtime.errors import CtmError, Interrupted, UserError, plain_sentence
 from ctm_core.runtime.launch import follow_parent
+from ctm_core.runtime.untrusted import printable
 
 __all__ = ["main"]
 
@@ -64,7 +65,8 @@ for module in (
 
 def main() -> None:
     """Entry point of the console command."""
-    logging.basicConfig(level=logging.INFO, format="ctm: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger().handlers[0].setFormatter(_Lines("ctm: %(message)s"))
     for noisy in ("matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spinning threads of one job would starve another job on the same cores.
@@ -87,7 +89,19 @@ def main() -> None:
         _end(sentence, UserError.exit_code)
 
 
+class _Lines(logging.Formatter):
+    """Messages may quote a file: what would command the terminal is escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _legible(super().format(record))
+
+
+def _legible(text: str) -> str:
+    return "\n".join(printable(line, 10_000) for line in text.splitlines())
+
+
 def _end(sentence: str, code: int) -> None:
+    sentence = _legible(sentence)
     # Of several processes on a machine, the first reports for all.
     if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
         try:
