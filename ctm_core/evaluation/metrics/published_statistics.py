@@ -13,16 +13,15 @@ EDM's files have the first two. An array is read only after its header says a sh
 belong there; objects, which would be pickles, are refused.
 """
 
-import zipfile
-import zlib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
 from ctm_core.evaluation.metrics.moments import Moments
+from ctm_core.runtime.arrays import Archive
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["PublishedStatistics", "read_published"]
@@ -58,47 +57,34 @@ def read_published(path: Path, n: int, *, images: bool = False) -> PublishedStat
         If the file is missing or corrupt, or an array has an unexpected shape or type.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        with Archive(path) as archive:
 
             def array(name: str, ndim: int, kinds: str) -> np.ndarray[Any, Any]:
-                return _array(archive, names[name], ndim, kinds)
+                return _array(archive, name, ndim, kinds)
 
             moments = _moments(array("mu", 1, "f"), array("sigma", 2, "f"), n)
             spatial = None
-            if {"mu_s", "sigma_s"} <= names.keys():
+            if {"mu_s", "sigma_s"} <= set(archive.names):
                 spatial = _moments(array("mu_s", 1, "f"), array("sigma_s", 2, "f"), n)
             pictures = None
-            if images and "arr_0" in names:
+            if images and "arr_0" in archive.names:
                 pictures = _images(array("arr_0", 4, "u"))
-    except KeyError as error:
-        raise UserError(
-            f"{path} holds no published statistics: the array {error} is missing"
-        ) from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds no published statistics ({problem})") from None
+    except ValueError as error:
+        raise UserError(f"{path} holds no published statistics: {error}") from None
     return PublishedStatistics(moments, spatial, pictures)
 
 
-def _array(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, ndim: int, kinds: str
-) -> np.ndarray[Any, Any]:
-    """One array, its header checked before NumPy allocates what it says."""
-    with archive.open(entry) as file:
-        version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{entry.filename} is of format {version}")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-        if dtype.kind not in kinds or len(shape) != ndim:
-            raise ValueError(f"{entry.filename} is {dtype} of shape {shape}")
-        size = dtype.itemsize * int(np.prod(shape, dtype=np.float64))
-        if size > LARGEST_BYTES or (ndim <= 2 and max(shape) > LARGEST_DIM):
-            raise ValueError(f"{entry.filename} has the impossible shape {shape}")
-        file.seek(0)
-        array: np.ndarray[Any, Any] = npy.read_array(file, allow_pickle=False)
-    return array
+def _array(archive: Archive, name: str, ndim: int, kinds: str) -> np.ndarray[Any, Any]:
+    """One array, refused by its header before its values are read."""
+    if name not in archive.names:
+        raise ValueError(f"the array '{name}' is missing")
+    shape, dtype = archive.header(name)
+    size = dtype.itemsize * math.prod(shape)
+    if dtype.kind not in kinds or len(shape) != ndim or not size:
+        raise ValueError(f"{name} is {dtype} of shape {shape}")
+    if size > LARGEST_BYTES or (ndim <= 2 and max(shape) > LARGEST_DIM):
+        raise ValueError(f"{name} has the impossible shape {shape}")
+    return next(archive.rows(name, shape[0]))
 
 
 def _moments(mean: np.ndarray[Any, Any], covariance: np.ndarray[Any, Any], n: int) -> Moments:
