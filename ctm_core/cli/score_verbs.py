@@ -65,8 +65,9 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 )
 @click.option(
     "--samples",
-    type=FILE,
-    help="Instead of a model: images to score, a .npy or .npz array or a folder of PNG files.",
+    type=click.Path(path_type=Path),
+    help="Instead of a model: images to score, a .npy or .npz array or a folder of PNG and JPEG "
+    "files.",
 )
 @click.option(
     "--output", type=FOLDER, required=True, help="Folder for evaluation.json and previews."
@@ -107,7 +108,9 @@ def evaluate(
         click.echo(output / "evaluation.json")
         return
     if config is None or model is None or weights is None:
-        raise UserError("give --config, --model and --weights of a model, or --samples FILE")
+        raise UserError(
+            "give --config, --model and --weights of a model, or --samples FILE or FOLDER"
+        )
     from ctm_core.config import load_experiment
 
     experiment = load_experiment(config)

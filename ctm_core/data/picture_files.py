@@ -8,7 +8,7 @@ what a file holds  what is made of it
 RGB, palette       three channels; 16 bits per channel are read as their upper 8
 CMYK               three channels, by Pillow's conversion
 transparency       dropped where every pixel is opaque, else refused: what is behind is unknown
-several frames     refused
+several frames     refused; of a JPEG file the first, the others are previews
 =================  ============================================================================
 """
 
@@ -19,7 +19,6 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import printable, read_bytes
 
-__all__ = ["FORMATS", "SUFFIXES", "Listing", "decode", "list_pictures", "read_picture"]
+__all__ = ["LARGEST_FILE", "Listing", "Refused", "decode", "list_pictures", "read_picture"]
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -65,12 +64,13 @@ def decode(content: bytes, *, orient: bool = True) -> Image.Image:
             warnings.simplefilter("ignore")  # of damaged EXIF data, and of large pictures
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 _check_size(opened.size)
-                if (frames := int(getattr(opened, "n_frames", 1))) > 1:
+                frames = int(getattr(opened, "n_frames", 1))
+                if frames > 1 and opened.format == "PNG":
                     raise Refused(f"it is animated ({frames} frames)")
                 opened.load()
                 image = _eight_bits(opened)
                 return ImageOps.exif_transpose(image) if orient else image
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except UnidentifiedImageError:
         raise Refused(f"it is not a {' or '.join(FORMATS)} file") from None
@@ -143,18 +143,24 @@ def _kind(name: str) -> str:
     return f"*{printable(Path(base).suffix) or ' without suffix'} files"
 
 
-def list_pictures(folder: Path, suffixes: Iterable[str] = SUFFIXES) -> Listing:
-    """The picture files of a folder and its sub-folders, by suffix in any case.
+def list_pictures(folder: Path, *, nested: bool = True) -> Listing:
+    """The picture files of a folder, by suffix in any case.
 
     Hidden files, such as macOS's ``._NAME.png``, and other suffixes are left out and listed.
+
+    Parameters
+    ----------
+    nested
+        Whether files of sub-folders count; otherwise a sub-folder is listed like a file.
     """
     taken: list[str] = []
     other: list[str] = []
-    endings = tuple(suffixes)
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for root, folders, files in os.walk(folder):
+        names = files if nested else files + folders
+        below = Path(root).relative_to(folder)
+        folders[:] = sorted(name for name in folders if nested and not name.startswith("."))
         for name in names:
-            place = os.path.relpath(os.path.join(root, name), folder)
-            fits = name.lower().endswith(endings) and not name.startswith(".")
+            place = str(below / name)
+            fits = name.lower().endswith(SUFFIXES) and not name.startswith(".")
             (taken if fits else other).append(place)
     return Listing(sorted(taken), sorted(other))

@@ -6,8 +6,8 @@ protocol; of other files only the images are known.
 
 from __future__ import annotations
 
+import logging
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ctm_core.config import validated
 from ctm_core.config.metric_registry import TEACHER
 from ctm_core.config.protocols import Protocol, ReferenceSplit
 from ctm_core.data.dataset import open_dataset
+from ctm_core.data.picture_files import LARGEST_FILE, list_pictures, read_picture
 from ctm_core.evaluation.cells import BLOCKS
 from ctm_core.evaluation.inputs import read_references
 from ctm_core.evaluation.metrics.nearest import nearest_distances
@@ -29,23 +29,34 @@ from ctm_core.evaluation.metrics.reference import Reference
 from ctm_core.evaluation.metrics.scoring import scores
 from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import build_features
+from ctm_core.runtime.arrays import Archive, load_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, sha256_file, sha256_json, write_json
+from ctm_core.runtime.files import (
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from ctm_core.runtime.provenance import code_version
+from ctm_core.runtime.untrusted import open_regular, printable, read_bytes
 
 __all__ = ["Images", "score_files"]
 
 BATCH = 256
 
+log = logging.getLogger(__name__)
+
 
 class Images:
-    """uint8 images of a .npy or .npz array or a folder of PNG files.
+    """uint8 images of a .npy or .npz array, or of a folder of PNG and JPEG files.
 
     Parameters
     ----------
     path
         An array (N, C, H, W) or (N, H, W, C), C of 1 or 3 and H = W; in a .npz file ``arr_0`` or
-        the only one. Or a folder, whose PNG files are taken in order of their names.
+        the only one. Or a folder, whose pictures, those of sub-folders included, are taken in
+        order of their names; what else it holds is logged.
 
     Raises
     ------
@@ -55,83 +66,110 @@ class Images:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files: list[Path] = []
-        self.array: NDArray[np.uint8] | None = None
+        self.files: list[str] = []
+        self._array: NDArray[np.uint8] | None = None
+        self._member = ""
+        kind: Any = np.dtype(np.uint8)
         if path.is_dir():
-            self.files = sorted(path.glob("*.png"))
-            if not self.files:
-                raise UserError(f"{path} holds no .png files; give a folder of images")
-            self.shape = tuple(self._decoded(self.files[0]).shape)
-            self.count = len(self.files)
+            shape = self._list_folder()
+        elif _is_archive(path):
+            shape, kind = self._open_archive()
         else:
-            self.array = self._opened()
-            self.count, self.shape = len(self.array), tuple(self.array.shape[1:])
+            self._array = load_array(path)
+            shape, kind = self._array.shape, self._array.dtype
+        self._channels_last = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3)
+        if self._channels_last:
+            shape = (shape[0], shape[3], *shape[1:3])
+        if kind != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+            raise UserError(
+                f"{path} is {kind} of shape {shape}; images are uint8 of shape (N, C, H, W) or "
+                "(N, H, W, C) with one or three channels"
+            )
+        if shape[2] != shape[3]:
+            raise UserError(f"{path} holds images of {shape[2:]}; they must be square")
+        self.count, self.shape = shape[0], shape[1:]
         if self.count < 2:
             raise UserError(f"{path} holds {self.count} images; scores need two at least")
 
-    def batches(self) -> Iterator[torch.Tensor]:
-        """uint8 (at most 256, C, H, W), in order."""
-        for start in range(0, self.count, BATCH):
-            if self.array is not None:
-                yield torch.from_numpy(np.array(self.array[start : start + BATCH]))
-                continue
-            part = [self._decoded(file) for file in self.files[start : start + BATCH]]
-            for file, image in zip(self.files[start:], part, strict=False):
-                if tuple(image.shape) != self.shape:
+    def batches(self, channels: int = 3) -> Iterator[torch.Tensor]:
+        """uint8 (at most 256, C, H, W), in order; C as it is, or 1.
+
+        Raises
+        ------
+        UserError
+            If ``channels`` is 1 and the three of an image differ, or a file is damaged.
+        """
+        for images in self._parts():
+            part = images.transpose(0, 3, 1, 2) if self._channels_last else images
+            if channels < part.shape[1]:
+                if (part != part[:, :1]).any():
                     raise UserError(
-                        f"{file} is of shape {tuple(image.shape)}, the images before it of "
-                        f"{self.shape}; give images of one size"
+                        f"{self.path} holds colour images, but the protocol is for images of one "
+                        "channel; give images in grey"
                     )
-            yield torch.stack(part)
+                part = part[:, :1]
+            yield torch.from_numpy(np.array(part))
 
     def sha256(self) -> str:
         """Of the file, or of the names and contents of the folder's files."""
-        if self.array is not None:
+        if not self.files:
             return sha256_file(self.path)
-        return sha256_json([[file.name, sha256_file(file)] for file in self.files])
+        return sha256_json(
+            [
+                [name, sha256_bytes(read_bytes(self.path / name, LARGEST_FILE))]
+                for name in self.files
+            ]
+        )
 
-    def _opened(self) -> NDArray[np.uint8]:
-        try:
-            array: Any = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                names = list(array.files)
-                name = "arr_0" if "arr_0" in names else names[0]
-                if name != "arr_0" and len(names) > 1:
-                    raise UserError(
-                        f"{self.path} holds the arrays {', '.join(names)}; call the images arr_0"
-                    )
-                array = array[name]
-        except FileNotFoundError:
-            raise UserError(f"{self.path} is missing; correct the path") from None
-        except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
-            problem = " ".join(str(error).split())[:120]
+    def _parts(self) -> Iterator[NDArray[np.uint8]]:
+        if self._member:
+            with Archive(self.path) as archive:
+                yield from archive.rows(self._member, BATCH)
+        elif self._array is not None:
+            for start in range(0, self.count, BATCH):
+                yield self._array[start : start + BATCH]
+        else:
+            for start in range(0, self.count, BATCH):
+                yield np.stack([self._picture(name) for name in self.files[start : start + BATCH]])
+
+    def _list_folder(self) -> tuple[int, ...]:
+        self.files, left_out = listing = list_pictures(self.path)
+        if sentence := listing.describe_left_out():
+            log.warning("left out of %s: %s", printable(str(self.path)), sentence)
+        if not self.files:
+            rest = f", only {len(left_out)} other files" if left_out else ""
             raise UserError(
-                f"{self.path} holds no array of images ({problem}); give a .npy or .npz file, or "
-                "a folder of .png files"
-            ) from None
-        if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
-            array = array.transpose(0, 3, 1, 2)
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] not in (1, 3):
-            raise UserError(
-                f"{self.path} is {array.dtype} of shape {array.shape}; images are uint8 of shape "
-                "(N, C, H, W) or (N, H, W, C) with one or three channels"
+                f"{self.path} holds no PNG or JPEG files{rest}; give a folder of images"
             )
-        if array.shape[2] != array.shape[3]:
-            raise UserError(f"{self.path} holds images of {array.shape[2:]}; they must be square")
-        images: NDArray[np.uint8] = array
-        return images
+        return len(self.files), *read_picture(self.path / self.files[0]).shape
 
-    def _decoded(self, file: Path) -> torch.Tensor:
-        try:
-            with Image.open(file, formats=["PNG"]) as image:
-                grey = image.mode in ("1", "L")
-                pixels = np.asarray(image.convert("L" if grey else "RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{file} is no readable PNG image ({error}); delete it") from None
-        if pixels.shape[0] != pixels.shape[1]:
-            raise UserError(f"{file} is of {pixels.shape[:2]} pixels; images must be square")
-        channels = pixels[None] if grey else pixels.transpose(2, 0, 1)
-        return torch.from_numpy(np.array(channels))
+    def _picture(self, name: str) -> NDArray[np.uint8]:
+        pixels = read_picture(self.path / name)
+        if pixels.shape != self.shape:
+            raise UserError(
+                f"{printable(str(self.path / name))} is of shape {pixels.shape}, the images "
+                f"before it of {self.shape}; give images of one size and number of channels"
+            )
+        return pixels
+
+    def _open_archive(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        with Archive(self.path) as archive:
+            names = archive.names
+            if not names or ("arr_0" not in names and len(names) > 1):
+                listed = printable(", ".join(names)) or "none"
+                raise UserError(f"{self.path} holds the arrays {listed}; call the images arr_0")
+            self._member = "arr_0" if "arr_0" in names else names[0]
+            return archive.header(self._member)
+
+
+def _is_archive(path: Path) -> bool:
+    with open_regular(path) as file:
+        head = file.read(6)
+    if not head.startswith((b"PK", b"\x93NUMPY")):
+        raise UserError(
+            f"{path} holds no array of images; give a .npy or .npz file, or a folder of pictures"
+        )
+    return head.startswith(b"PK")
 
 
 def score_files(
@@ -252,7 +290,11 @@ def _pass(images: Images, reference: Reference, data: Sequence[Path]) -> State:
     state = State(images.count, protocol.needs, blocks=BLOCKS, keep=protocol.neighbours.rows)
     training = _training(reference, data) if "nearest" in protocol.needs else None
     extractor = build_features(protocol)
-    for batch in images.batches():
+    grey = extractor.channels == 1
+    if grey and images.shape[0] == 3:
+        place = printable(str(images.path))
+        log.info("%s: one of three channels is used, which must be equal", place)
+    for batch in images.batches(1 if grey else 3):
         outputs = dict(extractor.extract(batch, protocol.outputs))
         if training is not None:
             outputs["nearest"] = nearest_distances(batch, training)

@@ -28,9 +28,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctm_core.data.picture_files import LARGEST_FILE, Refused
+from ctm_core.runtime.arrays import save_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import atomic_write, read_json, remove_tree, write_json
+from ctm_core.runtime.files import read_json, remove_tree, write_json
 from ctm_core.runtime.progress import Progress
+from ctm_core.runtime.untrusted import read_bytes
 
 __all__ = ["Chunks", "make_chunks"]
 
@@ -97,7 +100,7 @@ def make_chunks(
         The files are ``root / name`` for each name, in this order.
     convert
         The content of a file to uint8 of ``shape``; a function of a module, so that another
-        process can import it. A file for which it raises an error is skipped.
+        process can import it. A file for which it raises :class:`Refused` is skipped.
     shape
         (C, H, W).
     scratch
@@ -188,24 +191,23 @@ def _make(
     for position, name in enumerate(names):
         hashes.append(None)
         try:
-            content = (root / name).read_bytes()
+            content = read_bytes(root / name, LARGEST_FILE)
             hashes[-1] = hashlib.sha256(content).hexdigest()
             image = convert(content)
             assert image.dtype == np.uint8 and image.shape == shape
             images.append(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # a corrupt file makes a decoder fail in any way
-            if isinstance(error, OSError) and error.errno in TRANSIENT:
+        except OSError as error:
+            if error.errno in TRANSIENT:
                 raise
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            skipped.append((position, " ".join(str(reason).split()) or type(error).__name__))
+            skipped.append((position, error.strerror or type(error).__name__))
+        except Refused as error:
+            skipped.append((position, str(error)))
+        except UserError as error:
+            # Neither where the folder lies nor what to do about one file.
+            reason = str(error).removeprefix(f"{root / name} ").split(";")[0]
+            skipped.append((position, reason))
     pixels = np.stack(images) if images else np.empty((0, *shape), dtype=np.uint8)
-    with atomic_write(_pixels(scratch, number)) as temporary, open(temporary, "wb") as file:
-        # Not np.save: on a full disk its error does not say so.
-        header = {"descr": "|u1", "fortran_order": False, "shape": pixels.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(pixels.data)
+    save_array(_pixels(scratch, number), pixels)
     write_json(_record(scratch, number), {"sha256": hashes, "skipped": skipped})
     return number
 

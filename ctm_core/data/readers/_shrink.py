@@ -6,13 +6,12 @@ filter; resize by bicubic filter until the shorter side is the target; keep the 
 orientation is not applied. An image smaller than the target is enlarged by the same bicubic step.
 """
 
-import io
-import warnings
-
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
+
+from ctm_core.data.picture_files import decode
 
 __all__ = ["decoder", "shrink"]
 
@@ -22,13 +21,10 @@ def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
 
     Raises
     ------
-    Exception
-        Of any kind, if the content is not a complete image in one of these formats.
+    Refused
+        As :func:`ctm_core.data.picture_files.decode`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about corrupt EXIF data, which is not used
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as opened:
-            image = opened.convert("RGB")
+    image = decode(content, orient=False).convert("RGB")
     while min(image.size) >= 2 * side:
         width, height = image.size
         image = image.resize((width // 2, height // 2), resample=Image.Resampling.BOX)

@@ -7,6 +7,7 @@ packed. The images stay 28×28.
 
 import gzip
 import hashlib
+import io
 import struct
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from ctm_core.data.readers._download import fetched, is_url
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sha256_file
+from ctm_core.runtime.files import sha256_bytes
+from ctm_core.runtime.untrusted import read_bytes
 
 __all__ = ["parse_idx", "read"]
 
@@ -57,6 +59,8 @@ FILES = {
         ("t10k-labels-idx1-ubyte", "15d484375f8d13e6eb1aabb0c3f46965"),
     ),
 }
+#: Bytes; above the 47 MB of the longest file.
+LARGEST = 1 << 26
 REMEDY = (
     f"install the Debian package dataset-fashion-mnist, give --source {MIRROR} to download it, "
     "or put the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
@@ -101,15 +105,20 @@ def _file(source: str | None, name: str, downloads: Path) -> AbstractContextMana
     raise UserError(f"Fashion-MNIST: neither {folder / name}.gz nor {name} exists; {REMEDY}")
 
 
-def _content(path: Path, md5: str) -> NDArray[np.uint8]:
-    data = path.read_bytes()
+def _content(packed: bytes, path: Path, md5: str) -> NDArray[np.uint8]:
+    data = packed
     if path.suffix == ".gz":
         try:
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(packed)) as file:
+                data = file.read(LARGEST + 1)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
                 f"{path} is truncated or not a gzip file ({error}); replace it: {REMEDY}"
             ) from None
+    if len(data) > LARGEST:
+        raise UserError(
+            f"{path} unpacks to more than any file of Fashion-MNIST; replace it: {REMEDY}"
+        )
     actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if actual != md5:
         raise UserError(
@@ -131,8 +140,9 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
     hashes: list[tuple[str, str]] = []
     for name, md5 in FILES[split]:
         with _file(source, name, downloads) as path:
-            arrays.append(_content(path, md5))
-            hashes.append((path.name, sha256_file(path)))
+            packed = read_bytes(path, LARGEST)
+            arrays.append(_content(packed, path, md5))
+            hashes.append((path.name, sha256_bytes(packed)))
     images, labels = arrays
     return Images(
         shape=(1, 28, 28),

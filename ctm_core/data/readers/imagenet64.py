@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from ctm_core.data import assets
+from ctm_core.data.picture_files import Listing, list_pictures
 from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._reader import Images
 from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.untrusted import printable, read_bytes
 
 __all__ = ["read"]
 
@@ -44,7 +46,6 @@ TRAITS: dict[str, Any] = {
 SHAPE, FILES, CLASSES = TRAITS["shape"], TRAITS["counts"], TRAITS["classes"]
 FOLDERS = {"train": "train", "test": "val"}
 WNID = re.compile(r"n\d{8}")
-SUFFIXES = (".jpeg", ".jpg", ".png")
 #: More unreadable files than this share, and than ten, mean that the copy is corrupt.
 LARGEST_LOSS = 0.01
 RECIPE = "RGB; box halvings while the shorter side >= 128; bicubic to 64; central 64x64"
@@ -82,7 +83,7 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         title=f"imagenet64 {split}",
     )
     for name, reason in chunks.skipped:
-        logger.warning("left out: %s (%s)", root / name, reason)
+        logger.warning("left out: %s (%s)", printable(str(root / name)), reason)
     lost = len(chunks.skipped)
     if lost > max(10, LARGEST_LOSS * len(files)) or lost == len(files):
         raise UserError(
@@ -131,18 +132,25 @@ def _listed(root: Path, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         classes = train or own
         if foreign := sorted(set(own) - set(classes)):
             raise UserError(f"ImageNet: {folder} has the class {foreign[0]}, which train lacks")
-        files = [(f"{wnid}/{name}", wnid) for wnid in own for name in _images(folder / wnid)]
+        listings = {wnid: list_pictures(folder / wnid, nested=False) for wnid in own}
+        files = [(f"{wnid}/{name}", wnid) for wnid in own for name in listings[wnid].files]
+        other = [f"{wnid}/{name}" for wnid in own for name in listings[wnid].left_out]
     else:
+        pictures, other = list_pictures(folder, nested=False)
         table, wnids = _table(root, folder)
         known = set(train or wnids.values())
         classes = sorted(known)
-        files = [(name, wnids.get(Path(name).stem, "")) for name in _images(folder)]
+        files = [(name, wnids.get(Path(name).stem, "")) for name in pictures]
         for name, wnid in files:
             if wnid not in known:
                 problem = f"gives the unknown class {wnid} to" if wnid else "has no line for"
-                raise UserError(f"ImageNet: {table} {problem} {name}; correct the table")
+                raise UserError(
+                    f"ImageNet: {table} {problem} {printable(name)}; correct the table"
+                )
     if not files:
         raise UserError(f"ImageNet: {folder} holds no images; {REMEDY}")
+    if sentence := Listing([], other).describe_left_out():
+        logger.warning("left out below %s: %s", printable(str(folder)), sentence)
     numbers = {wnid: number for number, wnid in enumerate(classes)}
     return classes, [(f"{folder.name}/{name}", numbers[wnid]) for name, wnid in files]
 
@@ -159,13 +167,13 @@ def _table(root: Path, folder: Path) -> tuple[Path, dict[str, str]]:
             f"in {root} to tell the classes of its files; {REMEDY}"
         )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
+        lines = read_bytes(path).decode().splitlines()
+        if path.suffix == ".csv":
+            rows = list(csv.reader(lines))[1:]  # below the header
+        else:
+            rows = [line.split() for line in lines]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"ImageNet: {path} is not a text file ({error}); correct it") from None
-    if path.suffix == ".csv":
-        rows = list(csv.reader(lines))[1:]  # below the header
-    else:
-        rows = [line.split() for line in lines]
     wnids = {}
     for number, row in enumerate((row for row in rows if row), start=1):
         # Kaggle's second column goes on with boxes: "n01440764 10 20 30 40".
@@ -183,8 +191,3 @@ def _folders(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if WNID.fullmatch(e.name) and e.is_dir())
-
-
-def _images(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES))

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures import tiny
-from fixtures.tiny import Ended, FileSizeLimit, KillAt, SetAt
+from fixtures.tiny import Ended, FileSizeLimit, KillAt, MemoryLimit, SetAt
 from numpy.typing import NDArray
 from PIL import Image
 
 from ctm_core.data import dataset
+from ctm_core.data.picture_files import Refused
 from ctm_core.data.readers import _chunks, imagenet64
 from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._shrink import decoder, shrink
@@ -147,7 +148,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_what_is_no_whole_image(name: str) -> None:
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises(Refused, match=r"^it "):
         shrink(DAMAGED[name])
 
 
@@ -240,9 +241,45 @@ def test_unreadable_files_are_left_out_and_listed(
     names = sorted([*DAMAGED, "gone.JPEG", "folder.JPEG"])
     assert list(listed) == [f"train/{WNIDS[1]}/{name}" for name in names]
     assert "truncated" in listed[f"train/{WNIDS[1]}/cut.JPEG"]
-    assert listed[f"train/{WNIDS[1]}/gone.JPEG"] == "No such file or directory"
+    assert listed[f"train/{WNIDS[1]}/gone.JPEG"] == "is missing"
     for name, reason in listed.items():
         assert f"left out: {tree / name} ({reason})" in caplog.text
+
+
+def test_hostile_files_are_left_out_in_little_memory(tree: Path, tmp_path: Path) -> None:
+    folder = tree / "train" / WNIDS[0]
+    for width in (130_000, 1_000_000):
+        (folder / f"x{width}.png").write_bytes(encoded(Image.new("L", (width, 1))))
+    os.mkfifo(folder / "xpipe.JPEG")
+    (folder / "xzero.JPEG").symlink_to("/dev/zero")
+    with open(folder / "xsparse.JPEG", "wb") as file:
+        file.truncate(20 * 2**30)
+    (folder / "x\x1b[2J.JPEG").write_bytes(b"no image")
+    words = ["data", "--dataset", "imagenet64", "--source", tree, "--output", "out/train"]
+    ended = tiny.ctm([*words, "--workers", "1"], tmp_path, [MemoryLimit()])
+    assert ended.code == 0, ended.stderr
+    assert "\x1b" not in ended.stderr and "x\\x1b[2J.JPEG" in ended.stderr
+    manifest = read_json(tmp_path / "out/train/manifest.json")
+    reasons = {Path(e["name"]).name: e["reason"] for e in manifest["preparation"]["skipped"]}
+    assert manifest["count"] == 21 and reasons == {
+        "x1000000.png": "its size of 1000000 x 1 pixels is not that of a picture",
+        "x130000.png": "its size of 130000 x 1 pixels is not that of a picture",
+        "xpipe.JPEG": "is a named pipe, not a file",
+        "xzero.JPEG": "is a device, not a file",
+        "xsparse.JPEG": "is larger than 256 MiB, which no file of this kind is",
+        "x\x1b[2J.JPEG": "it is not a PNG or JPEG file",
+    }
+
+
+def test_hidden_files_are_passed_over(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = prepare(tree, tmp_path / "whole" / "train")
+    for file in list(tree.glob("train/*/*.JPEG")):
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    made = prepare(tree, tmp_path / "again" / "train")
+    assert tiny.tree(made.path) == tiny.tree(whole.path)
+    assert "left out below " in caplog.text and "21 macOS AppleDouble files" in caplog.text
 
 
 def test_a_copy_with_too_many_damaged_files(
@@ -261,17 +298,17 @@ def test_a_failing_drive_is_no_damaged_file(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = prepare(tree, tmp_path / "one" / "train")
-    read = Path.read_bytes
+    read = _chunks.read_bytes
 
-    def failing(path: Path) -> bytes:
+    def failing(path: Path, limit: int) -> bytes:
         if path.name == f"{WNIDS[2]}_0.JPEG":
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return read(path)
+        return read(path, limit)
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(_chunks, "read_bytes", failing)
     with pytest.raises(OSError, match="Input/output error"):
         prepare(tree, tmp_path / "two" / "train")
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(_chunks, "read_bytes", read)
     made: list[int] = []
     make = _chunks._make
     monkeypatch.setattr(_chunks, "_make", lambda *args: made.append(args[-1]) or make(*args))
@@ -295,7 +332,7 @@ def test_a_killed_preparation_continues(tree: Path, tmp_path: Path, workers: int
     assert len(finished) >= 4  # the plan and three chunks
     assert not (tmp_path / "two" / "train").exists()
     # Once more, now after the images are written.
-    ended = tiny.ctm(words, tmp_path, [small, KillAt("ctm_core.data.dataset:np.save", 1)])
+    ended = tiny.ctm(words, tmp_path, [small, KillAt("ctm_core.data.dataset:save_array", 1)])
     assert ended.code == -signal.SIGKILL
     after = {path.name: path.stat().st_mtime_ns for path in scratch.glob("*.json")}
     assert len(after) == 7 and finished.items() <= after.items()
@@ -405,6 +442,12 @@ def test_tables_that_do_not_fit(flat: Path, tmp_path: Path) -> None:
     refused("entry 1 of .*val_labels.txt is not a name and a wnid")
     table.write_bytes(b"\xff\xfe\x00")
     refused("val_labels.txt is not a text file")
+    table.unlink()
+    (flat / "LOC_val_solution.csv").write_text(f"ImageId,Prediction\na,{'9' * 140_000}\n")
+    refused("LOC_val_solution.csv is not a text file .field larger than field limit")
+    with open(flat / "LOC_val_solution.csv", "wb") as file:
+        file.truncate(20 * 2**30)
+    refused("LOC_val_solution.csv is larger than 64 MiB")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 import yaml
 from fixtures import tiny
-from fixtures.tiny import Trained
+from fixtures.tiny import FileSizeLimit, MemoryLimit, Trained
 from PIL import Image
 
 from ctm_core.config.protocols import load_protocol
@@ -93,6 +95,91 @@ def test_arrays_and_folders_are_one(array: Path, digits: Dataset, tmp_path: Path
     assert found[0][0]["rank_deficient"] and found[0][0]["standard_error"] > 0
     [row] = aggregate(read_evaluations([tmp_path / "mine" / "evaluation.json"]))
     assert (row.experiment, row.model, row.cell.sampler) == ("samples", "mine", "file")
+
+
+def test_every_picture_of_a_folder_counts(array: Path, digits: Dataset, tmp_path: Path) -> None:
+    """Upper case, JPEG, sub-folders; what is left out is named. Grey saved as RGB is grey."""
+    reference = protocol_reference(tmp_path, digits)
+    right = score_files(array, [reference], tmp_path / "right")["rows"]
+    folder = tmp_path / "pictures"
+    for number, image in enumerate(np.load(array)[:, 0]):
+        place = folder / f"{number // 10:03d}" / f"{number}.{'PNG' if number % 2 else 'png'}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.stack([image] * 3, -1)).save(place)
+        place.with_name(f"._{place.name}").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.txt").touch()
+    words = ["evaluate", "--samples", folder, "--output", "out", reference]
+    ended = tiny.ctm(words, tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert "left out of " in ended.stderr and "30 macOS AppleDouble files" in ended.stderr
+    assert "one of three channels is used, which must be equal" in ended.stderr
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"] == [
+        row | {"model": "pictures"} if "model" in row else row for row in right
+    ]
+    Image.fromarray(np.load(array)[0, 0]).save(folder / "a.jpg")
+    assert Images(folder).count == 31
+    colours = np.load(array).repeat(3, axis=1)
+    colours[7, 1, 2, 3] += 1
+    np.save(tmp_path / "colours.npy", colours)
+    with pytest.raises(UserError, match="holds colour images, but the protocol is for images of"):
+        score_files(tmp_path / "colours.npy", [reference], tmp_path / "not")
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_full_disk_ends_sampling_in_a_sentence(student: Trained, tmp_path: Path) -> None:
+    words = ["sample", student.weights, "--output", "samples.npy", "-n", "24", "--nfe", "1"]
+    ended = tiny.ctm(words, tmp_path, [FileSizeLimit(1000)])
+    assert ended.code == 2 and "Traceback" not in ended.stderr
+    assert "samples.npy: the limit on file sizes is reached" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def hostile_samples(folder: Path, name: str) -> Path:
+    path = folder / name
+    if name == "pipe.npy":
+        os.mkfifo(path)
+    elif name == "zero.npy":
+        path.symlink_to("/dev/zero")
+    elif name == "bomb.npz":
+        np.savez_compressed(path, arr_0=np.zeros((2**21, 1, 8, 8), np.uint8))
+    elif name == "names.npz":
+        np.savez(path, **{"\x1b[2Ja": np.zeros(3), "b": np.zeros(3)})
+    elif name == "sparse.npy":
+        np.save(path, np.zeros((4, 1, 8, 8), np.uint8))
+        os.truncate(path, 2**34)
+    else:
+        path.mkdir()
+        Image.new("L", (8, 8)).save(path / "0.png")
+        if name == "pipes":
+            os.mkfifo(path / "1.png")
+        else:
+            (path / "1\x1b[2J.png").touch()
+            os.truncate(path / "1\x1b[2J.png", 2**34)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pipe.npy", "is a named pipe"),
+        ("zero.npy", "is a device"),
+        ("bomb.npz", "arr_0 of .*unpacks from .* to .* bytes"),
+        ("names.npz", r"holds the arrays \\x1b\[2Ja, b; call"),
+        ("sparse.npy", "is corrupt: its header announces"),
+        ("pipes", r"1\.png is a named pipe"),
+        ("sparse", "is larger than 256 MiB"),
+    ],
+)
+def test_hostile_samples_are_refused(
+    digits: Dataset, tmp_path: Path, name: str, says: str
+) -> None:
+    reference = protocol_reference(tmp_path, digits)
+    samples = hostile_samples(tmp_path, name)
+    words = ["evaluate", "--samples", samples, "--output", "out", reference]
+    ended = tiny.ctm(words, tmp_path, [MemoryLimit()])
+    assert ended.code == 2 and "Traceback" not in ended.stderr and "\x1b" not in ended.stderr
+    assert re.search(says, ended.stderr), ended.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_memorisation_of_given_images(array: Path, digits: Dataset, tmp_path: Path) -> None:
@@ -215,15 +302,18 @@ def saved(path: Path, array: Any) -> Path:
     ("make", "says"),
     [
         (lambda p: p / "none.npy", r"none\.npy is missing"),
-        (lambda p: no_images(p / "empty"), r"empty holds no \.png files"),
+        (lambda p: no_images(p / "empty"), "empty holds no PNG or JPEG files"),
         (lambda p: saved(p / "a.npy", np.zeros((4, 1, 8, 8))), "is float64 of shape"),
         (lambda p: saved(p / "a.npy", np.zeros((4, 8, 8), np.uint8)), r"\(4, 8, 8\); images are"),
         (lambda p: saved(p / "a.npy", np.zeros((4, 2, 8, 8), np.uint8)), "one or three channels"),
         (lambda p: saved(p / "a.npy", np.zeros((4, 1, 8, 9), np.uint8)), "must be square"),
         (lambda p: saved(p / "a.npy", np.zeros((1, 1, 8, 8), np.uint8)), "holds 1 images; scores"),
-        (lambda p: saved(p / "a.npy", np.array([{}], dtype=object)), "holds no array of images"),
+        (lambda p: saved(p / "a.npy", np.array([{}], dtype=object)), "holds Python objects"),
         (lambda p: pictures(p / "b", (8, 8), (9, 9)), r"1\.png is of shape \(1, 9, 9\), the im"),
-        (lambda p: pictures(p / "b", (8, 9), (8, 9)), r"0\.png is of \(9, 8\) pixels"),
+        (
+            lambda p: pictures(p / "b", (8, 9), (8, 9)),
+            r"b holds images of \(9, 8\); they must be square",
+        ),
     ],
 )
 def test_other_files_are_one_sentence(tmp_path: Path, make: Any, says: str) -> None:
@@ -237,10 +327,15 @@ def test_other_files_are_one_sentence(tmp_path: Path, make: Any, says: str) -> N
 def test_damaged_pictures_and_archives(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "b", (8, 8), (8, 8))
     (folder / "1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"1\.png is no readable PNG"):
+    with pytest.raises(
+        UserError, match=r"1\.png cannot be read as a picture: it is not a PNG or JPEG"
+    ):
         list(Images(folder).batches())
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match="holds no array of images"):
+    with pytest.raises(UserError, match=r"a\.npz is not a valid \.npz file"):
+        Images(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="holds no array of images; give a"):
         Images(tmp_path / "a.npz")
     np.savez(tmp_path / "c.npz", a=np.zeros(3), b=np.zeros(3))
     with pytest.raises(UserError, match="holds the arrays a, b; call the images arr_0"):
