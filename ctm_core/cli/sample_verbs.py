@@ -60,11 +60,12 @@ def sample(
         batch_size=batch_size,
         progress=True,
     )
-    from ctm_core.data.pictures import save_array, save_grid
+    from ctm_core.data.pictures import save_grid
+    from ctm_core.runtime.arrays import save_array
     from ctm_core.runtime.files import sha256_file, write_json
 
     picture = output.with_suffix(".png")
-    save_array(output, images)
+    save_array(output, images.numpy())
     save_grid(picture, images[:256])
     place = cell._asdict() | {"sample_seed": seed}
     made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}

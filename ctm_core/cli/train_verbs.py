@@ -39,10 +39,9 @@ class _Data(click.Command):
 )
 def data(dataset: str, split: str, source: str | None, output: Path, workers: int | None) -> None:
     """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""
-    from ctm_core.data.dataset import open_dataset, prepare
+    from ctm_core.data.dataset import prepare
 
-    prepare(dataset, split, source, output, workers=workers)
-    made = open_dataset(output)
+    made = prepare(dataset, split, source, output, workers=workers)
     click.echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
 
 

@@ -19,6 +19,7 @@ Each module of ``readers/`` is a data set (see ``readers/_reader.py``).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from ctm_core.config.datasets import traits
 from ctm_core.data import readers
 from ctm_core.data.readers._reader import Images
+from ctm_core.runtime.arrays import load_array, save_array, write_header
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, read_json, remove_tree, sha256_file, write_json
 
@@ -42,20 +44,22 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "open_dataset", "prepare", "to_float"]
 
 FORMAT = 1
-MANIFEST_KEYS = {
-    "name",
-    "split",
-    "shape",
-    "count",
-    "classes",
-    "class_names",
-    "flip",
-    "source",
-    "source_files",
-    "files",
-    "fingerprint",
-    "format",
+AGAIN = "delete the folder and run `ctm data` again"
+MANIFEST_TYPES = {
+    "name": str,
+    "split": str,
+    "shape": list,
+    "count": int,
+    "classes": int,
+    "class_names": list,
+    "flip": bool,
+    "source": str,
+    "source_files": list,
+    "files": dict,
+    "fingerprint": str,
+    "format": int,
 }
+FILES = ("images.npy", "labels.npy")
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -184,8 +188,7 @@ def prepare(
     fingerprint = hashlib.sha256(struct.pack("<4q", *shape))
     with atomic_write(output / "images.npy") as temporary, open(temporary, "wb") as file:
         # Not memory-mapped: on a full disk a write raises, but a mapped page kills the process.
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        write_header(file, shape, np.uint8)
         count = 0
         for chunk in images.chunks:
             if chunk.dtype != np.uint8 or chunk.shape[1:] != images.shape:
@@ -198,8 +201,7 @@ def prepare(
         raise ValueError(f"the reader of {name} gave {count} images, {len(images.labels)} labels")
     labels = np.ascontiguousarray(images.labels, dtype="<i8")
     fingerprint.update(labels.tobytes())
-    with atomic_write(output / "labels.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, labels, allow_pickle=False)
+    save_array(output / "labels.npy", labels)
     manifest = {
         "name": name,
         "split": split,
@@ -210,7 +212,7 @@ def prepare(
         "flip": known.flip,
         "source": images.source,
         "source_files": [{"name": n, "sha256": h} for n, h in images.source_files],
-        "files": {n: sha256_file(output / n) for n in ("images.npy", "labels.npy")},
+        "files": {n: sha256_file(output / n) for n in FILES},
         "fingerprint": fingerprint.hexdigest(),
         "format": FORMAT,
     }
@@ -219,18 +221,19 @@ def prepare(
     write_json(output / "manifest.json", manifest)
     if images.scratch is not None:
         remove_tree(images.scratch)
-    return open_dataset(output)
+    return open_dataset(output, verify=False)
 
 
-def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
-    """Open a prepared split without reading its images.
+def open_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
+    """Open a prepared split, compared with its manifest.
 
     Parameters
     ----------
     path
         The folder that :func:`prepare` wrote.
     verify
-        Also hash both files; otherwise sizes, shapes and types are compared with the manifest.
+        Also hash both files, once per process; otherwise only sizes, shapes and types are
+        compared with the manifest.
 
     Raises
     ------
@@ -238,38 +241,53 @@ def open_dataset(path: str | Path, *, verify: bool = False) -> Dataset:
         If a file is missing, corrupt or not the manifest's.
     """
     path = Path(path)
-    again = "delete the folder and run `ctm data` again"
     if not (path / "manifest.json").is_file():
         raise UserError(f"{path} holds no prepared dataset (no manifest.json); run `ctm data`")
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path}/manifest.json is not a dataset manifest of format 1; {again}")
-    if missing := sorted(MANIFEST_KEYS - manifest.keys()):
-        raise UserError(f"{path}/manifest.json has no {', '.join(missing)}; {again}")
-    images = _load(path / "images.npy", again)
-    labels = _load(path / "labels.npy", again)
-    if images.dtype != np.uint8 or list(images.shape) != manifest["shape"]:
+        raise UserError(f"{path}/manifest.json is not a dataset manifest of format 1; {AGAIN}")
+    if missing := sorted(MANIFEST_TYPES.keys() - manifest.keys()):
+        raise UserError(f"{path}/manifest.json has no {', '.join(missing)}; {AGAIN}")
+    for key, kind in MANIFEST_TYPES.items():
+        value = manifest[key]
+        texts = value if isinstance(value, list) else [value]
+        legible = key == "source" or all(str(text).isprintable() for text in texts)
+        if not isinstance(value, kind) or not legible:
+            raise UserError(f"{path}/manifest.json has no valid {key}; {AGAIN}")
+    if manifest["classes"] != len(manifest["class_names"]):
+        raise UserError(f"{path}/manifest.json does not name each of its classes; {AGAIN}")
+    images, labels = (_load(path / name) for name in FILES)
+    shape = list(images.shape)
+    if images.dtype != np.uint8 or len(shape) != 4 or shape != manifest["shape"]:
         raise UserError(
-            f"{path}/images.npy holds {images.dtype} {list(images.shape)}, but its manifest says "
-            f"uint8 {manifest['shape']}; {again}"
+            f"{path}/images.npy holds {images.dtype} {shape}, but its manifest says "
+            f"uint8 {manifest['shape']}; {AGAIN}"
         )
     if labels.dtype != np.int64 or labels.shape != (len(images),):
         raise UserError(
             f"{path}/labels.npy holds {labels.dtype} {list(labels.shape)} for {len(images)} "
-            f"images; {again}"
+            f"images; {AGAIN}"
         )
-    if verify:
-        for name, digest in manifest["files"].items():
-            if sha256_file(path / name) != digest:
-                raise UserError(f"{path / name} is not the file its manifest describes; {again}")
+    for name in FILES if verify else ():
+        now = (path / name).stat()
+        identity = str((path / name).absolute()), now.st_ino, now.st_size, now.st_mtime_ns
+        if _sha256(*identity) != manifest["files"].get(name):
+            raise UserError(f"{path / name} is not the file its manifest describes; {AGAIN}")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < manifest["classes"]):
+        raise UserError(
+            f"{path}/labels.npy holds labels outside 0 … {manifest['classes'] - 1}; {AGAIN}"
+        )
     return Dataset(path=path, images=images, labels=np.array(labels), manifest=manifest)
 
 
-def _load(path: Path, again: str) -> NDArray[Any]:
+@functools.cache
+def _sha256(path: str, *_: int) -> str:
+    """Of a file, once for each inode, size and time of change."""
+    return sha256_file(path)
+
+
+def _load(path: Path) -> Any:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {again}") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is corrupt ({error}); {again}") from None
-    return array
+        return load_array(path)
+    except UserError as error:
+        raise UserError(f"{str(error).partition(';')[0]}; {AGAIN}") from None

@@ -1,4 +1,4 @@
-"""Samples as files: a uint8 array, or a grid as PNG."""
+"""Samples as a grid, written as PNG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ctm_core.runtime.files import atomic_write
 
-__all__ = ["grid", "save_array", "save_grid"]
+__all__ = ["grid", "save_grid"]
 
 
 def grid(
@@ -55,9 +55,3 @@ def save_grid(
     Image.fromarray(grid(images, columns)).save(encoded, format="PNG")
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.getvalue())
-
-
-def save_array(path: str | os.PathLike[str], images: torch.Tensor) -> None:
-    """Write uint8 images (N, C, H, W) as a .npy file, atomically."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, images.numpy(), allow_pickle=False)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import struct
 from importlib import import_module
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures import tiny
+from fixtures.tiny import FileSizeLimit
 from fixtures.web import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from ctm_core.config import datasets
 from ctm_core.data import dataset
 from ctm_core.data.readers import fashion_mnist
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file
 
 IMAGES = 30
 
@@ -72,7 +76,7 @@ def test_digits_are_scikit_learns(digits):
 
 def test_manifest_and_fingerprint(digits):
     manifest = json.loads((digits.path / "manifest.json").read_text())
-    assert set(manifest) == dataset.MANIFEST_KEYS
+    assert manifest.keys() == dataset.MANIFEST_TYPES.keys()
     assert manifest["shape"] == [1797, 1, 8, 8] and manifest["count"] == 1797
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((digits.path / name).read_bytes()).hexdigest() == digest
@@ -164,13 +168,86 @@ def test_damaged_folders_are_refused(copied, name, harm):
         dataset.open_dataset(copied)
 
 
-def test_a_changed_pixel_is_found_by_verify_only(copied):
+def test_a_changed_pixel_is_found_by_hash_only(copied):
     content = bytearray((copied / "images.npy").read_bytes())
     content[-1] ^= 1
     (copied / "images.npy").write_bytes(bytes(content))
-    dataset.open_dataset(copied)
+    dataset.open_dataset(copied, verify=False)
     with pytest.raises(UserError, match=r"images\.npy is not the file its manifest describes"):
-        dataset.open_dataset(copied, verify=True)
+        dataset.open_dataset(copied)
+
+
+def test_a_file_is_hashed_once(copied, monkeypatch):
+    hashed = []
+    real = dataset.sha256_file
+    monkeypatch.setattr(dataset, "sha256_file", lambda path: hashed.append(path) or real(path))
+    for _ in range(3):
+        dataset.open_dataset(copied)
+    assert hashed == [str(copied / name) for name in dataset.FILES]
+    (copied / "labels.npy").write_bytes((copied / "labels.npy").read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match=r"labels\.npy is not the file"):
+        dataset.open_dataset(copied)
+
+
+def test_every_command_notices_a_damaged_set(copied, tmp_path):
+    content = (copied / "images.npy").read_bytes()
+    (copied / "images.npy").write_bytes(content[:128] + bytes(len(content) - 128))
+    protocol = Path(__file__).parents[3] / "config/protocols/desk-smoke.yaml"
+    ended = tiny.ctm(
+        ["features", "reference", "--protocol", protocol, "--data", copied, "--output", "out"],
+        tmp_path,
+    )
+    assert ended.code == 2 and "Traceback" not in ended.stderr
+    assert "images.npy is not the file its manifest describes; delete" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_out_of_range_are_refused(copied, label):
+    labels = np.load(copied / "labels.npy")
+    labels[3] = label
+    np.save(copied / "labels.npy", labels)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["files"]["labels.npy"] = sha256_file(copied / "labels.npy")
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"labels\.npy holds labels outside 0 … 9; delete"):
+        dataset.open_dataset(copied)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "\x1b[2Jdigits"),
+        ("split", 3),
+        ("files", []),
+        ("classes", "10"),
+        ("class_names", ["a"]),
+        ("class_names", ["\n"] * 10),
+        ("shape", None),
+    ],
+)
+def test_a_manifest_of_other_types_is_refused(copied, key, value):
+    manifest = json.loads((copied / "manifest.json").read_text()) | {key: value}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest\.json (has no valid|does not)") as caught:
+        dataset.open_dataset(copied)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
+def test_a_pipe_is_not_waited_for(copied, name):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    with pytest.raises(UserError, match=r"is a named pipe|no manifest\.json"):
+        dataset.open_dataset(copied)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    words = ["data", "--dataset", "digits", "--output", "out"]
+    ended = tiny.ctm(words, tmp_path, [FileSizeLimit(60_000)])
+    assert ended.code == 2 and "Traceback" not in ended.stderr
+    assert "images.npy: the limit on file sizes is reached" in ended.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_manifest_of_another_dataset_is_refused(copied):
@@ -183,7 +260,7 @@ def test_a_manifest_of_another_dataset_is_refused(copied):
 
 def test_a_pickled_array_is_not_loaded(copied):
     np.save(copied / "labels.npy", np.array([{"a": 1}] * 1797, dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"labels\.npy is corrupt"):
+    with pytest.raises(UserError, match=r"labels\.npy holds Python objects"):
         dataset.open_dataset(copied)
 
 
@@ -221,6 +298,18 @@ def test_fashion_with_a_changed_content(small_fashion, tmp_path):
     with pytest.raises(UserError, match="is not Fashion-MNIST's file: the MD5"):
         dataset.prepare("fashion-mnist", "test", str(small_fashion), tmp_path / "out")
     dataset.prepare("fashion-mnist", "train", str(small_fashion), tmp_path / "out")
+
+
+def test_fashion_with_bombs_and_sparse_files(small_fashion, tmp_path):
+    """Gigabytes of zeros, packed or as a hole in a file: neither is taken into memory."""
+    path = small_fashion / "train-images-idx3-ubyte.gz"
+    member = gzip.compress(bytes(2**24))
+    path.write_bytes(member * 640)  # 10 GiB
+    for says in ("unpacks to more than any file", "is larger than 64 MiB"):
+        with pytest.raises(UserError, match=says):
+            dataset.prepare("fashion-mnist", "train", str(small_fashion), tmp_path / "out")
+        os.truncate(path, 20 * 2**30)
+    assert not (tmp_path / "out").exists()
 
 
 def test_fashion_with_a_missing_file(small_fashion, tmp_path):
