@@ -1,9 +1,10 @@
 """A GPU of its own for each job of one machine without a batch system.
 
-Batch systems assign GPUs to a job. Snakemake alone only counts them (``--resources gpu=4``), so
-there every job picks free ones by locking one file per GPU. The locks end with the process,
-however it ends. The workflow names their folder by :data:`LOCKS`; without it, nothing is
-taken, and two commands started by hand may share a GPU as before.
+Batch systems assign GPUs to a job that they start. Snakemake alone only counts them
+(``--resources gpu=4``), on a workstation as well as inside an allocation (``salloc``), so there
+every job picks free ones by locking one file per GPU. The locks end with the process, however it
+ends. The workflow names their folder by :data:`LOCKS` in the jobs that it starts itself; without
+it, nothing is taken, and two commands started by hand may share a GPU as before.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import time
 from pathlib import Path
-from typing import IO
 
 from ctm_core.runtime import launch, slurm
+from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import lock
 
-__all__ = ["LOCKS", "claim"]
+__all__ = ["LOCKS", "WORKFLOW_JOB", "claim"]
 
 log = logging.getLogger(__name__)
 
 #: Environment variable with the folder of the locks, on this machine's own disk.
 LOCKS = "CTM_DEVICE_LOCKS"
+#: The Slurm job inside which the workflow itself runs and starts its jobs; empty outside Slurm.
+WORKFLOW_JOB = "CTM_WORKFLOW_JOB"
 #: The GPUs that a job may see; narrowed to those it has taken.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Seconds between attempts.
@@ -35,24 +39,30 @@ _held: list[contextlib.ExitStack] = []
 def claim(count: int) -> None:
     """Take free GPUs for this process and its copies, and wait for them if there are none.
 
-    To be called before CUDA is first used. Does nothing in a Slurm job, in a copy, where
-    :data:`LOCKS` is not set, or where the machine has no GPUs.
+    To be called before CUDA is first used. Does nothing in a Slurm job of its own, in a copy,
+    where :data:`LOCKS` is not set, or where the machine has no GPUs.
 
     Parameters
     ----------
     count
         How many; all of them if there are fewer.
+
+    Raises
+    ------
+    UserError
+        If the folder of the locks is not this user's alone.
     """
     folder = os.environ.get(LOCKS)
-    if not folder or count < 1 or slurm.current_job() or launch.MARK in os.environ:
+    if not folder or count < 1 or launch.MARK in os.environ:
         return
+    if (slurm.job_number() or "") != os.environ.get(WORKFLOW_JOB, ""):
+        return  # Slurm started this job, and gave it devices
     devices = _devices()
     wanted = min(count, len(devices))
     if not wanted:
         return
-    # Each user has a folder: a file of another's could not be locked.
     place = Path(folder)
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(place)
     waiting = False
     while True:
         taken = _take(place, devices, wanted)
@@ -63,6 +73,21 @@ def claim(count: int) -> None:
             log.info("waiting for %d free of %d GPUs", wanted, len(devices))
             waiting = True
         time.sleep(POLL)
+
+
+def _make_private(place: Path) -> None:
+    """A folder of this user alone: another's locks could be held for ever, or lead elsewhere."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    status = place.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(
+            f"{place} ({LOCKS}) is not a folder of yours, so the locks of the GPUs cannot be kept "
+            "there; remove it, or set TMPDIR to a folder of your own"
+        )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        place.chmod(0o700)
 
 
 def _devices() -> list[str]:
@@ -78,9 +103,10 @@ def _take(place: Path, devices: list[str], wanted: int) -> list[str]:
     taken = []
     with contextlib.ExitStack() as files:
         for name in devices:
-            file: IO[str] = open(place / f"{name.replace('/', '_')}.lock", "a")  # noqa: SIM115
-            files.enter_context(file)
-            if lock(file):
+            path = place / f"{name.replace('/', '_')}.lock"
+            # No link is followed, and a pipe is not waited for.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            if lock(files.enter_context(os.fdopen(os.open(path, flags, 0o600), "rb"))):
                 taken.append(name)
             if len(taken) == wanted:
                 _held.append(files.pop_all())

@@ -10,8 +10,8 @@ that alone proves nothing. Whether an owner that left its file behind is dead is
 order, by
 
 1. its process, on its own machine (boot and process namespace; host names can be shared),
-2. its Slurm job, if Slurm answers: a job that ended has no processes; a requeued job succeeds
-   itself,
+2. its Slurm job: an earlier start of this process's own job is over once that was requeued, and,
+   if Slurm answers, a job that ended has no processes,
 3. its heartbeat: a file that was not touched for :data:`STALE` seconds, by a clock that may be
    another's, and is not while it is watched for :data:`WATCH` seconds.
 
@@ -39,8 +39,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctm_core.runtime import slurm
-from ctm_core.runtime.errors import Interrupted
+from ctm_core.runtime.errors import Interrupted, UserError
 from ctm_core.runtime.files import lock
+from ctm_core.runtime.untrusted import parse_json, read_bytes
 
 __all__ = ["Lock"]
 
@@ -163,13 +164,12 @@ class Lock:
 
     def _in_use(self) -> Interrupted:
         owner = self._owner()
-        if (job := owner.get("slurm_job")) is not None:
-            how = f"scancel {str(job).partition('@')[0]}"
-        elif owner:
-            where = "" if owner.get("machine") == _machine() else f" on {owner.get('host')}"
-            how = f"kill {owner.get('process')}{where}"
-        else:
-            how = "kill"
+        where = "" if owner.get("machine") == _machine() else f" on {owner.get('host')}"
+        how = f"kill {owner.get('process')}{where}" if owner else "kill"
+        job = owner.get("slurm_job")
+        # This process may stand in the same allocation, which is not to be cancelled for it.
+        if job is not None and job != slurm.current_job():
+            how = f"scancel {str(job).partition('@')[0]}; or end this process alone: {how}"
         return Interrupted(
             f"{self.folder} is in use by {_name(owner)}; wait for it or stop it ({how}; it writes "
             "a checkpoint first), then run again"
@@ -179,13 +179,14 @@ class Lock:
 
     def _death(self, owner: dict[str, Any]) -> str | None:
         """Why an owner is dead; None: it lives."""
-        if owner.get("machine") == _machine():
-            here = _started(int(owner["process"])) == owner.get("started")
+        if owner.get("machine") == _machine() and isinstance(owner.get("process"), int):
+            here = _started(owner["process"]) == owner.get("started")
             return None if here else "whose process has ended"
         job = owner.get("slurm_job")
-        if job is not None:
-            if job == slurm.current_job():
+        if job is not None and job == slurm.current_job():
+            if _is_earlier_start(owner):
                 return "an earlier start of this Slurm job"
+        elif job is not None:
             lives = slurm.lives(str(job))
             if lives is not None:
                 return None if lives else "whose Slurm job has ended"
@@ -238,6 +239,7 @@ def _identity() -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": _machine(),
         "slurm_job": slurm.current_job(),
+        "slurm_restarts": slurm.restarts(),
         "token": uuid.uuid4().hex,
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
@@ -247,6 +249,16 @@ def _machine() -> str:
     """This boot of this machine, as far as process numbers mean the same in it."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _is_earlier_start(owner: dict[str, Any]) -> bool:
+    """Whether an owner in this process's Slurm job began before that was requeued."""
+    before = owner.get("slurm_restarts")
+    if isinstance(before, int) and before < slurm.restarts():
+        return True
+    # A job of one node has no processes elsewhere; a container on it has the same boot.
+    boot = str(owner.get("machine")).partition(" ")[0]
+    return slurm.nodes() == 1 and boot != _machine().partition(" ")[0]
 
 
 def _started(process: int) -> str | None:
@@ -262,12 +274,14 @@ def _started(process: int) -> str | None:
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     """An owner's file, raw and parsed; empty where it is missing or not written yet."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        content = read_bytes(path)
+    except UserError:
+        if path.exists():
+            raise
         return b"", {}
     try:
-        owner = json.loads(content)
-    except ValueError:
+        owner = parse_json(content, path)
+    except UserError:
         owner = None
     return content, owner if isinstance(owner, dict) else {}
 

@@ -13,7 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["current_job", "jobs_of", "keeps_accounts", "lives", "refusal", "stop"]
+__all__ = [
+    "current_job",
+    "job_number",
+    "jobs_of",
+    "keeps_accounts",
+    "lives",
+    "nodes",
+    "refusal",
+    "restarts",
+    "stop",
+]
 
 #: Seconds that a command may take to answer.
 PATIENCE = 30.0
@@ -37,9 +47,26 @@ def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:
         return None
 
 
+def job_number() -> str | None:
+    """Number of the job that this process belongs to."""
+    return os.environ.get("SLURM_JOB_ID") or None
+
+
+def restarts() -> int:
+    """How often Slurm has requeued this process's job."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
+
+
+def nodes() -> int:
+    """Number of nodes of this process's job."""
+    count = os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or ""
+    return int(count) if count.isdecimal() else 1
+
+
 def current_job() -> str | None:
     """Number of the job that this process belongs to, with its cluster if that has a name."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = job_number()
     cluster = os.environ.get("SLURM_CLUSTER_NAME")
     return job and (f"{job}@{cluster}" if cluster else job)
 

@@ -24,9 +24,14 @@ import snakemake_internals
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     CTM_WORKFLOW=str(Path.cwd()),
-    # Without a batch system, each job claims its own of the GPUs that --resources gpu=N counts.
-    CTM_DEVICE_LOCKS=f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}",
 )
+# A job that a batch system starts has GPUs of its own. Others, inside an allocation too, claim
+# theirs of those that --resources gpu=N counts.
+if snakemake_internals.starts_jobs_itself(workflow):
+    os.environ["CTM_DEVICE_LOCKS"] = f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}"
+    os.environ["CTM_WORKFLOW_JOB"] = os.environ.get("SLURM_JOB_ID", "")
+elif snakemake_internals.was_submitted(workflow):
+    os.environ.pop("CTM_DEVICE_LOCKS", None)
 
 # Locked while this process lives, which distinguishes a Snakemake lock in use from one that a
 # killed Snakemake left behind (workflow/scripts/clear_dead_lock.py).

@@ -17,7 +17,9 @@ __all__ = [
     "default_resource",
     "needed_assets",
     "requests",
+    "starts_jobs_itself",
     "submits_to_slurm",
+    "was_submitted",
 ]
 
 #: Resources that decide whether Slurm takes a job.
@@ -56,6 +58,16 @@ def default_resource(workflow: Any, name: str) -> str | None:
 def submits_to_slurm(workflow: Any) -> bool:
     """Whether jobs are submitted to Slurm by this process."""
     return bool(workflow.executor_plugin.name == "slurm")
+
+
+def starts_jobs_itself(workflow: Any) -> bool:
+    """Whether this is the user's Snakemake, not one that it started to run a job."""
+    return bool(workflow.exec_mode.name == "DEFAULT")
+
+
+def was_submitted(workflow: Any) -> bool:
+    """Whether this Snakemake runs a job that was submitted to a batch system."""
+    return bool(workflow.exec_mode.name == "REMOTE")
 
 
 def needed_assets(workflow: Any) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ctm_core.runtime import devices, launch
+from ctm_core.runtime.errors import UserError
 
 Job = Callable[..., "subprocess.Popen[str]"]
 CODE = """
@@ -29,13 +30,13 @@ def job(tmp_path: Path) -> Iterator[Job]:
     """Starts jobs that take devices and keep them until their input ends."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(count: int, visible: str = "0,1,2,3") -> subprocess.Popen[str]:
+    def start(count: int, visible: str = "0,1,2,3", **more: str) -> subprocess.Popen[str]:
         kept = {k: v for k, v in os.environ.items() if k not in ("SLURM_JOB_ID", launch.MARK)}
         given = {devices.LOCKS: str(tmp_path / "locks"), devices.VISIBLE: visible}
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", CODE, str(count)],
-                env=kept | given,
+                env=kept | given | more,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -73,6 +74,38 @@ def test_a_job_waits_for_what_another_has_and_a_killed_one_gives_back(job: Job) 
     assert line(second) == "GPU-a,GPU-b"
 
 
+def test_jobs_inside_an_allocation_share_its_devices_out(job: Job) -> None:
+    """`salloc --gres=gpu:4`, then Snakemake in it: Slurm gave all four to each."""
+    inside = {"SLURM_JOB_ID": "42", devices.WORKFLOW_JOB: "42"}
+    assert sorted(line(job(1, **inside)) for _ in range(3)) == ["0", "1", "2"]
+
+
+def test_a_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (devices.WORKFLOW_JOB, "SLURM_JOB_ID", launch.MARK):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(devices.VISIBLE, "0")
+    own = tmp_path / "own"
+    own.mkdir()
+    (tmp_path / "link").symlink_to(own)
+    monkeypatch.setenv(devices.LOCKS, str(tmp_path / "link"))
+    with pytest.raises(UserError, match=r"link \(CTM_DEVICE_LOCKS\) is not a folder of yours"):
+        devices.claim(1)
+    assert not list(own.iterdir())
+    monkeypatch.setenv(devices.LOCKS, str(own))
+    real = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: real + 1)
+    with pytest.raises(UserError, match="set TMPDIR to a folder of your own"):
+        devices.claim(1)
+    monkeypatch.setattr(os, "getuid", lambda: real)
+    own.chmod(0o777)
+    (own / "0.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        devices.claim(1)
+    assert own.stat().st_mode & 0o777 == 0o700 and not (tmp_path / "elsewhere").exists()
+
+
 def test_more_than_there_are_is_all_of_them(job: Job) -> None:
     assert line(job(8, "0,1")) == "0,1"
 
@@ -83,6 +116,7 @@ def test_more_than_there_are_is_all_of_them(job: Job) -> None:
         (1, {}),
         (0, {devices.LOCKS: "locks"}),
         (1, {devices.LOCKS: "locks", "SLURM_JOB_ID": "42"}),
+        (1, {devices.LOCKS: "locks", "SLURM_JOB_ID": "42", devices.WORKFLOW_JOB: "41"}),
         (1, {devices.LOCKS: "locks", launch.MARK: "1"}),
         (1, {devices.LOCKS: "locks", devices.VISIBLE: ""}),
     ],
@@ -91,7 +125,7 @@ def test_nothing_is_taken_where_nobody_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, variables: dict[str, str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in (devices.LOCKS, "SLURM_JOB_ID", launch.MARK):
+    for name in (devices.LOCKS, devices.WORKFLOW_JOB, "SLURM_JOB_ID", launch.MARK):
         monkeypatch.delenv(name, raising=False)
     for name, value in ({devices.VISIBLE: "0,1"} | variables).items():
         monkeypatch.setenv(name, value)

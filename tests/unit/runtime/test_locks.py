@@ -195,6 +195,52 @@ def test_a_job_that_was_queued_again_succeeds_itself(
     take(tmp_path)
 
 
+def test_another_node_of_the_same_job_lives(
+    tmp_path: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another container on one node; the advice is not to cancel the job that one is in."""
+    monkeypatch.setattr(slurm, "lives", lambda job: True)
+    monkeypatch.setattr(slurm, "current_job", lambda: "42@mini")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    owner(age=0, slurm_job="42@mini")
+    sentence = refusal(tmp_path)
+    assert "process 123 on node7 (Slurm job 42); wait for it or stop it (kill 123 on node7;" in (
+        sentence
+    )
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    container = f"{locks._machine().partition(' ')[0]} pid:[1]"
+    owner(age=0, slurm_job="42@mini", machine=container)
+    assert "scancel" not in refusal(tmp_path)
+    owner(age=3600, slurm_job="42@mini", machine=container)  # its process was killed
+    take(tmp_path)
+
+
+def test_a_restart_count_tells_a_requeued_job(
+    tmp_path: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "current_job", lambda: "42@mini")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    owner(age=0, slurm_job="42@mini", slurm_restarts=1)
+    refusal(tmp_path)
+    owner(age=0, slurm_job="42@mini", slurm_restarts=0)
+    take(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, '{"process": "x"}', "[]"])
+def test_an_owner_that_cannot_be_read_gives_way_when_silent(tmp_path: Path, content: str) -> None:
+    (tmp_path / "owner.json").write_text(content)
+    refusal(tmp_path)
+    os.utime(tmp_path / "owner.json", (1, 1))
+    take(tmp_path)
+
+
+def test_a_job_in_an_owners_name_is_ended_with_care(tmp_path: Path, owner: Owner) -> None:
+    owner(age=0, slurm_job="42")
+    sentence = refusal(tmp_path)
+    assert "(scancel 42; or end this process alone: kill 123 on node7; it writes" in sentence
+
+
 # -- contenders ---------------------------------------------------------------------------------
 
 
