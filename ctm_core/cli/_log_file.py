@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.launch import is_secondary
 
 __all__ = ["end_log", "log_to"]
 
@@ -52,7 +53,7 @@ def log_to(path: Path) -> None:
     if os.path.samestat(os.fstat(log), os.fstat(1)):
         os.close(log)
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if not is_secondary():
         os.ftruncate(log, 0)
     terminal, ended = os.dup(2), threading.Event()
     copied = os.open(path, os.O_RDONLY)

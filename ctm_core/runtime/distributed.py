@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -31,9 +32,12 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ctm_core.runtime import launch
-from ctm_core.runtime.errors import Ended, Interrupted
+from ctm_core.runtime.errors import Ended, Interrupted, UserError
+from ctm_core.runtime.untrusted import printable
 
 __all__ = ["any_of", "average", "count", "main", "on_main", "rank", "session", "shared", "total"]
+
+log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
@@ -48,7 +52,10 @@ def count() -> int:
 
 def rank() -> int:
     """This process's number, from 0; known before and after :func:`session` too."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+    if dist.is_initialized():
+        return dist.get_rank()
+    # Without other processes, a RANK that something left in the environment means nothing.
+    return launch.number("RANK", 0) if launch.world_size() > 1 else 0
 
 
 def main() -> bool:
@@ -63,17 +70,27 @@ def session() -> Iterator[torch.device]:
     The backend is nccl on GPUs, with gloo for what lives on the CPU, and gloo elsewhere. A process
     that dies makes the others' next exchange fail at once; one that hangs, after ``CTM_TIMEOUT``
     seconds. Either ends the job with :class:`Interrupted`: the last checkpoint is kept.
+
+    Raises
+    ------
+    UserError
+        If the environment names a place among processes that cannot be.
     """
     cuda = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    processes = launch.world_size()
+    if processes == 1:
         yield torch.device("cuda" if cuda else "cpu")
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    place = _check_place(processes)
+    hint = ""
+    if launch.MARK not in os.environ:  # torchrun's place, or one that something else left behind
+        hint = f" (unset WORLD_SIZE if there is no other process; the environment has {place})"
+        log.info("waiting for %d processes to join (%s)", processes, place)
+    local = launch.number("LOCAL_RANK", 0)
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else None
     if device is not None:
         torch.cuda.set_device(device)
-    seconds = datetime.timedelta(seconds=float(os.environ.get("CTM_TIMEOUT", TIMEOUT)))
-    processes = int(os.environ["WORLD_SIZE"])
+    seconds = datetime.timedelta(seconds=_timeout())
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -92,18 +109,46 @@ def session() -> Iterator[torch.device]:
             raise Ended(Interrupted.exit_code) from error
         raise Interrupted(
             f"process {rank()} of {processes} lost another one; the last checkpoint is kept, run "
-            "the same command again to continue"
+            f"the same command again to continue{hint}"
         ) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
+def _check_place(processes: int) -> str:
+    """The variables that name this process's place among several; they must be whole."""
+    names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    place = " ".join(f"{name}={printable(os.environ.get(name, ''))}" for name in names)
+    if (missing := [name for name in names if not os.environ.get(name)]) or rank() >= processes:
+        problem = f"{', '.join(missing)} missing" if missing else "RANK must be below WORLD_SIZE"
+        raise UserError(
+            f"the environment has {place}, but {problem}; unset WORLD_SIZE to train with one "
+            "process, or start several with --processes or torchrun"
+        )
+    launch.number("MASTER_PORT", 0, least=1)
+    return place
+
+
+def _timeout() -> float:
+    text = os.environ.get("CTM_TIMEOUT") or str(TIMEOUT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        raise UserError(
+            f"CTM_TIMEOUT={printable(text)} in the environment is not a positive number of "
+            "seconds; correct or unset it"
+        )
+    return seconds
+
+
 def _launchers_store(processes: int, timeout: datetime.timedelta) -> Any:
     """Where copies of ``ctm train --processes`` find each other; None under torchrun."""
     if launch.MARK not in os.environ:
         return None
-    descriptor = os.environ.get(launch.STORE)
+    descriptor = launch.number(launch.STORE, 0) or None
     return dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -111,7 +156,7 @@ def _launchers_store(processes: int, timeout: datetime.timedelta) -> Any:
         is_master=descriptor is not None,
         timeout=timeout,
         wait_for_workers=False,
-        master_listen_fd=None if descriptor is None else int(descriptor),
+        master_listen_fd=descriptor,
     )
 
 

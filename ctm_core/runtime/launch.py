@@ -24,11 +24,14 @@ from typing import Protocol
 
 from ctm_core.runtime import interrupts
 from ctm_core.runtime.errors import CtmError, Diverged, Ended, Interrupted, UserError
+from ctm_core.runtime.untrusted import printable
 
-__all__ = ["STORE", "follow_parent", "launched"]
+__all__ = ["STORE", "follow_parent", "is_secondary", "launched", "number", "world_size"]
 
 #: Set in the copies, to the number of the process that started them; they start none.
 MARK = "CTM_LAUNCHED"
+#: Set by torchrun.
+TORCHRUN = "TORCHELASTIC_RUN_ID"
 #: File descriptor, in process 0, of the socket at which it listens for the others.
 STORE = "CTM_STORE"
 #: Seconds between looks at the processes.
@@ -36,6 +39,37 @@ POLL = 0.05
 #: Seconds that the others have, after one has failed, to end by themselves, then after SIGTERM.
 GRACE, LAST_GRACE = 10.0, 5.0
 AGAIN = "the last checkpoint is kept, run the same command again to continue"
+
+
+def number(name: str, default: int, least: int = 0) -> int:
+    """A whole number from the environment; ``default`` where it is unset or empty.
+
+    Raises
+    ------
+    UserError
+        If it is something else; the sentence names the variable.
+    """
+    text = os.environ.get(name) or str(default)
+    if not (text.isdecimal() and int(text) >= least):
+        raise UserError(
+            f"{name}={printable(text)} in the environment is not a whole number from {least} "
+            f"upwards; unset or correct {name}"
+        )
+    return int(text)
+
+
+def world_size() -> int:
+    """How many processes train together, as the environment says; 1 without torchrun."""
+    return number("WORLD_SIZE", 1, least=1)
+
+
+def is_secondary() -> bool:
+    """Whether a launcher started this process beside a first one, which speaks for all.
+
+    Variables that were merely left in the environment silence nobody.
+    """
+    started = MARK in os.environ or TORCHRUN in os.environ
+    return started and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 class Worker(Protocol):
@@ -60,7 +94,7 @@ def launched(processes: int) -> bool:
     CtmError
         With the exit code of the copies, if they did not succeed.
     """
-    if processes <= 1 or MARK in os.environ or "WORLD_SIZE" in os.environ:
+    if processes <= 1 or MARK in os.environ or world_size() > 1:
         return False
     workers: list[Worker] = []
     received: list[int] = []
@@ -161,10 +195,10 @@ def _send(workers: list[Worker], number: int) -> None:
 
 def follow_parent() -> None:
     """In a copy, or under torchrun: receive SIGTERM when what started it dies."""
-    parent = os.environ.get(MARK)
-    if parent is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+    parent = number(MARK, 0)
+    if not parent and TORCHRUN not in os.environ:
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
-    if parent is not None and os.getppid() != int(parent):  # it died before we asked
+    if parent and os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)

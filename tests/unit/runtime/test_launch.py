@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from ctm_core.runtime import interrupts, launch
-from ctm_core.runtime.errors import CtmError
+from ctm_core.runtime import distributed, interrupts, launch
+from ctm_core.runtime.errors import CtmError, UserError
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,68 @@ class Library:
 
     def prctl(self, option: int, value: int) -> None:
         self.calls.append((option, value))
+
+
+# -- what the environment says ------------------------------------------------------------------
+
+PLACE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Without any variable of a launcher."""
+    for name in (*PLACE, "LOCAL_RANK", "CTM_TIMEOUT", launch.MARK, launch.TORCHRUN):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "left", [{"RANK": "1"}, {"RANK": ""}, {"RANK": "x"}, {"RANK": "1", "WORLD_SIZE": "1"}]
+)
+def test_a_rank_without_others_means_nothing(
+    environment: pytest.MonkeyPatch, left: dict[str, str]
+) -> None:
+    for name, value in (left | {"LOCAL_RANK": "1"}).items():
+        environment.setenv(name, value)
+    assert distributed.rank() == 0 and distributed.main() and not launch.is_secondary()
+    with distributed.session():
+        assert distributed.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc in the environment is not a whole number from 1"),
+        ({"WORLD_SIZE": "0"}, "correct WORLD_SIZE"),
+        ({"WORLD_SIZE": "\x1b[2J"}, r"WORLD_SIZE=.x1b\[2J"),
+        ({"RANK": ""}, "WORLD_SIZE=2 RANK= .*, but RANK missing; unset WORLD_SIZE"),
+        ({"RANK": "-1"}, "RANK=-1"),
+        ({"RANK": "2"}, "RANK must be below WORLD_SIZE"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR missing"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT=http"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x"),
+        ({"CTM_TIMEOUT": "10s"}, "CTM_TIMEOUT=10s"),
+        ({"CTM_TIMEOUT": "nan"}, "CTM_TIMEOUT=nan"),
+    ],
+)
+def test_a_place_that_cannot_be_is_named(
+    environment: pytest.MonkeyPatch, changes: dict[str, str], named: str
+) -> None:
+    for name, value in (PLACE | changes).items():
+        environment.setenv(name, value)
+    with pytest.raises(UserError, match=named), distributed.session():
+        raise AssertionError("joined")
+
+
+def test_only_what_a_launcher_started_is_silent(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (PLACE | {"RANK": "1", "LOCAL_RANK": "1"}).items():
+        environment.setenv(name, value)
+    assert not launch.is_secondary()
+    environment.setenv(launch.TORCHRUN, "none")
+    assert launch.is_secondary()
+
+
+def test_a_mark_that_is_none_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(launch.MARK, "yes")
+    with pytest.raises(UserError, match="CTM_LAUNCHED=yes"):
+        launch.follow_parent()
