@@ -6,8 +6,10 @@ Exit codes: 0 success; 2 a user's mistake or a refused file (one sentence, no tr
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from ctm_core.cli import (
 from ctm_core.cli._log_file import end_log, log_to
 from ctm_core.cli._options import FILE
 from ctm_core.runtime.errors import CtmError, Interrupted, UserError, plain_sentence
-from ctm_core.runtime.launch import follow_parent
-from ctm_core.runtime.untrusted import printable
+from ctm_core.runtime.launch import follow_parent, is_secondary
+from ctm_core.runtime.untrusted import printable_lines
 
 __all__ = ["main"]
+
+AGAIN = "interrupted; run the same command again to continue"
 
 
 @click.group(
@@ -63,50 +67,54 @@ for module in (
         cli.add_command(getattr(module, verb))
 
 
+class _Printable(logging.Formatter):
+    """Escapes what names and texts of foreign files would do to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def main() -> None:
     """Entry point of the console command."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    logging.getLogger().handlers[0].setFormatter(_Lines("ctm: %(message)s"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every locale has a γ or a ×
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("ctm: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Spinning threads of one job would starve another job on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    follow_parent()
+    os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter's backend may not exist here
     try:
+        follow_parent()
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        _end("interrupted; run the same command again to continue", Interrupted.exit_code)
+        _end(AGAIN, Interrupted.exit_code)
     except click.ClickException as error:
         _end(error.format_message(), UserError.exit_code)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except CtmError as error:
         _end(str(error), error.exit_code)
-    except OSError as error:
+    except KeyboardInterrupt:
+        _end(AGAIN, Interrupted.exit_code)
+    except (OSError, MemoryError, RuntimeError) as error:
         sentence = plain_sentence(error)
         if sentence is None:
             raise
         _end(sentence, UserError.exit_code)
 
 
-class _Lines(logging.Formatter):
-    """Messages may quote a file: what would command the terminal is escaped."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _legible(super().format(record))
-
-
-def _legible(text: str) -> str:
-    return "\n".join(printable(line, 10_000) for line in text.splitlines())
-
-
 def _end(sentence: str, code: int) -> None:
-    sentence = _legible(sentence)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again: it is ending
     # Of several processes on a machine, the first reports for all.
-    if sentence and os.environ.get("LOCAL_RANK", "0") == "0":
+    if sentence and not is_secondary():
+        line = f"ctm: {printable_lines(sentence)}"
         try:
-            print(f"ctm: {sentence}", file=sys.stderr)
+            print(line, file=sys.stderr)
         except OSError:  # the log cannot take it, as on a full disk
             end_log()
-            print(f"ctm: {sentence}", file=sys.stderr)
+            print(line, file=sys.stderr)
     sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER
+from ctm_core.cli._options import FILE, FOLDER, echo
 
 __all__ = ["assets"]
 
@@ -43,7 +43,7 @@ def assets(
     from ctm_core.data.assets.overview import chosen, overview
 
     text, facts = overview(*chosen(config, needed_by), folder)
-    click.echo(json.dumps(facts, indent=2) if as_json else text)
+    echo(json.dumps(facts, indent=2) if as_json else text)
 
 
 @assets.command("fetch")
@@ -85,6 +85,6 @@ def fetch_assets(
         selected(names, config, needed_by, sha256),
         folder,
         patience=Patience(timeout, attempts),
-        say=click.echo,
-        complain=lambda sentence: click.echo(f"ctm: {sentence}", err=True),
+        say=echo,
+        complain=lambda sentence: echo(f"ctm: {sentence}", err=True),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER
+from ctm_core.cli._options import FILE, FOLDER, echo
 
 __all__ = ["convert", "verify"]
 
@@ -19,7 +19,7 @@ def verify(folder: Path, document: Path | None) -> None:
     """Compare our numbers with the golden set in FOLDER (see docs/verification.md)."""
     from ctm_core.verification.summary import verify as verify_folder
 
-    click.echo(verify_folder(folder, document, show=click.echo))
+    echo(verify_folder(folder, document, show=echo))
 
 
 @click.command()
@@ -59,4 +59,4 @@ def convert(file: Path, output: Path, url: str | None, licence: str | None, **hi
 
     made = foreign.convert(file, output, hints=foreign.Hints(**hints), url=url, licence=licence)
     weights = output / made["weights"]["file"]
-    click.echo(f"{weights}: {made['kind']}, {made['parameters']:,} parameters")
+    echo(f"{weights}: {made['kind']}, {made['parameters']:,} parameters")

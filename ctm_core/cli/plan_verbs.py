@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER
+from ctm_core.cli._options import FILE, FOLDER, echo
 
 __all__ = ["plan"]
 
@@ -51,6 +51,6 @@ def plan(config: Path, speed: Path | None, output: Path | None, **options: Any) 
     from ctm_core.runtime.files import write_json
 
     made = make(config, speed=speed or SPEED, **options)
-    click.echo(describe(made))
+    echo(describe(made))
     if output is not None:
         write_json(output, made.to_json())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER
+from ctm_core.cli._options import FILE, FOLDER, echo
 
 __all__ = ["figures", "report", "table"]
 
@@ -30,7 +30,7 @@ def table(
     from ctm_core.report.tables import write_tables
 
     write_tables(list(evaluations), output, claims=claims, published=published)
-    click.echo(output / "table.csv")
+    echo(output / "table.csv")
 
 
 @click.command()
@@ -42,7 +42,7 @@ def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, 
     from ctm_core.report.figures import write_figures
 
     write_figures(list(evaluations), list(trainings), output)
-    click.echo(output)
+    echo(output)
 
 
 @click.command()
@@ -55,4 +55,4 @@ def report(results: Path, output: Path | None, published: Path | None) -> None:
 
     output = output or results / "report.html"
     write_report(results, output, published=published)
-    click.echo(output)
+    echo(output)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.cli._options import FILE, FOLDER, SEED, echo
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["likelihood", "sample"]
@@ -70,7 +70,7 @@ def sample(
     place = cell._asdict() | {"sample_seed": seed}
     made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
     write_json(output.with_suffix(".json"), generator.describe_samples() | place | made)
-    click.echo(f"{output} and {picture}: times {generator.describe(*cell)}")
+    echo(f"{output} and {picture}: times {generator.describe(*cell)}")
 
 
 @click.command()
@@ -126,4 +126,4 @@ def likelihood(
         protocol=LikelihoodProtocol(**protocol),
         batch_size=batch_size,
     )
-    click.echo(f"{output}: {measured}")
+    echo(f"{output}: {measured}")

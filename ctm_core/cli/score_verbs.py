@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.cli._options import FILE, FOLDER, SEED, echo
 from ctm_core.runtime import devices
 from ctm_core.runtime.errors import UserError
 
@@ -27,7 +27,7 @@ def classifier(data: Path, output: Path) -> None:
     from ctm_core.models.features.classifier import train_classifier
 
     train_classifier(open_dataset(data), output)
-    click.echo(output)
+    echo(output)
 
 
 @features.command()
@@ -47,7 +47,7 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 
     given = [None if folder is None else open_dataset(folder) for folder in (data, held_out)]
     write_reference(output, loaded, *given)
-    click.echo(output)
+    echo(output)
 
 
 @click.command()
@@ -104,8 +104,8 @@ def evaluate(
         from ctm_core.evaluation.given import score_files
 
         for row in score_files(samples, list(references), output, list(data))["rows"]:
-            click.echo(f"{row['protocol']}  {row['metric']}  {row['value']:.6g}")
-        click.echo(output / "evaluation.json")
+            echo(f"{row['protocol']}  {row['metric']}  {row['value']:.6g}")
+        echo(output / "evaluation.json")
         return
     if config is None or model is None or weights is None:
         raise UserError(
@@ -129,4 +129,4 @@ def evaluate(
         teacher=teacher,
         data=data,
     )
-    click.echo(output / "evaluation.json")
+    echo(output / "evaluation.json")

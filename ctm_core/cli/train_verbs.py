@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED
+from ctm_core.cli._options import FILE, FOLDER, SEED, echo
 from ctm_core.runtime import devices
 from ctm_core.runtime.launch import launched
 
@@ -42,7 +42,7 @@ def data(dataset: str, split: str, source: str | None, output: Path, workers: in
     from ctm_core.data.dataset import prepare
 
     made = prepare(dataset, split, source, output, workers=workers)
-    click.echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
+    echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
 
 
 def _training_options(command: Any) -> Any:
@@ -145,4 +145,4 @@ def _say(path: Path) -> None:
     from ctm_core.runtime import distributed
 
     if distributed.main():
-        click.echo(path)
+        echo(path)

@@ -148,7 +148,7 @@ class _List(Section):
 def assets_folder() -> Path:
     """The folder for external files: ``$CTM_ASSETS``, or ``assets`` in the project's root."""
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else ROOT / "assets"
+    return Path(os.path.expanduser(given)) if given else ROOT / "assets"
 
 
 def list_path() -> Path:

@@ -59,12 +59,29 @@ _PLAIN = {
     errno.EEXIST: "a file is where a folder is needed; correct the path",
     errno.EISDIR: "that is a folder, not a file; correct the path",
     errno.ENAMETOOLONG: "the name is too long; correct the path",
+    errno.ELOOP: "a symbolic link leads to itself; correct the path or remove the link",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n) and run again",
+    errno.ENFILE: "too many open files on this machine; end other programs and run again",
+    errno.ENOMEM: "out of memory; free some, or reduce the batch size, and run again",
+    errno.ENXIO: "that is a pipe or device, not a file; correct the path",
 }
+#: How torch words it, on the CPU and on GPUs; it has no exception of its own for the first.
+_NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
-def plain_sentence(error: OSError) -> str | None:
+def plain_sentence(error: BaseException) -> str | None:
     """An error of the operating system as one sentence, if the user can do something about it."""
-    if error.errno not in _PLAIN:
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+    ):
+        return _PLAIN[errno.ENOMEM]
+    if not isinstance(error, OSError):
         return None
+    number = error.errno
+    if number is None and "requested and" in str(error.args):
+        number = errno.ENOSPC  # NumPy's words for a file that could not be written completely
     place = error.filename2 or error.filename
-    return f"{place}: {_PLAIN[error.errno]}" if place else _PLAIN[error.errno]
+    if number in _PLAIN:
+        return f"{place}: {_PLAIN[number]}" if place else _PLAIN[number]
+    words = error.strerror
+    return f"{place}: {words}; check the path and its file system" if place and words else None

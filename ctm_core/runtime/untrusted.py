@@ -14,7 +14,8 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 from ctm_core.runtime.errors import UserError
 
@@ -24,6 +25,7 @@ __all__ = [
     "open_regular",
     "parse_json",
     "printable",
+    "printable_lines",
     "read_bytes",
     "table_cell",
 ]
@@ -42,7 +44,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
-def open_regular(path: PathLike) -> BinaryIO:
+def open_regular(path: PathLike) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Raises
@@ -118,6 +120,11 @@ def printable(text: str, longest: int = 500) -> str:
         for char in text[: longest + 1]
     )  # fmt: skip
     return shown if len(text) <= longest else f"{shown[:longest]}…"
+
+
+def printable_lines(text: str) -> str:
+    """Lines for a terminal or a log, with control and invisible characters escaped."""
+    return "\n".join(printable(line, len(line)) for line in text.split("\n"))
 
 
 def table_cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,10 +110,13 @@ def ctm(
         monkeypatch.setattr(sys, "argv", ["ctm", *map(str, arguments)])
         capsys.readouterr()
         code = 0
+        handler = signal.getsignal(signal.SIGINT)
         try:
             cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, handler)  # an ending command ignores it
         captured = capsys.readouterr()
         return tiny.Ended(code, captured.out, captured.err)
 
