@@ -31,15 +31,9 @@ from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import build_features
 from ctm_core.runtime.arrays import Archive, load_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import (
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    sha256_json,
-    write_json,
-)
+from ctm_core.runtime.files import sha256_bytes, sha256_file, sha256_json, write_json
 from ctm_core.runtime.provenance import code_version
-from ctm_core.runtime.untrusted import open_regular, printable, read_bytes
+from ctm_core.runtime.untrusted import open_regular, parse_json, printable, read_bytes
 
 __all__ = ["Images", "score_files"]
 
@@ -245,7 +239,10 @@ def _record(samples: Path, digest: str) -> dict[str, Any]:
     path = samples.with_suffix(".json")
     if samples.is_dir() or not path.exists():
         return {}
-    record = read_json(path)
+    content = read_bytes(path)
+    if b'"samples"' not in content:  # somebody else's file that happens to have this name
+        return {}
+    record = parse_json(content, path)
     if not isinstance(record, dict) or record.get("kind") != "samples":
         return {}
     if record.get("array_sha256") != digest:

@@ -17,6 +17,7 @@ from ctm_core import config
 from ctm_core.models import networks
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_metadata, save_tensors
+from ctm_core.runtime.untrusted import parse_json
 
 if TYPE_CHECKING:
     from ctm_core.diffusion.trajectory import Trajectory
@@ -99,8 +100,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             "made of another project's file"
         )
     try:
-        record = json.loads(metadata["record"])
-    except (KeyError, ValueError):
+        record = parse_json(metadata.get("record", ""), path)
+    except UserError:
         record = None
     if not isinstance(record, dict) or (lacking := sorted(RECORD - record.keys())):
         what = f"lacks {', '.join(lacking)}" if isinstance(record, dict) else "is not readable"

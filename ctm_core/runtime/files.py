@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.file_kinds import describe_other
+from ctm_core.runtime.untrusted import PathLike, open_regular, parse_json, printable, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,7 @@ __all__ = [
     "lock",
     "read_json",
     "read_metadata",
+    "read_record",
     "remove_tree",
     "save_tensors",
     "sha256_bytes",
@@ -37,8 +40,6 @@ __all__ = [
     "write_json",
     "write_text",
 ]
-
-PathLike = str | os.PathLike[str]
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -57,13 +58,10 @@ def sha256_file(path: PathLike) -> str:
     Raises
     ------
     UserError
-        If the file is missing.
+        If the file is missing, or is none.
     """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; make it first or correct the path") from None
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock(file: IO[Any]) -> bool:
@@ -142,16 +140,17 @@ def read_json(path: PathLike) -> Any:
     Raises
     ------
     UserError
-        If the file is missing or is not JSON; the sentence names it.
+        If the file is missing, larger than any of ours, or not JSON; the sentence names it.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; make it first or correct the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} is not a readable JSON file ({error}); delete it and make it again"
-        ) from None
+    return parse_json(read_bytes(path), path)
+
+
+def read_record(path: PathLike) -> dict[str, Any]:
+    """Read a JSON object; raises UserError as :func:`read_json`, or if it is something else."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a record of this project; make it again")
+    return record
 
 
 def save_tensors(
@@ -188,14 +187,16 @@ def _sorted_header(data: bytes) -> tuple[bytes, int]:
 def _opened(path: PathLike) -> "Iterator[Any]":
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing; make it first or correct the path")
+    if other := describe_other(path):
+        raise UserError(f"{path} {other}")
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
+        reason = printable(str(error), 200)
         raise UserError(
-            f"{path} is corrupt or not a safetensors file ({error}); delete it and make it again"
+            f"{path} is corrupt or not a safetensors file ({reason}); if this project made it, "
+            "delete it and make it again"
         ) from None
 
 
@@ -205,7 +206,7 @@ def load_tensors(path: PathLike) -> "tuple[dict[str, torch.Tensor], dict[str, st
     Raises
     ------
     UserError
-        If the file is missing, truncated or not safetensors.
+        If the file is missing, truncated or not safetensors; the sentence says what it is.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

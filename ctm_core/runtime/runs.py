@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from ctm_core.runtime.errors import CtmError, Diverged, UserError, plain_sentence
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_record, write_json
 from ctm_core.runtime.locks import Lock
 
 __all__ = ["RunFolder", "environment"]
@@ -57,6 +57,18 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _started_before(file: Path) -> dict[str, Any]:
+    """What ``run.json`` holds; raises UserError if it cannot have been written by a run."""
+    stored = read_record(file)
+    environment, starts = stored.get("environment"), stored.get("starts")
+    threads = environment.get("threads") if isinstance(environment, dict) else None
+    if not (isinstance(threads, int) and threads > 0 and isinstance(starts, int)):
+        raise UserError(
+            f"{file} is not a record of how this run began; remove its folder and train again"
+        )
+    return stored
 
 
 class RunFolder:
@@ -140,9 +152,9 @@ class RunFolder:
         if self.attempt <= 1:
             file.unlink(missing_ok=True)
         elif file.exists():
-            failure = read_json(file)
-            kind = Diverged if failure["exit_code"] == Diverged.exit_code else UserError
-            raise kind(failure["message"])
+            failure = read_record(file)
+            kind = Diverged if failure.get("exit_code") == Diverged.exit_code else UserError
+            raise kind(str(failure.get("message")))
 
     def _record_failure(self, exit_code: int, message: str) -> None:
         if exit_code not in (UserError.exit_code, Diverged.exit_code):
@@ -158,7 +170,7 @@ class RunFolder:
         if not file.exists():
             write_json(file, self.config)
             return
-        stored = read_json(file)
+        stored = read_record(file)
         for key in ("experiment", "model", "seed", "train_hash"):
             there, here = stored.get(key), self.config.get(key)
             if there != here:
@@ -170,7 +182,7 @@ class RunFolder:
     def _check_inputs(self) -> None:
         file = self.path / "inputs.json"
         if file.exists():
-            stored = read_json(file)
+            stored = read_record(file)
             changed = [k for k in {**stored, **self.inputs} if stored.get(k) != self.inputs.get(k)]
             if not changed:
                 return
@@ -218,7 +230,7 @@ class RunFolder:
         import torch
 
         file = self.path / "run.json"
-        stored = read_json(file) if file.exists() else None
+        stored = _started_before(file) if file.exists() else None
         torch.set_num_threads(stored["environment"]["threads"] if stored else threads)
         now = environment() | {"processes": processes}
         if stored is None:
@@ -230,7 +242,7 @@ class RunFolder:
                 f"{self.path} began with {began} processes, not {processes}: sums would round "
                 f"differently; use --processes {began}, or --allow-world-size to go on inexactly"
             )
-        self.exact = bool(stored["exact"])
+        self.exact = bool(stored.get("exact"))
         changed = [key for key in now if stored["environment"].get(key, 1) != now[key]]
         if changed:
             log.warning(

@@ -13,11 +13,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_text
+from ctm_core.runtime.untrusted import parse_json, read_bytes
 
-__all__ = ["Scalars", "rewind"]
+__all__ = ["Scalars", "read_log", "rewind"]
 
 FILE = "training.jsonl"
+#: Bytes of the longest one: ten million steps.
+LARGEST_LOG = 2 * 2**30
+
+
+def read_log(path: Path) -> list[str]:
+    """The lines of a ``training.jsonl``; raises UserError if it is no file or far too large."""
+    return read_bytes(path, LARGEST_LOG).decode("utf-8", errors="replace").splitlines()
 
 
 def rewind(folder: Path, step: int) -> None:
@@ -26,11 +35,11 @@ def rewind(folder: Path, step: int) -> None:
     if not file.exists():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_log(file):
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line, file)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError):
             break  # a line truncated by a kill
     write_text(file, "".join(kept))
 

@@ -23,7 +23,7 @@ import requests
 from urllib3.exceptions import ReadTimeoutError
 
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sync_folder
+from ctm_core.runtime.files import read_json, sync_folder
 from ctm_core.runtime.progress import Transferred
 
 __all__ = ["Patience", "TransferError", "download", "forget", "install", "remove"]
@@ -248,8 +248,8 @@ def _note_path(part: Path) -> Path:
 def _note(part: Path) -> dict[str, str]:
     """Address and validator of a part; empty if they cannot be read."""
     try:
-        note = json.loads(_note_path(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = read_json(_note_path(part))
+    except (OSError, UserError):
         return {}
     return note if isinstance(note, dict) else {}
 

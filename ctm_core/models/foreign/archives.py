@@ -34,6 +34,7 @@ from ctm_core.models.foreign.tensors import (
     read_legacy,
 )
 from ctm_core.models.foreign.values import Budget, Refusal, shown
+from ctm_core.runtime.file_kinds import describe_unusable
 
 __all__ = ["Foreign", "opened"]
 
@@ -133,23 +134,8 @@ def _described(data: memoryview, path: Path) -> tuple[str, Any]:
 
 def _recognised(head: bytes, size: int) -> str | None:
     """What a file is that is surely no network of a known kind; None: it may be one."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head.strip(b"\0"):
-        return "begins with zeros, as an interrupted download does; download it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git-LFS pointer, not the file itself; fetch it with `git lfs pull`"
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")):
-        return "is a web page, not the file itself; download the file that the page links to"
-    if text.startswith((b"{", b"%yaml", b"---")):
-        return "is a text file (JSON or YAML), not a network"
-    if head.startswith(b"\x1f\x8b") or head.startswith((b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        return "is compressed; unpack it first"
-    if head.startswith(b"\x89HDF") or head.startswith(b"CDF"):
-        return "is an HDF5 or NetCDF file, not a network of a known kind"
-    if head[257:262] == b"ustar":
-        return "is a tar archive, also used by torch before 0.4; unpack it or save it again"
-    if head.startswith(b"\x93NUMPY"):
-        return "is a NumPy array, not a network"
+    if problem := describe_unusable(head):
+        return problem
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 40:
         length = struct.unpack("<Q", head[:8])[0]
         if length + 8 > size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from ctm_core.report.figures import curves, grids
 from ctm_core.report.scores import Row, model_order
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
+from ctm_core.runtime.scalars import read_log
+from ctm_core.runtime.untrusted import parse_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Previews:
         path, images, metadata = self._open(row)
         if row.cell.label not in images:
             raise UserError(f"{path} has no samples of {row.cell.label}; evaluate again")
-        return images[row.cell.label], json.loads(metadata.get("labels", "[]"))
+        return images[row.cell.label], parse_json(metadata.get("labels", "[]"), path)
 
     def cells(self, row: Row) -> set[str]:
         """Labels of the cells of which a row's model has pictures."""
@@ -63,12 +64,12 @@ class Previews:
 
     def paths(self, row: Row) -> list[DenoisingPath]:
         """The denoising paths that are kept of a row's model, by rising gamma."""
-        _, images, metadata = self._open(row)
+        file, images, metadata = self._open(row)
         kept = [
             DenoisingPath(
                 float(label.rsplit("-", 1)[1]), images[PATH_PREFIX + label], tuple(levels)
             )
-            for label, levels in json.loads(metadata.get("paths", "{}")).items()
+            for label, levels in parse_json(metadata.get("paths", "{}"), file).items()
         ]
         return sorted(kept, key=lambda path: path.gamma)
 
@@ -104,12 +105,10 @@ def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Tra
 
 def _curve(path: Path) -> curves.Curve:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(line, path) for line in read_log(path)]
         frame = pd.DataFrame(lines).set_index("step").astype(float)
         terms = {str(name) for name in frame} - {*curves.NOT_DRAWN}
         ordered = sorted(terms, key=lambda name: ([*curves.TERMS, name].index(name), name))
         return {name: frame[name].dropna() for name in ordered}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; train the model first") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a training log ({error}); train again") from None

@@ -126,7 +126,7 @@ def test_an_entry_is_kept_and_others_stay(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is not a readable JSON file"),
+        ("{", "is not valid JSON"),
         ('{"some": {"sha256": "12"}}', "config/assets.lock: "),
         (f'{{"some": {{"sha256": "{SHA256}", "size": 1, "on": "x", "by": "given"}}}}', "some.on"),
         ("[]", "config/assets.lock: "),

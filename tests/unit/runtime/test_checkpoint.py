@@ -73,6 +73,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "state cut": lambda folder: cut(folder / "state.json"),
     "state halved": lambda folder: (folder / "state.json").write_text('{"format": 1}'),
     "state a list": lambda folder: (folder / "state.json").write_text("[]"),
+    "state nested": lambda folder: (folder / "state.json").write_text("[" * 100_000),
+    "state of a long number": lambda folder: (folder / "state.json").write_text("1" * 5000),
     "files a list": lambda folder: (folder / "state.json").write_text(
         '{"format": 1, "step": 8, "files": [], "state": {}}'
     ),

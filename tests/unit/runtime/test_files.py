@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import math
 import os
+import pickle
+import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -85,11 +91,11 @@ def test_json_refuses_what_json_does_not_know(tmp_path: Path, value: float) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}", b"[" * 10**5])
 def test_read_json_names_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"value\.json is not a readable JSON file"):
+    with pytest.raises(UserError, match=r"value\.json is not valid JSON"):
         files.read_json(path)
 
 
@@ -165,6 +171,42 @@ def test_a_truncated_file_is_refused(
         files.load_tensors(cut)
     with pytest.raises(UserError, match=r"cut\.safetensors is corrupt or not a safetensors file"):
         files.read_metadata(cut)
+
+
+def test_a_foreign_file_is_called_what_it_is(tmp_path: Path) -> None:
+    """And nobody is told to delete it."""
+    buffers = {name: io.BytesIO() for name in ("torch", "npz", "zip")}
+    torch.save({"a": torch.zeros(3)}, buffers["torch"])
+    np.savez(buffers["npz"], mu=np.zeros(4))
+    with zipfile.ZipFile(buffers["zip"], "w") as archive:
+        archive.writestr("readme", "text")
+    kinds = {
+        pickle.dumps(list(range(50))): r"is a pickle.*`ctm convert`",
+        buffers["torch"].getvalue(): r"is a PyTorch file.*`ctm convert`",
+        buffers["npz"].getvalue(): r"\.npz archive; `ctm features reference`",
+        buffers["zip"].getvalue(): "is a zip archive",
+        b"PK\x03\x04" + b"\1" * 50: "is a zip archive without",
+        b"version https://git-lfs.github.com/spec/v1\n": "`git lfs pull`",
+        b"<!DOCTYPE html><html>": "is a web page",
+        gzip.compress(b"text" * 9): "is compressed",
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 9: "is a picture",
+        b"\0" * 100: "begins with zeros",
+        b"just a line of text\n": "is a text file",
+    }
+    path = tmp_path / "given.safetensors"
+    for content, says in kinds.items():
+        path.write_bytes(content)
+        for read in (files.load_tensors, files.read_metadata):
+            with pytest.raises(UserError, match=rf"given\.safetensors .*{says}") as refused:
+                read(path)
+            assert not re.search("delete|corrupt", str(refused.value))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (files.read_json, files.load_tensors, files.sha256_file):
+        with pytest.raises(UserError, match="is a named pipe, not a file"):
+            read(tmp_path / "pipe")
 
 
 def test_remove_tree(tmp_path: Path) -> None:

@@ -81,6 +81,24 @@ def test_a_failure_is_recalled_by_later_attempts_and_cleared_by_the_first(
         pass
 
 
+@pytest.mark.parametrize("name", ["failed.json", "run.json", "inputs.json", "config.json"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", "1" * 5000])
+def test_a_record_that_cannot_be_ours_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as refused, folder(tmp_path, attempt=2) as run:
+        run.restore_environment(1)
+    assert name in str(refused.value)
+
+
+def test_a_record_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"environment": {"threads": "two"}}')
+    with (
+        pytest.raises(UserError, match=r"run\.json is not a record of how"),
+        folder(tmp_path) as run,
+    ):
+        run.restore_environment(1)
+
+
 def test_a_full_disk_is_a_failure_too(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="space"), folder(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", "checkpoints/x")
