@@ -39,7 +39,7 @@ class Asset(Section):
     file: str = Field(description="its name in the assets folder; its path inside a package")
     package: str | None = Field(None, description="the Python package that contains it")
     contains: tuple[str, ...] = Field((), description="what a folder must hold to count as there")
-    urls: tuple[Annotated[str, Field(pattern=r"^https?://\S+$")], ...] = Field(
+    urls: tuple[Annotated[str, Field(pattern=r"^https?://[!-~]+$")], ...] = Field(
         (), description="where it can be fetched, best first"
     )
     by_hand: str | None = Field(None, description="where a person gets what no program can fetch")
@@ -56,10 +56,10 @@ class Asset(Section):
     needed_by: tuple[Name, ...] = Field((), description="experiments that cannot do without it")
     note: str | None = None
 
-    @field_validator("title", "by_hand", "hash_from", "licence", "note")
+    @field_validator("title", "file", "by_hand", "hash_from", "licence", "note")
     @classmethod
     def _one_line(cls, value: str | None) -> str | None:
-        if value is not None and (not value or "\n" in value):
+        if value is not None and not (value and value.isprintable()):
             raise ValueError("must be one line of text")
         return value
 

@@ -98,8 +98,7 @@ class Archive:
 
     def __init__(self, path: PathLike) -> None:
         self.path = path
-        opened: Any = open_regular(path)
-        file = _Bounded(opened.detach())
+        file = _Bounded(open_regular(path).detach())
         try:
             with self._refusing():
                 self._archive = zipfile.ZipFile(file)

@@ -33,6 +33,7 @@ from ctm_core.data.assets.states import (
 from ctm_core.data.assets.transfer import (
     Patience,
     TransferError,
+    check_part,
     download,
     forget,
     install,
@@ -207,6 +208,7 @@ def _download_from(url: str, asset: Asset, part: Path, patience: Patience | None
 @contextmanager
 def _locked(part: Path, asset: Asset) -> Iterator[None]:
     """Hold the part, so that two commands do not write to it together."""
+    check_part(part)
     with open(part, "ab") as file:
         if not lock(file):
             raise UserError(

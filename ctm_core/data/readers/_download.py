@@ -16,11 +16,12 @@ def is_url(source: str | None) -> TypeGuard[str]:
 
 
 @contextmanager
-def fetched(url: str, path: Path, *, title: str, remedy: str) -> Iterator[Path]:
+def fetched(url: str, path: Path, *, title: str, remedy: str, largest: int) -> Iterator[Path]:
     """Fetch ``url`` to ``path`` unless that file exists; the caller checks what it holds.
 
     It grows as ``<path>.part``, which a later call continues. If the caller refuses it by a
-    `UserError`, it is deleted, so that the next call fetches it again.
+    `UserError`, it is deleted, so that the next call fetches it again. More than ``largest`` bytes
+    are not taken.
 
     Raises
     ------
@@ -34,7 +35,7 @@ def fetched(url: str, path: Path, *, title: str, remedy: str) -> Iterator[Path]:
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            download(url, part, title=title)
+            download(url, part, title=title, largest=largest)
             install(part, path)
         except TransferError as error:
             raise UserError(f"{title}: {url} cannot be fetched ({error}); {remedy}") from None

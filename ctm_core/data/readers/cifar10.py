@@ -13,6 +13,7 @@ that build an array of bytes; any other name is refused.
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 import zlib
@@ -29,7 +30,7 @@ from ctm_core.data.readers._download import fetched, is_url
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
-from ctm_core.runtime.untrusted import read_bytes
+from ctm_core.runtime.untrusted import open_regular, read_bytes
 
 __all__ = ["parse_batch", "read"]
 
@@ -121,7 +122,9 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         If a file, folder or URL is missing, or a file is truncated or not the published one.
     """
     opened: AbstractContextManager[Path] = (
-        fetched(source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY)
+        fetched(
+            source, downloads / ARCHIVE, title="CIFAR-10", remedy=REMEDY, largest=LARGEST_ARCHIVE
+        )
         if is_url(source)
         else nullcontext(_locate(source))
     )
@@ -172,18 +175,23 @@ def _from_folder(folder: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str,
 
 def _from_archive(path: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     """The wanted members, in the archive's order, unpacked in memory."""
-    packed = read_bytes(path, LARGEST_ARCHIVE)
-    _check_md5(_md5(packed).hexdigest(), ARCHIVE_MD5, f"{path}", "archive")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(packed), mode="r|gz") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if name in wanted and member.isfile() and member.size <= LARGEST:
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    yield name, content.read()
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is not a complete tar.gz archive ({error}); {REMEDY}") from None
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST_ARCHIVE:
+            raise UserError(f"{path} is larger than CIFAR-10's archive; replace it: {REMEDY}")
+        _check_md5(hashlib.file_digest(file, _md5).hexdigest(), ARCHIVE_MD5, f"{path}", "archive")
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r|gz") as archive:
+                for member in archive:
+                    name = Path(member.name).name
+                    if name in wanted and member.isfile() and member.size <= LARGEST:
+                        content = archive.extractfile(member)
+                        assert content is not None
+                        yield name, content.read()
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise UserError(
+                f"{path} is not a complete tar.gz archive ({error}); {REMEDY}"
+            ) from None
 
 
 def _decoded(

@@ -95,7 +95,7 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
 def _file(source: str | None, name: str, downloads: Path) -> AbstractContextManager[Path]:
     if is_url(source):
         url, path = f"{source.rstrip('/')}/{name}.gz", downloads / f"{name}.gz"
-        return fetched(url, path, title="Fashion-MNIST", remedy=REMEDY)
+        return fetched(url, path, title="Fashion-MNIST", remedy=REMEDY, largest=LARGEST)
     folder = DEBIAN_FOLDER if source is None else Path(source)
     if not folder.is_dir():
         raise UserError(f"Fashion-MNIST: the folder {folder} does not exist; {REMEDY}")

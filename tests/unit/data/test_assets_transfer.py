@@ -6,8 +6,10 @@ import collections
 import gzip
 import io
 import json
+import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,7 +106,9 @@ def test_attempts_are_counted_from_the_last_byte_that_came(server: Site, part: P
 
 def test_waiting_grows(server: Site, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(
+        transfer, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)
+    )
     server.script = ["status 503"] * 3 + ["cut 1000", "status 503"]
     get(server, part, Patience(0.2, 5, 1.0))
     assert waits == [1.0, 2.0, 4.0, 1.0, 2.0]
@@ -150,6 +154,80 @@ def test_another_range_than_asked_for_is_not_written(server: Site, part: Path) -
     server.script = ["cut 1000", "shift"]
     get(server, part)
     assert part.read_bytes() == CONTENT and server.asked == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize("sign", ["etag", "length"])
+def test_a_206_of_another_file_is_not_joined(server: Site, part: Path, sign: str) -> None:
+    """The server answers with its new file from there, whatever If-Range says."""
+    server.script = ["cut 100000"]
+    with pytest.raises(TransferError):
+        get(server, part, ONCE)
+    server.content = CONTENT[::-1] if sign == "etag" else CONTENT[::-1][:-1000]
+    server.etag = '"2"' if sign == "etag" else '"1"'
+    server.script = ["careless"]
+    get(server, part)
+    assert part.read_bytes() == server.content
+    assert server.asked == [None, "bytes=100000-", None]
+
+
+def test_a_206_that_ends_early_is_continued(server: Site, part: Path) -> None:
+    server.script = ["cut 100000", "piece 50000"]
+    get(server, part)
+    assert part.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [({"size": LENGTH}, "more than 256,000 bytes"), ({"largest": 10**6}, "more than 1,000,000")],
+)
+def test_what_has_no_end_is_refused(
+    server: Site, part: Path, more: dict[str, int], says: str
+) -> None:
+    server.script = ["flood"]
+    with pytest.raises(TransferError, match=says):
+        get(server, part, **more)
+    assert part.read_bytes() == b""
+
+
+def test_what_has_no_end_leaves_room_on_the_disk(
+    server: Site, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**6))
+    server.script = ["flood"]
+    with pytest.raises(TransferError, match="it sends more than 900,000 bytes"):
+        get(server, part)
+
+
+def test_more_than_a_file_may_have_is_refused_before_the_first_byte(
+    server: Site, part: Path
+) -> None:
+    with pytest.raises(TransferError, match="has 256,000 bytes there, expected at most 1,000"):
+        get(server, part, largest=1000)
+
+
+def test_a_byte_now_and_then_is_no_progress(server: Site, part: Path) -> None:
+    server.script = ["drip"] * 3
+    began = time.monotonic()
+    with pytest.raises(TransferError, match="the server sends less than 1,000 bytes per second"):
+        get(server, part)
+    assert time.monotonic() - began < 10 and len(server.seen) == 3
+
+
+def test_a_part_that_is_a_pipe_is_not_waited_for(server: Site, part: Path) -> None:
+    os.mkfifo(part)
+    with pytest.raises(UserError, match=r"file\.part is not a file; delete it"):
+        get(server, part)
+
+
+def test_a_note_of_anything_begins_anew(server: Site, part: Path) -> None:
+    note = transfer._note_path(part)
+    for content in (b"[" * 100_000, b'{"url": NaN}', b"\xff", b"[]"):
+        part.write_bytes(b"x" * 100)
+        note.write_bytes(content)
+        get(server, part)
+        assert part.read_bytes() == CONTENT and server.asked[-1] is None
 
 
 def test_a_whole_part_needs_no_bytes(server: Site, part: Path) -> None:
