@@ -18,8 +18,9 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -54,6 +55,15 @@ class Section(BaseModel):
     """Keys a file may have; others are refused, and so are truth values for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in (known := cls.model_fields):
+                context = {"key": key, "known": [*known]}
+                raise PydanticCustomError("unknown_key", "unknown key {key}", context)
+        return data
 
     @field_validator("*", mode="before")
     @classmethod

@@ -59,9 +59,9 @@ def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> Secti
     except ValidationError as error:
         problem = error.errors()[0]
         place = f"{name}{''.join(f'[{part!r}]' for part in problem['loc'])}"
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            raise UserError(f"{file}: {place} is unknown; there are {known}") from None
+        if problem["type"] == "unknown_key":
+            key, known = problem["ctx"]["key"], ", ".join(problem["ctx"]["known"])
+            raise UserError(f"{file}: {place}[{key!r}] is unknown; there are {known}") from None
         reason = problem["msg"].removeprefix("Value error, ")
         raise UserError(f"{file}: {place} is {problem['input']!r}: {reason}") from None
 

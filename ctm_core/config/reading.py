@@ -39,24 +39,23 @@ def validated(model: type[ModelT], data: Any, path: str | os.PathLike[str]) -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        sentence, place = _sentence(model, error)
+        sentence, place = _sentence(error)
         line = line_of(path, place) if Path(path).suffix in (".yaml", ".yml") else None
         where = "" if line is None else f" (line {line})"
         raise UserError(f"{path}: {sentence}{where}") from None
 
 
-def _sentence(model: type[BaseModel], error: ValidationError) -> tuple[str, list[Any]]:
+def _sentence(error: ValidationError) -> tuple[str, list[Any]]:
     """What the first mistake is, and the place of its key."""
     # An unknown key explains other mistakes; of a union's branches, the one that fits furthest.
-    problems = sorted(
-        error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"]))
-    )
-    problem = problems[0]
+    problem = min(error.errors(), key=lambda e: (e["type"] != "unknown_key", -len(e["loc"])))
     # The branches of a union appear in the location; they are not keys of the file.
     place = [p for p in problem["loc"] if not str(p).startswith(("literal[", "tuple[", "<"))]
+    if unknown := problem["type"] == "unknown_key":
+        place.append(problem["ctx"]["key"])
     key = ".".join(str(p) for p in place)
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(_keys_at(model, place[:-1]))
+    if unknown:
+        allowed = ", ".join(sorted(problem["ctx"]["known"]))
         return f"unknown key {printable(key)!r}; allowed here: {allowed}", place
     if problem["type"] == "missing":
         return f"the key {key!r} is missing", place
@@ -66,34 +65,6 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> tuple[str, list
     if isinstance(given, str | int | float | bool):
         shown = f" (given: {printable(repr(given), 200)})"
     return (f"{key}: {text}{shown}" if key else text), place
-
-
-def _keys_at(model: type[BaseModel], place: list[Any]) -> list[str]:
-    """Names of the fields allowed at a location, read from the JSON schema."""
-    schema = model.model_json_schema()
-    definitions = schema.get("$defs", {})
-
-    def follow(node: dict[str, Any]) -> list[dict[str, Any]]:
-        if "$ref" in node:
-            return follow(definitions[node["$ref"].rsplit("/", 1)[-1]])
-        branches = [*node.get("anyOf", []), *node.get("oneOf", [])]
-        return [n for sub in branches for n in follow(sub)] or [node]
-
-    nodes = follow(schema)
-    for step in place:
-        inside: list[dict[str, Any]] = []
-        for node in nodes:
-            if isinstance(step, int):
-                inner = node.get("items")
-            else:
-                inner = node.get("properties", {}).get(step) or next(
-                    iter(node.get("patternProperties", {}).values()),
-                    node.get("additionalProperties"),
-                )
-            if isinstance(inner, dict):
-                inside += follow(inner)
-        nodes = inside
-    return sorted({key for node in nodes for key in node.get("properties", {})})
 
 
 def load_experiment(path: str | Path) -> Experiment:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ctm_core.config import Experiment, load_experiment, read_yaml
 from ctm_core.config.protocols import Protocol, ReferenceFile, load_protocol
-from ctm_core.config.reading import _keys_at
 from ctm_core.data import assets
 from ctm_core.models import weight_file
 
@@ -129,9 +129,34 @@ def rows() -> list[list[str]]:
     ]
 
 
+def keys_at(model: type[Experiment] | type[Protocol], place: list[str]) -> list[str]:
+    """Names of the fields allowed at a location, read from the JSON schema."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def follow(node: dict[str, Any]) -> list[dict[str, Any]]:
+        if "$ref" in node:
+            return follow(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        branches = [*node.get("anyOf", []), *node.get("oneOf", [])]
+        return [n for sub in branches for n in follow(sub)] or [node]
+
+    nodes = follow(schema)
+    for step in place:
+        inside: list[dict[str, Any]] = []
+        for node in nodes:
+            inner = node.get("properties", {}).get(step) or next(
+                iter(node.get("patternProperties", {}).values()),
+                node.get("additionalProperties"),
+            )
+            if isinstance(inner, dict):
+                inside += follow(inner)
+        nodes = inside
+    return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
 def exists(key: str, model: type[Experiment] | type[Protocol]) -> bool:
     *place, last = key.replace("<model>", "ctm").split(".")
-    return last in _keys_at(model, place)
+    return last in keys_at(model, place)
 
 
 def test_every_key_of_the_variants_exists() -> None:
