@@ -84,13 +84,7 @@ class Asset(Section):
         return self
 
     def path(self, folder: PathLike | None = None) -> Path:
-        """Where it is, or belongs if it is missing.
-
-        Parameters
-        ----------
-        folder
-            The assets folder; None takes :func:`assets_folder`.
-        """
+        """Where it is, or belongs if it is missing; in :func:`assets_folder` by default."""
         if self.package is None:
             return Path(assets_folder() if folder is None else folder) / self.file
         try:
@@ -157,14 +151,9 @@ def list_path() -> Path:
 
 
 def load(path: PathLike | None = None, *, pinned: bool = True) -> dict[str, Asset]:
-    """The list of external files, by name, in the order of the file.
+    """The list of external files, by name: a YAML file, by default :func:`list_path`.
 
-    Parameters
-    ----------
-    path
-        The YAML file; None takes :func:`list_path`.
-    pinned
-        Complete it with the hashes pinned in the ``assets.lock`` next to it.
+    If ``pinned``, it is completed with the hashes in the ``assets.lock`` next to it.
     """
     path = Path(list_path() if path is None else path)
     listed = dict(validated(_List, read_yaml(path), path).assets)
@@ -193,17 +182,7 @@ def named(name: str) -> Asset:
 
 
 def check_names(keys: Mapping[str, str], known: Mapping[str, Asset], path: PathLike) -> None:
-    """Check that a config names files that the list has.
-
-    Parameters
-    ----------
-    keys
-        The names, by the keys of the config under which they stand.
-    known
-        The list, from :func:`load`.
-    path
-        The config, for the message.
-    """
+    """Refuse names, by their keys in the config ``path``, that the list has not."""
     for key, name in keys.items():
         if name not in known:
             raise UserError(

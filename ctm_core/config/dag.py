@@ -27,37 +27,20 @@ Files = Mapping[str, str | tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Job:
-    """One job of the workflow.
-
-    Attributes
-    ----------
-    rule
-        The rule's name.
-    makes, reads
-        Files, as the rule declares them; files of the configuration are left out.
-    kind
-        ``data``, ``reference``, ``convert``, ``train``, ``evaluate`` or ``read``: what it costs.
-    name
-        A data set, a protocol or an external file, where it is about one.
-    experiment, model, seed, step
-        Of trainings and evaluations.
-    assets
-        External files that it reads, by their names in config/assets.yaml.
-    benchmark
-        The file, under results/benchmarks, in which Snakemake records its time and memory.
-    """
+    """One job of the workflow; a rule's files of the configuration are left out."""
 
     rule: str
     makes: Files
     reads: Files = field(default_factory=dict)
+    #: ``data``, ``reference``, ``convert``, ``train``, ``evaluate`` or ``read``: what it costs.
     kind: str = "read"
-    name: str | None = None
-    experiment: Experiment | None = None
+    name: str | None = None  #: of a data set, protocol or external file, where it is about one
+    experiment: Experiment | None = None  #: of trainings and evaluations, as the next three
     model: str = ""
     seed: int | str = 0
     step: int = 0
-    assets: tuple[str, ...] = ()
-    benchmark: str = ""
+    assets: tuple[str, ...] = ()  #: external files that it reads
+    benchmark: str = ""  #: under results/benchmarks: Snakemake's record of time and memory
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -289,13 +272,7 @@ def _evaluations(project: Project) -> list[Job]:
 
 
 def graph(project: Project, target: str = "table") -> list[Job]:
-    """The jobs that a target takes, each after those whose files it reads.
-
-    Parameters
-    ----------
-    target
-        A key of :data:`TARGETS`.
-    """
+    """The jobs that a key of :data:`TARGETS` takes, each after those whose files it reads."""
     makers = {output: job for job in _every(project) for output in job.outputs}
     ordered: dict[str, Job] = {}
 

@@ -301,9 +301,7 @@ class Experiment(Section):
     def train_hash(self, model: str) -> str:
         """SHA-256 over everything that decides a model's weights but its seed.
 
-        Covers data set, network, diffusion and, for a student, its own section, the teacher that
-        it learns from and the run that it is forked from; keys that cannot change weights
-        (:data:`WITHOUT_EFFECT`) are left out.
+        Keys that cannot change weights (:data:`WITHOUT_EFFECT`) are left out.
         """
         data = self.model_dump(mode="json")
         parts = {key: data[key] for key in ("conditional", "diffusion", "network")}

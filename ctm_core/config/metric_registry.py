@@ -32,29 +32,16 @@ class Family(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """What everything but its own module has to know of a metric.
+    """What everything but its own module has to know of a metric."""
 
-    Attributes
-    ----------
-    needs
-        The part of a :class:`ctm_core.evaluation.metrics.state.State` that it is computed from:
-        ``moments``, ``features``, ``probabilities``, ``spatial`` or ``nearest``. ``teacher``:
-        the teacher's flow. Empty: not a metric that a protocol can ask for.
-    families
-        Its values, by how their names begin.
-    module
-        In ``ctm_core/evaluation/metrics``; default: the metric's name.
-    table
-        Metrics of the same table stand beside each other in reports; the others come last.
-    problem
-        What is wrong with a :class:`ctm_core.config.protocols.Protocol` that asks for it, as one
-        sentence; None or empty if nothing is.
-    """
-
+    #: The part of a :class:`ctm_core.evaluation.metrics.state.State` that it is computed from:
+    #: ``moments``, ``features``, ``probabilities``, ``spatial`` or ``nearest``. ``teacher``: the
+    #: teacher's flow. Empty: not a metric that a protocol can ask for.
     needs: str
-    families: dict[str, Family]
-    module: str = ""
-    table: str = ""
+    families: dict[str, Family]  #: its values, by how their names begin
+    module: str = ""  #: in ``ctm_core/evaluation/metrics``; default: the metric's name
+    table: str = ""  #: metrics of one table stand together in reports; the others come last
+    #: What is wrong with a :class:`ctm_core.config.protocols.Protocol` that asks for it, or None.
     problem: Callable[[Any], str | None] = field(default=lambda protocol: None)
 
 

@@ -32,25 +32,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Project:
-    """A configuration with everything that it names.
+    """A configuration with everything that it names."""
 
-    Attributes
-    ----------
-    path
-        The file that lists the experiments.
-    files
-        Path of each experiment's file, by the experiment's name.
-    sections
-        What those files hold, as it was read.
-    experiments, protocols, assets
-        By name; only protocols that an experiment names.
-    """
-
-    path: str
-    files: Mapping[str, str]
-    sections: Mapping[str, Mapping[str, Any]]
+    path: str  #: of the file that lists the experiments
+    files: Mapping[str, str]  #: of the experiments, by name
+    sections: Mapping[str, Mapping[str, Any]]  #: what those files hold, as it was read
     experiments: Mapping[str, Experiment]
-    protocols: Mapping[str, Protocol]
+    protocols: Mapping[str, Protocol]  #: that an experiment names
     assets: Mapping[str, Asset]
 
     @property
@@ -119,7 +107,11 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
         asset_listing.check_names(protocol.named_assets(), known, protocol_file(name, root))
     project = Project(path, files, sections, experiments, protocols, known)
     _check_sources(project)
-    _check_published(project, root)
+    literature_file = locate("config/published.yaml", root)
+    literature = validated(Literature, read_yaml(literature_file), literature_file)
+    folders = (Path("config/experiments"), root / "config/experiments")
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    check_keys(literature, experiments, names, literature_file)
     return project
 
 
@@ -132,11 +124,3 @@ def _check_sources(project: Project) -> None:
                 f"{project.files[name]}: dataset.source of {own.name} is {own.source}, but "
                 f"another experiment has {known.source}; a data set has one source"
             )
-
-
-def _check_published(project: Project, root: Path) -> None:
-    path = locate("config/published.yaml", root)
-    folders = (Path("config/experiments"), root / "config/experiments")
-    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
-    literature = validated(Literature, read_yaml(path), path)
-    check_keys(literature, project.experiments, names, path)

@@ -245,14 +245,7 @@ class Protocol(Section):
 
 
 def load_protocol(path: str | Path) -> Protocol:
-    """Read and validate a protocol.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, has an unknown key or a wrong value, or another name than the
-        protocol in it.
-    """
+    """Read a protocol; UserError if a key is wrong, or the file has another name than it."""
     protocol = validated(Protocol, read_yaml(path), path)
     if protocol.name != Path(path).stem:
         raise UserError(

@@ -180,15 +180,7 @@ def check_keys(
     known: Iterable[str],
     path: str | os.PathLike[str],
 ) -> None:
-    """See that every row that an entry names will be made, before anything runs.
-
-    Parameters
-    ----------
-    experiments
-        Those of the run, by name.
-    known
-        Names of all experiments that have a file.
-    """
+    """Refuse entries that name a row which these experiments, or any of the known, do not make."""
     names_of_all = {*known, *experiments}
     for entry in literature.entries():
         ours = entry.ours

@@ -30,11 +30,7 @@ class Workflow(Section):
 def validated(model: type[ModelT], data: Any, path: str | os.PathLike[str]) -> ModelT:
     """Validate plain data that was read from ``path``.
 
-    Raises
-    ------
-    UserError
-        One sentence on the first mistake, with file, key, value, what is allowed and, in a YAML
-        file, the line.
+    The first mistake is a UserError with file, key, value, what is allowed and, in YAML, the line.
     """
     try:
         return model.model_validate(data)
@@ -68,13 +64,7 @@ def _sentence(error: ValidationError) -> tuple[str, list[Any]]:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment.
-
-    Raises
-    ------
-    UserError
-        One sentence with file, key, value and what is allowed.
-    """
+    """Read an experiment; a mistake is a UserError with file, key, value and what is allowed."""
     return validated(Experiment, read_yaml(path), path)
 
 

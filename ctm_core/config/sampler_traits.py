@@ -59,15 +59,8 @@ def sampling_problem(
 ) -> str | None:
     """Why a model cannot be sampled this way, as a sentence; None if it can.
 
-    Parameters
-    ----------
-    sampler, nfe, gamma
-        The sampler, the network evaluations per image, and γ, which may be None where no noise is
-        added whatever it is: at NFE 1.
-    jumps
-        Whether the model has a G.
-    final_only
-        Whether it jumps to sigma_min alone.
+    γ may be None at NFE 1, where no noise is added. ``jumps``: the model has a G; ``final_only``:
+    it jumps to sigma_min alone.
     """
     try:
         traits = sampler_traits(SAMPLERS.known(sampler))

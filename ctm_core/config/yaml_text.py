@@ -71,14 +71,7 @@ for resolvers in _Loader.yaml_implicit_resolvers.values():
 
 
 def read_yaml(path: PathLike) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, is not YAML, repeats a key, is too large or nested too deeply, or
-        does not hold a mapping.
-    """
+    """Read a YAML mapping; UserError if that is not what the file holds, or it is too large."""
     loader = None
     try:
         text = _text(path)
@@ -116,13 +109,7 @@ def _reason(error: BaseException) -> str:
 
 
 def line_of(path: PathLike, keys: list[Any]) -> int | None:
-    """The line of a file on which a key stands, counted from 1; None if it is not found.
-
-    Parameters
-    ----------
-    keys
-        Keys and places in lists, from the outermost.
-    """
+    """The line of a file, from 1, of a key given from the outermost; None if it is not found."""
     try:
         node = yaml.compose(_text(path), Loader=_Loader)
     except (UserError, OSError, yaml.YAMLError, RecursionError):

@@ -77,20 +77,10 @@ def errors(
     pairs: Sequence[Step],
     noises: Noises,
 ) -> tuple[dict[Cell, Estimate], list[dict[str, float]]]:
-    """The trajectory errors of cells and of single jumps, from one solve of the teacher.
+    """The trajectory error of each cell, and ``{t, s, error}`` of each jump (t, s) of ``pairs``.
 
-    Parameters
-    ----------
-    model, teacher
-        In eval mode, on one device; they may be the same.
-    cells
-        Each is measured along its own sampler's steps; ODE samplers follow the model's denoiser.
-    pairs
-        Jumps (t, s) to measure one by one.
-
-    Returns
-    -------
-    The trajectory error of each cell, and ``{t, s, error}`` of each jump.
+    Model and teacher are in eval mode on one device, and may be the same. The teacher is solved
+    once. ODE samplers follow the model's denoiser.
     """
     walks = [(cell.sampler, steps(cell, noises.diffusion)) for cell in cells]
     if pairs:

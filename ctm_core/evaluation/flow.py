@@ -23,15 +23,10 @@ BATCH = 64
 def trajectories(
     inputs: Inputs, generator: Generator, folder: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    """How far every cell, and every jump of the model, deviates from the teacher's ODE.
+    """Trajectory errors as rows of each cell, sampling seed and protocol that asks for them.
 
-    Returns
-    -------
-    rows
-        The trajectory error of each cell, sampling seed and protocol that asks for it.
-    jumps
-        ``{t, s, error}`` of the jumps between a few levels, from the first sampling seed's noises;
-        empty if no protocol asks for them, or the model does not jump.
+    The second list holds ``{t, s, error}`` of the jumps between a few levels, from the first
+    sampling seed's noises; it is empty if no protocol asks, or the model does not jump.
     """
     rows: list[dict[str, Any]] = []
     jumps: list[dict[str, float]] = []

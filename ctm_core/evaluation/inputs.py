@@ -22,32 +22,16 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that belongs to one evaluation.
-
-    Attributes
-    ----------
-    experiment, model
-        What is evaluated.
-    record, digest
-        Of the weight file.
-    step
-        Training step of the weights.
-    references
-        By protocol, of all that score the model.
-    teacher
-        File and hash of the teacher; None if no metric needs it.
-    datasets
-        Prepared data sets by split.
-    """
+    """Everything that belongs to one evaluation."""
 
     experiment: Experiment
     model: str
-    record: dict[str, Any]
-    digest: str
+    record: dict[str, Any]  #: of the weight file
+    digest: str  #: SHA-256 of the same
     step: int
-    references: dict[str, Reference]
-    teacher: tuple[Path, str] | None
-    datasets: dict[str, Dataset]
+    references: dict[str, Reference]  #: by protocol, of all that score the model
+    teacher: tuple[Path, str] | None  #: file and hash; None if no metric needs it
+    datasets: dict[str, Dataset]  #: by split
 
     def dataset(self, split: str, why: str) -> Dataset:
         """The experiment's data; UserError if it was not given."""

@@ -14,15 +14,7 @@ from ctm_core.runtime.files import read_json, sha256_json, write_json
 def kept(folder: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
     """What was made for the same key before, or what ``make`` gives, which is then kept.
 
-    Parameters
-    ----------
-    folder
-        Where results lie, named by a hash of their key.
-    key
-        Everything that the result depends on, of JSON types.
-    make
-        Gives JSON types. What it gives is returned as it would be read, so that the first call
-        and later ones return the same.
+    Key and result are of JSON types; a new result is returned as it would be read.
     """
     path = folder / f"{sha256_json(key)[:24]}.json"
     if path.exists():

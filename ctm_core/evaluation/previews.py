@@ -66,15 +66,10 @@ def walk(
     labels: Tensor | None,
     count: int = WALKERS,
 ) -> tuple[Tensor, list[float]]:
-    r"""Every state that the first ``count`` samples of a seed pass through.
+    r"""States uint8 (2n, count, C, H, W) of a seed's first samples, and their noise levels (2n,).
 
-    Returns
-    -------
-    states
-        uint8 (2n, count, C, H, W): before the first jump, after it, before the second, … A state
-        x at level t is shown as :math:`x / \sqrt{1 + t^2}`, so that noise of any level fits.
-    levels
-        Noise level of each state (2n,).
+    Before the first jump, after it, before the second, … A state x at level t is shown as
+    :math:`x / \sqrt{1 + t^2}`, so that noise of any level fits.
     """
     recorder = sampling.Recorder(generator.model)
     generator.draw(0, count, cell, seed=seed, labels=labels, model=recorder)

@@ -28,24 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Bits per dimension of single images.
+    """Bits per dimension of single images."""
 
-    Attributes
-    ----------
-    bits
-        (N,) float64.
-    indices
-        (N,) int64, which images of the data set.
-    evaluations
-        Of the denoiser, for each batch.
-    mismatch
-        :func:`ctm_core.evaluation.likelihood.bits.prior_mismatch` of the images.
-    """
-
-    bits: Tensor
-    indices: Tensor
-    evaluations: tuple[int, ...]
-    mismatch: float
+    bits: Tensor  #: (N,) float64
+    indices: Tensor  #: (N,) int64, which images of the data set
+    evaluations: tuple[int, ...]  #: of the denoiser, for each batch
+    mismatch: float  #: :func:`ctm_core.evaluation.likelihood.bits.prior_mismatch` of the images
     protocol: LikelihoodProtocol
 
     @property
@@ -146,13 +134,7 @@ def write_likelihood(
     protocol: LikelihoodProtocol | None = None,
     batch_size: int | None = None,
 ) -> Measurement:
-    """:func:`measure` a weight file on a prepared data set and write the result as JSON.
-
-    Raises
-    ------
-    UserError
-        As :func:`measure`, or if a file is missing or damaged.
-    """
+    """:func:`measure` a weight file on a prepared data set and write the result as JSON."""
     generator, dataset = Generator.from_file(weights), open_dataset(data)
     measured = measure(
         generator, dataset, count=count, protocol=protocol, batch_size=batch_size, progress=True

@@ -76,24 +76,10 @@ def signs(
 def denoise_and_trace(
     denoiser: Denoiser, x: Tensor, t: Tensor, probes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """D(x, t) and the trace of its Jacobian in x.
+    """D(x, t) (B, C, H, W) and the trace (B,) of its Jacobian in x, without gradient.
 
-    Parameters
-    ----------
-    denoiser
-        Differentiable in x.
-    x
-        (B, C, H, W).
-    t
-        () or (B,).
-    probes
-        (P, B, C, H, W) of mean 0 and covariance I, whose estimates are averaged; None sums over
-        every axis, exact at d derivatives.
-
-    Returns
-    -------
-    (D, trace)
-        (B, C, H, W) and (B,), without gradient.
+    ``probes`` (P, B, C, H, W) have mean 0 and covariance I, and their estimates are averaged; None
+    sums over every axis, exact at d derivatives. t is () or (B,).
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -175,17 +161,8 @@ def solve(
 ) -> tuple[Tensor, Tensor, int]:
     """RK45 over ``span``, of images and of one more number per image that begins at 0.
 
-    Parameters
-    ----------
-    slope
-        Of both, from time and images: (B, C, H, W) and (B,).
-    start
-        (B, C, H, W), float64 on the CPU.
-
-    Returns
-    -------
-    (end, integral, evaluations)
-        (B, C, H, W) and (B,), float64, and how often ``slope`` was called.
+    ``slope`` gives the derivatives (B, C, H, W) and (B,) of both from time and images. Returns
+    both at the end, float64 on the CPU as ``start`` is, and how often ``slope`` was called.
     """
     size = start.numel()
 

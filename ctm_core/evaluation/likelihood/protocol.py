@@ -14,32 +14,16 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class LikelihoodProtocol:
-    """How likelihood is measured.
+    """How likelihood is measured."""
 
-    Attributes
-    ----------
-    probes
-        Probes of the trace an image; 0 for the exact trace, which costs a derivative for every
-        element of an image.
-    residual
-        ``none`` or ``reconstruction``.
-    tolerance
-        Of the solver, relative and absolute.
-    seed
-        Of the choice of images, dequantisation, noise and probes, each drawn by image index.
-    published
-        The published script's protocol, which leaves no choice of the first three.
-    reading
-        Of its residual term, see
-        :data:`ctm_core.evaluation.likelihood.published_protocol.READINGS`.
-    """
-
+    #: Of the trace, per image; 0 for the exact trace: a derivative for every element of an image.
     probes: int = 1
-    residual: str = "none"
-    tolerance: float = TOLERANCE
+    residual: str = "none"  #: or ``reconstruction``
+    tolerance: float = TOLERANCE  #: of the solver, relative and absolute
+    #: Of the choice of images, dequantisation, noise and probes, each drawn by image index.
     seed: int = 0
-    published: bool = False
-    reading: str = "own_noise"
+    published: bool = False  #: the published script's, which leaves no choice of the first three
+    reading: str = "own_noise"  #: of its residual term, see :data:`.published_protocol.READINGS`
 
     def __post_init__(self) -> None:
         for key, value, allowed in (

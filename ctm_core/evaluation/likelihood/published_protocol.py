@@ -90,16 +90,8 @@ def log_density(
 ) -> Solution:
     """log q at sigma(1e-3) of the image with noise added, by points 1 to 4.
 
-    Parameters
-    ----------
-    denoiser
-        D(x, t), as :func:`ctm_core.evaluation.likelihood.ode.log_density` takes it.
-    x
-        (B, C, H, W), the levels v/127.5 - 1.
-    noise, probe
-        (B, C, H, W): standard normal, and signs.
-    tolerance
-        Of the solver; at the script's 1e-3 its own error can be 0.01 bits/dim and more.
+    x (B, C, H, W) are the levels v/127.5 - 1, ``noise`` is standard normal and ``probe`` signs. At
+    the script's tolerance of 1e-3 the solver's own error can be 0.01 bits/dim and more.
     """
     d = x[0].numel()
     sigma, _ = warped_sigma(START, sigma_min, sigma_max, rho)
@@ -145,20 +137,9 @@ def residual(
     For small :math:`\sigma` the sampled form scatters less: the denoiser's error is made of the
     same z.
 
-    Parameters
-    ----------
-    denoiser
-        D(x, t).
-    x, noise
-        (B, C, H, W): images, and standard normal noise z.
-    level, deviation
-        sigma and the Gaussians' deviation, equal but for a published defect.
-    sampled
-        Which e.
-
-    Returns
-    -------
-    Tensor (B,), float64, on the CPU; in the mean at most d/2 nats, that is 0.72 bits/dim.
+    ``level`` and ``deviation``, :math:`\sigma` and :math:`\varsigma`, are equal but for a
+    published defect; ``noise`` is z. R is (B,), float64, on the CPU; in the mean at most d/2 nats,
+    that is 0.72 bits/dim.
     """
     with torch.no_grad():
         time = torch.tensor(level, dtype=x.dtype, device=x.device)

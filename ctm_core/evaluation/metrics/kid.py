@@ -61,17 +61,7 @@ def kid(
 ) -> Estimate:
     """The distance over all pairs, with the standard error of the samples.
 
-    Parameters
-    ----------
-    samples, reference
-        Features (n, D) and (m, D), n ≥ 3 and m ≥ 2.
-    reference_similarity
-        ``self_similarity(reference)``, if known.
-
-    Raises
-    ------
-    ValueError
-        If dimensions differ or there are too few rows.
+    Features (n, D) and (m, D), n ≥ 3 and m ≥ 2; ``self_similarity(reference)``, if known.
     """
     n, m = len(samples), len(reference)
     if samples.shape[1:] != reference.shape[1:]:
@@ -116,17 +106,8 @@ def kid_of_subsets(
     reference: torch.Tensor,
     draws: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> Estimate:
-    """The mean over subsets.
+    """The mean over subsets: rows of (n, D) and (m, D) as :func:`subset_draws` draws them.
 
-    Parameters
-    ----------
-    samples, reference
-        Features (n, D) and (m, D).
-    draws
-        Rows of both for every subset: :func:`subset_draws`.
-
-    Returns
-    -------
     The value alone: subsets overlap, so their spread is no standard error.
     """
     values = []

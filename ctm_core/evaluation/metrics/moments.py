@@ -16,21 +16,11 @@ import torch
 
 
 class Moments(NamedTuple):
-    """Count, mean and scatter of the rows seen so far.
-
-    Attributes
-    ----------
-    n
-        Number of rows.
-    mean
-        float64 of shape (D,).
-    scatter
-        float64 of shape (D, D), symmetric.
-    """
+    """Count, mean and scatter of the rows seen so far."""
 
     n: int
-    mean: torch.Tensor
-    scatter: torch.Tensor
+    mean: torch.Tensor  #: float64 (D,)
+    scatter: torch.Tensor  #: float64 (D, D), symmetric
 
     @classmethod
     def of(cls, features: torch.Tensor) -> Moments:

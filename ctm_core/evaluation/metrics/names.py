@@ -40,20 +40,11 @@ OF_SAMPLES = {
 
 @dataclass(frozen=True)
 class MetricName:
-    """A name taken apart; ``str()`` puts it together.
+    """A name taken apart; ``str()`` puts it together."""
 
-    Attributes
-    ----------
-    family
-        A key of :data:`ctm_core.config.metric_registry.FAMILIES`.
-    features
-        Name of the feature network; empty where there is none.
-    n
-        Samples behind a value; None for ``fid`` and for the extrapolated Fréchet distance.
-    """
-
-    family: str
-    features: str = ""
+    family: str  #: a key of :data:`ctm_core.config.metric_registry.FAMILIES`
+    features: str = ""  #: name of the feature network; empty where there is none
+    #: Samples behind a value; None for ``fid`` and for the extrapolated Fréchet distance.
     n: int | None = None
 
     def __post_init__(self) -> None:

@@ -41,19 +41,11 @@ class Memorisation(NamedTuple):
 def nearest_distances(
     images: torch.Tensor, training: torch.Tensor, *, own: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Distance of each image to the nearest training image.
+    """Distance of each image to the nearest training image: float64 (n,), in levels.
 
-    Parameters
-    ----------
-    images, training
-        uint8 (n, C, H, W) and (m, C, H, W). Products of levels are whole numbers, exact in
-        float64, so a copy is at distance 0.
-    own
-        int64 (n,): the images are these training images, and each is compared with the others.
-
-    Returns
-    -------
-    float64 (n,), in levels.
+    uint8 (n, C, H, W) and (m, C, H, W); products of levels are whole numbers, exact in float64, so
+    a copy is at distance 0. ``own``, int64 (n,): the images are these training images, and each is
+    compared with the others.
     """
     if images.shape[1:] != training.shape[1:] or not len(training):
         raise ValueError(

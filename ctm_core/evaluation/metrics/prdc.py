@@ -32,16 +32,9 @@ ROUNDING = 1e-12
 
 
 def distance_pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances of some rows to all columns at a time.
+    """Squared distances of some rows of (n, D) to all of (m, D) at a time.
 
-    Parameters
-    ----------
-    rows, columns
-        Features (n, D) and (m, D).
-
-    Yields
-    ------
-    The rows' place in (n,), and squared distances (piece, m), float64, not negative.
+    Yields the rows' place in (n,), and float64 (piece, m), not negative.
     """
     if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1]:
         raise ValueError(
@@ -76,18 +69,10 @@ def radii(features: Tensor, k: int) -> Tensor:
 def precision_recall(
     samples: Tensor, reference: Tensor, k: int, reference_radii: Tensor | None = None
 ) -> dict[str, Estimate]:
-    """Improved precision and recall, by name.
+    """Improved precision and recall, by name, from features (n, D) and (m, D).
 
-    Given the reference, precision is a mean of independent terms.
-
-    Parameters
-    ----------
-    samples, reference
-        Features (n, D) and (m, D).
-    k
-        Which neighbour a ball reaches to.
-    reference_radii
-        ``radii(reference, k)``, if known.
+    ``reference_radii`` is ``radii(reference, k)``, if known. Given the reference, precision is a
+    mean of independent terms.
     """
     reach = radii(reference, k) if reference_radii is None else reference_radii
     own = radii(samples, k)

@@ -30,27 +30,13 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images, with what they were made of.
-
-    Attributes
-    ----------
-    protocol
-        The protocol they serve.
-    state
-        What its metrics need of the images.
-    weights_sha256
-        Of the feature network.
-    fingerprint
-        Of the data set; SHA-256 of a published file.
-    resolution
-        Side of the images before resizing.
-    """
+    """Statistics of real images, with what they were made of."""
 
     protocol: Protocol
-    state: State
-    weights_sha256: str
-    fingerprint: str
-    resolution: int
+    state: State  #: what the protocol's metrics need of the images
+    weights_sha256: str  #: of the feature network
+    fingerprint: str  #: of the data set; SHA-256 of a published file
+    resolution: int  #: side of the images before resizing
 
     @property
     def moments(self) -> Moments:
@@ -168,16 +154,8 @@ def write_reference(
 ) -> Reference:
     """Make reference statistics and write them as safetensors.
 
-    Parameters
-    ----------
-    path
-        The file to write.
-    protocol
-        What to do.
-    dataset
-        The protocol's reference, unless that is a published file.
-    held_out
-        Its test split, for memorisation.
+    ``dataset`` is the protocol's reference, unless that is a published file; ``held_out`` is its
+    test split, for memorisation.
 
     Raises
     ------

@@ -29,22 +29,11 @@ def metric_function(metric: str) -> MetricFunction:
 def scores(
     state: State, reference: State, protocol: Protocol, *, errors: bool = False
 ) -> list[dict[str, Any]]:
-    """Every value of the samples of one state.
+    """Every value of the samples of one state, those of the teacher's flow left out.
 
-    Parameters
-    ----------
-    state, reference
-        Of the samples and of the real images.
-    protocol
-        Its metrics are computed in their order, those of the teacher's flow left out.
-    errors
-        Whether Fréchet distances get a standard error: one more distance for each block. Wanted
-        where there is one sampling seed.
-
-    Returns
-    -------
     Rows ``{metric, n, value, rank_deficient, standard_error, freedom}``; the last two are None
-    where a value has no error of its own.
+    where a value has no error of its own. ``errors``: Fréchet distances have one, which takes one
+    more distance for each block; wanted where there is one sampling seed.
     """
     return [
         {

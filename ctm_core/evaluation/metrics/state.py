@@ -109,13 +109,7 @@ class State:
     # -- filling --------------------------------------------------------------------------------
 
     def update(self, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Take in the next batch, in order of sample index.
-
-        Parameters
-        ----------
-        outputs
-            ``features`` (rows, D), and what else is needed; the rest is ignored.
-        """
+        """Take in the next batch, in order of sample index; outputs not needed are ignored."""
         rows = len(outputs["features"])
         for name in self.inputs:
             if name not in outputs:

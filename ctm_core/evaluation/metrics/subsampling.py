@@ -35,15 +35,7 @@ class Estimate(NamedTuple):
 
 
 def delete_d(value: float, left_out: Sequence[float]) -> Estimate:
-    """A metric's value with its error.
-
-    Parameters
-    ----------
-    value
-        Of all samples.
-    left_out
-        The metric without block b, for each of at least two blocks of equal size.
-    """
+    """A value with its error, from those without each of at least two blocks of equal size."""
     count = len(left_out)
     if count < 2:
         raise ValueError(f"delete-d subsampling needs two blocks, not {count}")

@@ -46,20 +46,8 @@ def path(
     is reached by one more step aside, so the state at a level does not depend on which others
     are wanted. Level 0 is an Euler step from sigma_min, as the samplers take it.
 
-    Parameters
-    ----------
-    denoiser
-        The teacher's.
-    x
-        (B, C, H, W) at sigma_max, in the dtype to solve in.
-    levels
-        Out of 0 and [sigma_min, sigma_max].
-    points
-        Of the grid, which takes 2 (points - 1) evaluations.
-
-    Returns
-    -------
-    ``{level: images (B, C, H, W)}``.
+    ``x`` (B, C, H, W) is at sigma_max, in the dtype to solve in; a grid of ``points`` takes
+    2 (points - 1) evaluations. Returns ``{level: images (B, C, H, W)}``.
     """
     outside = [level for level in levels if level and not sigma_min <= level <= sigma_max]
     if outside:
@@ -82,16 +70,9 @@ def _time(level: float, x: Tensor) -> Tensor:
 
 
 def squared_errors(move: Move, states: dict[float, Tensor], steps: Sequence[Step]) -> Tensor:
-    """Mean squared error of every step and image: float64 (steps, B).
+    """Mean squared error of every step (t, s) and image: float64 (steps, B).
 
-    Parameters
-    ----------
-    move
-        The model's step.
-    states
-        From :func:`path`, holding both ends of every step.
-    steps
-        Pairs (t, s).
+    ``states`` are those of :func:`path` at both ends of every step.
     """
     errors = []
     for t, s in steps:
