@@ -22,9 +22,9 @@ class ClaimedCell(Section):
     model: Name
     sampler: Annotated[str, OneOf((*samplers(), ADAPTIVE))] = JUMP_SAMPLER
     nfe: Positive | None = Field(
-        default=None, description="left out only for `ode`, whose evaluations are an outcome"
+        None, description="left out only for `ode`, whose evaluations are an outcome"
     )
-    gamma: float | None = Field(default=None, ge=0, le=1)
+    gamma: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> ClaimedCell:
@@ -60,10 +60,10 @@ class Comparison(Section):
     first: ClaimedCell
     second: ClaimedCell | PublishedValue
     direction: Literal["lower", "higher", "within"]
-    factor: float = Field(default=1.0, gt=0)
-    margin: float = Field(default=0.0, ge=0, description="in the metric's own unit")
+    factor: float = Field(1.0, gt=0)
+    margin: float = Field(0.0, ge=0, description="in the metric's own unit")
     metric: Kind = Field(
-        default="fd", description="of most samples; fd: FID where the protocol makes it one"
+        "fd", description="of most samples; fd: FID where the protocol makes it one"
     )
 
     @model_validator(mode="after")
@@ -80,10 +80,10 @@ class Test(Section):
 
     experiments: tuple[Name, ...] = Field(min_length=1)
     protocol: Name | None = Field(
-        default=None, description="default: the one that scores most of the experiment's cells"
+        None, description="default: the one that scores most of the experiment's cells"
     )
     comparisons: tuple[Comparison, ...] = Field(min_length=1)
-    note: Text | None = Field(default=None, description="what to know when reading the outcome")
+    note: Text | None = Field(None, description="what to know when reading the outcome")
 
 
 class Claim(Section):
@@ -93,14 +93,12 @@ class Claim(Section):
     claim: Text
     paper: Text = Field(description="where the paper makes it")
     kind: Literal["result", "choice"] = Field(
-        default="result",
+        "result",
         description="choice: what the paper does without comparing it with anything else",
     )
     tests: tuple[Test, ...] = ()
-    needs: Text | None = Field(
-        default=None, description="what its tests need that a desk does not have"
-    )
-    not_testable: Text | None = Field(default=None, description="why nothing here can test it")
+    needs: Text | None = Field(None, description="what its tests need that a desk does not have")
+    not_testable: Text | None = Field(None, description="why nothing here can test it")
 
     @model_validator(mode="after")
     def _consistent(self) -> Claim:

@@ -16,20 +16,20 @@ class DatasetTraits(Section):
     splits: tuple[Name, ...] = Field(min_length=1, description="the training split first")
     flip: bool = Field(description="a mirrored image is an image of the same set")
     shape: tuple[Positive, Positive, Positive] | None = Field(
-        default=None, description="(C, H, W) of every image; null: only the source tells"
+        None, description="(C, H, W) of every image; null: only the source tells"
     )
     counts: dict[Name, Positive] = Field(
         default_factory=dict, description="images per split; empty: only the source tells"
     )
-    classes: Positive | None = Field(default=None, description="null: only the source tells")
+    classes: Positive | None = Field(None, description="null: only the source tells")
     class_names: tuple[str, ...] = Field(
-        default=(), description="in the order of the labels; empty: the source decides them"
+        (), description="in the order of the labels; empty: the source decides them"
     )
     source: Literal["none", "optional", "required"] = Field(
-        default="optional", description="whether the user names a folder, file or URL"
+        "optional", description="whether the user names a folder, file or URL"
     )
     assets: tuple[Name, ...] = Field(
-        default=(), description="external files that are read without a source"
+        (), description="external files that are read without a source"
     )
     classifier: dict[Literal["steps", "batch_size", "learning_rate"], Any] = Field(
         default_factory=dict, description="training of its small classifier, where not default"

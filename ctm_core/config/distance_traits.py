@@ -18,10 +18,10 @@ class DistanceTraits(Section):
     """Which keys a distance has, and which files it reads."""
 
     perceptual: bool = Field(
-        default=False, description="it compares features of a network: `perceptual` is needed"
+        False, description="it compares features of a network: `perceptual` is needed"
     )
-    pooling: bool = Field(default=False, description="that network's pooling is a choice")
-    assets: tuple[str, ...] = Field(default=(), description="names in config/assets.yaml")
+    pooling: bool = Field(False, description="that network's pooling is a choice")
+    assets: tuple[str, ...] = Field((), description="names in config/assets.yaml")
 
 
 DISTANCES = Registry(

@@ -25,7 +25,7 @@ class Dataset(Section):
 
     name: DatasetName = Field(description="a name that `ctm data` knows")
     source: str | None = Field(
-        default=None, description="folder, file or URL, for data sets that take one"
+        None, description="folder, file or URL, for data sets that take one"
     )
 
     @model_validator(mode="after")
@@ -45,16 +45,14 @@ class Experiment(Section):
 
     experiment: Name
     dataset: Dataset
-    conditional: bool = Field(default=False, description="class labels are given to the network")
-    variant: Variant = Field(
-        default="released", description="of every student that does not name its own"
-    )
+    conditional: bool = Field(False, description="class labels are given to the network")
+    variant: Variant = Field("released", description="of every student that does not name its own")
     diffusion: Diffusion = Diffusion()
     network: Network
     teacher: Teacher | None = Field(None, description="null: no model here needs one")
     models: dict[Name, Model]
-    seeds: Seeds = Field(default=(0,), description="training seeds of the students")
-    threads: Positive = Field(default=2, description="CPU threads of a training or evaluation job")
+    seeds: Seeds = Field((0,), description="training seeds of the students")
+    threads: Positive = Field(2, description="CPU threads of a training or evaluation job")
     resources: Resources = Resources()
     evaluation: Evaluation
 

@@ -33,16 +33,16 @@ class Discriminator(Section):
     """A projected discriminator: frozen feature networks and what is trained on them."""
 
     backbones: Annotated[tuple[Backbone, ...], distinct("backbone")] = Field(
-        default=("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
+        ("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
         min_length=1,
         description="frozen feature networks; tiny is a random one, for tests and trials",
     )
     resolution: int = Field(
-        default=224, description="side to which images are resized: 64, 96, 128, 160, …"
+        224, description="side to which images are resized: 64, 96, 128, 160, …"
     )
-    width: Positive = Field(default=64, description="channels of the finest map; 64 as released")
+    width: Positive = Field(64, description="channels of the finest map; 64 as released")
     batch_norm: Literal["local", "global"] = Field(
-        default="local", description="statistics of each process (released) or of all together"
+        "local", description="statistics of each process (released) or of all together"
     )
 
     @field_validator("resolution")
@@ -57,17 +57,15 @@ class Adversarial(Section):
 
     discriminator: Discriminator = Discriminator()
     loss: Literal["hinge", "log"] | None = Field(
-        default=None, description="null: hinge if released, else the logarithms as printed"
+        None, description="null: hinge if released, else the logarithms as printed"
     )
-    discriminator_weight: float = Field(default=1.0, gt=0, description="factor on lambda_gan")
-    learning_rate: float = Field(default=2e-3, gt=0, description="of the discriminator's RAdam")
-    betas: tuple[Rate, Rate] = Field(default=(0.5, 0.9), description="of the same")
+    discriminator_weight: float = Field(1.0, gt=0, description="factor on lambda_gan")
+    learning_rate: float = Field(2e-3, gt=0, description="of the discriminator's RAdam")
+    betas: tuple[Rate, Rate] = Field((0.5, 0.9), description="of the same")
     share_augmentation: bool = Field(
-        default=False, description="the same DiffAugment draws for real and generated images"
+        False, description="the same DiffAugment draws for real and generated images"
     )
-    period: int = Field(
-        default=2, ge=2, description="of so many steps the first moves G, the others D"
-    )
+    period: int = Field(2, ge=2, description="of so many steps the first moves G, the others D")
 
     @property
     def assets(self) -> tuple[str, ...]:

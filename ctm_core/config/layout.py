@@ -7,19 +7,20 @@ and which reads each file.
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from ctm_core.config.experiment import Experiment
 
 ANY_SEED = "{seed}"
 
 
+def _files(folder: str, *names: str) -> dict[str, str]:
+    return {PurePath(name).stem: f"{folder}/{name}" for name in names}
+
+
 def prepared(dataset: str, split: str) -> dict[str, str]:
     """The files of a prepared data set."""
-    folder = f"results/data/{dataset}/{split}"
-    return {
-        "images": f"{folder}/images.npy",
-        "labels": f"{folder}/labels.npy",
-        "manifest": f"{folder}/manifest.json",
-    }
+    return _files(f"results/data/{dataset}/{split}", "images.npy", "labels.npy", "manifest.json")
 
 
 def reference(protocol: str) -> str:
@@ -41,10 +42,7 @@ def training(experiment: str, model: str, seed: int | str = ANY_SEED) -> dict[st
 def evaluation(experiment: str, model: str, seed: int | str, step: int | str) -> dict[str, str]:
     """The files of an evaluation."""
     folder = f"{training_folder(experiment, model, seed)}/step-{step}"
-    return {
-        "evaluation": f"{folder}/evaluation.json",
-        "previews": f"{folder}/previews.safetensors",
-    }
+    return _files(folder, "evaluation.json", "previews.safetensors")
 
 
 def weights(
@@ -63,11 +61,7 @@ def weights(
 
 def converted(origin: str, asset: str) -> dict[str, str]:
     """The files of a converted network; ``origin`` is ``teachers`` or ``released``."""
-    folder = f"results/{origin}/{asset}"
-    return {
-        "weights": f"{folder}/weights.safetensors",
-        "provenance": f"{folder}/provenance.json",
-    }
+    return _files(f"results/{origin}/{asset}", "weights.safetensors", "provenance.json")
 
 
 def live_weights(experiment: Experiment, model: str, step: int, seed: int | str = ANY_SEED) -> str:

@@ -16,9 +16,9 @@ FOLDER = PACKAGE / "models" / "networks"
 class ArchitectureTraits(Section):
     """What the literal ``TRAITS`` in an architecture's file may say."""
 
-    time_s: bool = Field(default=False, description="it can know s, so it can be a student")
-    keys: dict[str, Any] = Field(default={}, description="keys of its own and their defaults")
-    width_multiple: Positive = Field(default=1, description="what every level's width divides by")
+    time_s: bool = Field(False, description="it can know s, so it can be a student")
+    keys: dict[str, Any] = Field({}, description="keys of its own and their defaults")
+    width_multiple: Positive = Field(1, description="what every level's width divides by")
 
 
 @cache
@@ -39,10 +39,10 @@ def with_target_time() -> list[str]:
 class Diffusion(Section):
     """The process and EDM's preconditioning constants (Karras et al. 2022, table 1)."""
 
-    sigma_min: float = Field(default=0.002, gt=0)
-    sigma_max: float = Field(default=80.0, gt=0)
-    rho: float = Field(default=7.0, gt=0)
-    sigma_data: float = Field(default=0.5, gt=0)
+    sigma_min: float = Field(0.002, gt=0)
+    sigma_max: float = Field(80.0, gt=0)
+    rho: float = Field(7.0, gt=0)
+    sigma_data: float = Field(0.5, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Diffusion:
@@ -59,31 +59,29 @@ class Network(Section):
     """
 
     architecture: Name = Field(
-        default="ddpmpp", description="a file of ctm_core/models/networks with TRAITS"
+        "ddpmpp", description="a file of ctm_core/models/networks with TRAITS"
     )
     model_channels: Positive = 128
-    channel_mult: tuple[Positive, ...] = Field(default=(2, 2, 2), min_length=1)
+    channel_mult: tuple[Positive, ...] = Field((2, 2, 2), min_length=1)
     num_blocks: Positive = 4
     attn_resolutions: tuple[Positive, ...] = Field(
-        default=(16,), description="sides of the feature maps at which blocks attend"
+        (16,), description="sides of the feature maps at which blocks attend"
     )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
     channel_mult_emb: Later[Positive | None] = Field(
-        default=None, description="width of the embedding in model_channels; null: 4"
+        None, description="width of the embedding in model_channels; null: 4"
     )
     resample_filter: Later[tuple[float, ...] | None] = Field(
-        default=None, description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]"
+        None, description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]"
     )
     augment_dim: Later[Positive | None] = Field(
-        default=None,
+        None,
         description="width of the teacher's augmentation labels (9 in EDM's); students have none",
     )
     num_head_channels: Later[Positive | None] = Field(
-        default=None, description="channels of an attention head; null: 64 unless num_heads"
+        None, description="channels of an attention head; null: 64 unless num_heads"
     )
-    num_heads: Later[Positive | None] = Field(
-        default=None, description="attention heads at every level"
-    )
+    num_heads: Later[Positive | None] = Field(None, description="attention heads at every level")
 
     @field_validator("architecture")
     @classmethod

@@ -17,28 +17,28 @@ from ctm_core.config._traits import PACKAGE, Registry
 class ObjectiveTraits(Section):
     """Which networks an objective trains with, which keys it has, what its models can do."""
 
-    time_s: bool = Field(default=True, description="the network knows the target time s")
+    time_s: bool = Field(True, description="the network knows the target time s")
     inner: Literal["edm", "cm"] = Field(
-        default="edm", description="parametrisation of the network: ctm_core.diffusion.scalings"
+        "edm", description="parametrisation of the network: ctm_core.diffusion.scalings"
     )
     teacher: bool = Field(
-        default=True,
+        True,
         description="a teacher is integrated; without one, students start from random weights "
         "unless the file says otherwise",
     )
     final_only: bool = Field(
-        default=False,
+        False,
         description="s is sigma_min in every draw, so models are sampled with gamma = 1",
     )
     matching: bool = Field(
-        default=True,
+        True,
         description="u and k are a choice; otherwise the solver goes one step of the grid",
     )
     target_inner: bool = Field(
-        default=True, description="the weights of the target's inner map are a choice"
+        True, description="the weights of the target's inner map are a choice"
     )
-    dsm: bool = Field(default=True, description="denoising score matching can be added")
-    scratch_solver: bool = Field(default=False, description="the solver is made of its average")
+    dsm: bool = Field(True, description="denoising score matching can be added")
+    scratch_solver: bool = Field(False, description="the solver is made of its average")
 
 
 OBJECTIVES = Registry(

@@ -24,43 +24,37 @@ class Training(Section):
 
     steps: Positive = Field(description="optimiser steps")
     batch_size: Positive = Field(description="samples per step, over all processes")
-    micro_batch: Positive | None = Field(
-        default=None, description="samples per forward pass; null: all"
-    )
+    micro_batch: Positive | None = Field(None, description="samples per forward pass; null: all")
     accumulation: Literal["mean", "sum"] = Field(
-        default="mean", description="gradients over micro-batches; sum as released"
+        "mean", description="gradients over micro-batches; sum as released"
     )
-    learning_rate: float = Field(default=4e-4, gt=0)
-    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the learning rate")
-    decay_steps: int = Field(
-        default=0, ge=0, description="linear decay to zero over the last steps"
-    )
+    learning_rate: float = Field(4e-4, gt=0)
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up of the learning rate")
+    decay_steps: int = Field(0, ge=0, description="linear decay to zero over the last steps")
     optimizer: Literal["radam", "adam"] = "radam"
     kernel: Literal["foreach", "fused", "loop"] = Field(
-        default="foreach", description="how optimiser and EMA walk over the tensors"
+        "foreach", description="how optimiser and EMA walk over the tensors"
     )
-    ema: tuple[Rate, ...] = Field(default=(0.999,), min_length=1, description="decay per step")
+    ema: tuple[Rate, ...] = Field((0.999,), min_length=1, description="decay per step")
     ema_rampup: float | None = Field(
-        default=None, gt=0, description="half-life of the EMA at most this share of the steps done"
+        None, gt=0, description="half-life of the EMA at most this share of the steps done"
     )
-    evaluated_ema: Rate | None = Field(default=None, description="null: the first of `ema`")
+    evaluated_ema: Rate | None = Field(None, description="null: the first of `ema`")
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: bool = False
     attention: Later[Literal["math", "sdpa"]] = Field(
-        default="math", description="the formula as written, or torch's fused kernels"
+        "math", description="the formula as written, or torch's fused kernels"
     )
     recompute: Later[bool] = Field(
-        default=False,
+        False,
         description="norms and activations of the blocks once more in the backward pass instead "
         "of keeping them: the same numbers in less memory",
     )
     checkpoint_every: Positive = 1000
-    keep: Positive = Field(default=2, description="checkpoints kept in the run folder")
-    snapshots: tuple[Positive, ...] = Field(
-        default=(), description="steps whose weights are exported"
-    )
+    keep: Positive = Field(2, description="checkpoints kept in the run folder")
+    snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are exported")
     log_every: Positive = 10
-    preview_every: int = Field(default=0, ge=0, description="steps between sample grids; 0: none")
+    preview_every: int = Field(0, ge=0, description="steps between sample grids; 0: none")
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -49,7 +49,7 @@ class Ours(ProtocolCell):
 
     experiment: Name
     sampler: SamplerName = JUMP_SAMPLER
-    step: Positive | None = Field(default=None, description="default: the last that is evaluated")
+    step: Positive | None = Field(None, description="default: the last that is evaluated")
 
     def __str__(self) -> str:
         step = "" if self.step is None else f" step {self.step}"
@@ -61,17 +61,17 @@ class PublishedRow(Section):
 
     key: Name = Field(description="unique in the file; claims refer to it")
     method: Annotated[str, Field(min_length=1)]
-    conditional: bool | None = Field(default=None, description="null: the source does not say")
-    nfe: Positive | None = Field(default=None, description="null: no sampler is involved")
+    conditional: bool | None = Field(None, description="null: the source does not say")
+    nfe: Positive | None = Field(None, description="null: no sampler is involved")
     values: dict[Family, FiniteFloat] = Field(
         default_factory=dict, description="empty: no figure could be confirmed; `note` says why"
     )
-    samples: Positive | None = Field(default=None, description="default: the group's")
-    protocol: Name | None = Field(default=None, description="default: the group's")
-    confidence: Confidence | None = Field(default=None, description="default: the group's")
+    samples: Positive | None = Field(None, description="default: the group's")
+    protocol: Name | None = Field(None, description="default: the group's")
+    confidence: Confidence | None = Field(None, description="default: the group's")
     cost_class: CostClass
     extras: tuple[Extra, ...] = ()
-    verified_by: str | None = Field(default=None, description="who measured the same again")
+    verified_by: str | None = Field(None, description="who measured the same again")
     note: str | None = None
     ours: Ours | None = None
 
@@ -86,11 +86,11 @@ class Group(Section):
     """Rows that one source prints together."""
 
     source: Annotated[str, Field(min_length=1)]
-    table: str | None = Field(default=None, description="where in the source")
+    table: str | None = Field(None, description="where in the source")
     dataset: Name = Field(description="one that `ctm data` knows, or one of `other_datasets`")
     measured_by: Literal["authors", "third party"] = "authors"
     protocol: Name | None = Field(
-        default=None, description="a protocol of config/protocols; null: not known, or another"
+        None, description="a protocol of config/protocols; null: not known, or another"
     )
     samples: Positive | None = None
     confidence: Confidence
@@ -127,7 +127,7 @@ class Literature(Section):
     """config/published.yaml."""
 
     other_datasets: tuple[Name, ...] = Field(
-        default=(), description="data sets of published values that `ctm data` does not know"
+        (), description="data sets of published values that `ctm data` does not know"
     )
     groups: tuple[Group, ...]
 

@@ -10,9 +10,9 @@ from ctm_core.config._section import Positive, Section
 class Share(Section):
     """One kind of job."""
 
-    gpus: int = Field(default=0, ge=0)
+    gpus: int = Field(0, ge=0)
     memory_gb: Positive = 4
-    hours: float = Field(default=4.0, gt=0, description="after which a cluster stops the job")
+    hours: float = Field(4.0, gt=0, description="after which a cluster stops the job")
 
     @property
     def limits(self) -> dict[str, int]:
@@ -28,7 +28,7 @@ class TrainingShare(Share):
     """A training, which may be several processes on one machine."""
 
     processes: Positive = Field(
-        default=1, description="that share a batch, one per GPU, and the experiment's threads"
+        1, description="that share a batch, one per GPU, and the experiment's threads"
     )
 
 

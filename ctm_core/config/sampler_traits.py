@@ -17,12 +17,12 @@ class SamplerTraits(Section):
     """What a sampler's file says of it in ``TRAITS``."""
 
     jumps: bool = Field(description="by G; otherwise it follows the ODE of the denoiser")
-    gamma: bool = Field(default=False, description="whether it takes a γ")
+    gamma: bool = Field(False, description="whether it takes a γ")
     evaluations_per_step: Positive = Field(
-        default=1, description="of an ODE sampler, whose last step takes one"
+        1, description="of an ODE sampler, whose last step takes one"
     )
     label: str | None = Field(
-        default=None, description="in tables and figures, '' for none; default: the file's name"
+        None, description="in tables and figures, '' for none; default: the file's name"
     )
 
 

@@ -39,7 +39,7 @@ class SamplerGrid(Section):
     nfe: tuple[Positive, ...] = Field(min_length=1)
     gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     steps: Literal["all", "last"] = Field(
-        default="all", description="last: snapshots are not sampled this way"
+        "all", description="last: snapshots are not sampled this way"
     )
 
     def problem(self, *, jumps: bool, final_only: bool) -> str | None:
@@ -64,7 +64,7 @@ class ProtocolCell(Section):
     model: Name
     sampler: SamplerName
     nfe: Positive
-    gamma: float | None = Field(default=None, ge=0, le=1)
+    gamma: float | None = Field(None, ge=0, le=1)
 
     @property
     def cell(self) -> Cell:
@@ -76,10 +76,10 @@ class Likelihood(Section):
     """Bits per dimension of a few images, by our own protocol (docs/likelihood.md)."""
 
     models: tuple[Name, ...] = Field(min_length=1, description="at their last step")
-    images: Positive = Field(default=32, description="the first in an order shuffled by `seed`")
+    images: Positive = Field(32, description="the first in an order shuffled by `seed`")
     split: Literal["train", "test"] = "train"
-    probes: int = Field(default=1, ge=0, description="of the trace, per image; 0: exact trace")
-    tolerance: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="of the ODE solver")
+    probes: int = Field(1, ge=0, description="of the trace, per image; 0: exact trace")
+    tolerance: Annotated[float, Field(gt=0)] = Field(1e-5, description="of the ODE solver")
     seed: Seed = 0
 
 

@@ -20,7 +20,7 @@ class Perceptual(Section):
 
     resize: int = Field(description="side; 224 in the paper, max(32, side) for small images")
     pooling: Literal["average", "max"] | None = Field(
-        default=None,
+        None,
         description="of lpips_vgg, and only there: average (null) as CTM was released, or max as "
         "VGG16 was trained",
     )
@@ -37,16 +37,12 @@ class Dsm(Section):
     """Denoising score matching beside the consistency loss (paper section 3.2)."""
 
     enabled: bool = True
-    adaptive: bool = Field(default=True, description="lambda from the ratio of gradient norms")
-    weight: float = Field(default=1.0, gt=0, description="factor on lambda, or lambda itself")
+    adaptive: bool = Field(True, description="lambda from the ratio of gradient norms")
+    weight: float = Field(1.0, gt=0, description="factor on lambda, or lambda itself")
     p_mean: float = -1.2
-    p_std: float = Field(default=1.2, gt=0)
-    uniform_max: float = Field(
-        default=0.7, gt=0, le=1, description="upper end of xi; 0.7 as released"
-    )
-    group: int = Field(
-        default=2, ge=2, description="the first half of each group draws log-normally"
-    )
+    p_std: float = Field(1.2, gt=0)
+    uniform_max: float = Field(0.7, gt=0, le=1, description="upper end of xi; 0.7 as released")
+    group: int = Field(2, ge=2, description="the first half of each group draws log-normally")
 
 
 class Fork(Section):
@@ -59,9 +55,7 @@ class Fork(Section):
 class _OfObjective(Section):
     """A model with an objective."""
 
-    objective: ObjectiveName = Field(
-        default="ctm", description="a file of ctm_core/training/objectives"
-    )
+    objective: ObjectiveName = Field("ctm", description="a file of ctm_core/training/objectives")
 
     @property
     def traits(self) -> ObjectiveTraits:
@@ -73,38 +67,34 @@ class Student(_OfObjective):
     """A model that is trained, from a teacher or without one."""
 
     variant: Variant = Field(
-        default="released", description="how what paper and released code do differently is done"
+        "released", description="how what paper and released code do differently is done"
     )
     matching: Literal["soft", "local", "global"] = "soft"
-    grid_points: int = Field(default=18, ge=3, description="N: points of the time grid")
-    max_heun_steps: Positive | None = Field(
-        default=None, description="M: upper end of k; null: N - 1"
-    )
+    grid_points: int = Field(18, ge=3, description="N: points of the time grid")
+    max_heun_steps: Positive | None = Field(None, description="M: upper end of k; null: N - 1")
     target_inner: Literal["model", "ema"] | None = Field(
-        default=None,
+        None,
         description="weights of the target's inner map; null: model if released, else ema",
     )
-    target_ema: Rate = Field(default=0.999, description="decay of the stop-gradient network")
+    target_ema: Rate = Field(0.999, description="decay of the stop-gradient network")
     scratch_solver: Literal["jump", "heun"] | None = Field(
-        default=None,
+        None,
         description="the solver without a teacher: one jump of the EMA, or Heun steps on the "
         "EMA's g; null: jump if released, else heun",
     )
-    distance: DistanceName = Field(
-        default="l2", description="a file of ctm_core/training/distances"
-    )
+    distance: DistanceName = Field("l2", description="a file of ctm_core/training/distances")
     perceptual: Perceptual | None = Field(
         None, description="for a perceptual distance, and only there"
     )
     dsm: Dsm = Dsm()
     adversarial: Adversarial | None = Field(None, description="null: no discriminator")
     lambda_scope: Literal["microbatch", "global"] = Field(
-        default="microbatch",
+        "microbatch",
         description="gradients whose norms make lambda: of one micro-batch and process as "
         "released, or of the whole batch",
     )
     initial: Literal["teacher", "random"] | None = Field(
-        default="teacher", description="left out: random for objectives without a teacher"
+        "teacher", description="left out: random for objectives without a teacher"
     )
     init_from: Fork | None = Field(
         None, description="start from another model's exports, with fresh optimisers"
@@ -216,8 +206,8 @@ class Released(_OfObjective):
     """A model of somebody else, converted from its file: sampled and scored, not trained."""
 
     weights: Name = Field(description="the file's name in config/assets.yaml")
-    objective: ObjectiveName = Field(default="ctm", description="what it was trained for")
-    step: int = Field(default=0, ge=0, description="of its training; 0: unknown")
+    objective: ObjectiveName = Field("ctm", description="what it was trained for")
+    step: int = Field(0, ge=0, description="of its training; 0: unknown")
 
 
 def _kind(value: Any) -> str:

@@ -12,14 +12,12 @@ class Teacher(Section):
     """An EDM denoiser (Karras et al. 2022), trained here or converted from somebody's file."""
 
     training: Training | None = Field(None, description="to train one from nothing")
-    asset: Name | None = Field(
-        default=None, description="instead: a file's name in config/assets.yaml"
-    )
+    asset: Name | None = Field(None, description="instead: a file's name in config/assets.yaml")
     seed: Seed = 0
-    p_mean: float = Field(default=-1.2, description="mean of ln sigma in its training")
-    p_std: float = Field(default=1.2, gt=0, description="standard deviation of ln sigma")
+    p_mean: float = Field(-1.2, description="mean of ln sigma in its training")
+    p_std: float = Field(1.2, gt=0, description="standard deviation of ln sigma")
     augment: Later[float] = Field(
-        default=0.0,
+        0.0,
         ge=0,
         le=1,
         description="probability of each of EDM's augmentations, 0.12 for CIFAR-10; the network "

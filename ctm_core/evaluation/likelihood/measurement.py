@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ctm_core.data.dataset import Dataset, open_dataset, to_float
 from ctm_core.diffusion import randomness, sampling
-from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.likelihood import ode, published_protocol
 from ctm_core.evaluation.likelihood.bits import bits_per_dim, dequantise, prior_mismatch
 from ctm_core.evaluation.likelihood.protocol import LikelihoodProtocol
@@ -112,12 +111,11 @@ def measure(
     bar = Progress("likelihood", -(-count // batch_size)) if progress else None
     bits, evaluations, squares = [], [], 0.0
     for number, indices in enumerate(torch.split(order, batch_size)):
-        levels, labels = dataset.batch(indices)
-        denoiser = _Bound(generator.model, labels if generator.classes else None)
-        value, spent = evaluate(generator, denoiser, levels, indices.tolist(), number, protocol)
+        batch = _Batch(generator, dataset, indices, number, protocol.seed)
+        value, spent = evaluate(batch, protocol)
         bits.append(value)
         evaluations.append(spent)
-        squares += prior_mismatch(to_float(levels), sigma_max) * len(value)
+        squares += prior_mismatch(to_float(batch.levels), sigma_max) * len(value)
         if bar is not None:
             bar.advance(len(value))
     if bar is not None:
@@ -164,92 +162,79 @@ def write_likelihood(
     return measured
 
 
-def _dequantised(
-    generator: Generator,
-    denoiser: _Bound,
-    levels: Tensor,
-    indices: list[int],
-    number: int,
-    protocol: LikelihoodProtocol,
-) -> tuple[Tensor, int]:
-    shape, seed = generator.shape, protocol.seed
-    low, high = (generator.record["diffusion"][name] for name in ("sigma_min", "sigma_max"))
-    clean = dequantise(levels, _drawn(randomness.uniform, seed, "dequantise", indices, shape))
-    x, after = clean, torch.zeros(len(indices)).double()
-    if protocol.residual == "reconstruction":
-        noise = _drawn(randomness.normal, seed, "likelihood noise", indices, shape)
-        x = clean + low * noise
-        after = published_protocol.residual(
-            denoiser,
-            denoiser.place(clean),
-            denoiser.place(noise),
-            level=low,
-            deviation=low,
-            sampled=True,
-        )
-    probes = None
-    if protocol.probes:
-        probes = denoiser.place(ode.signs(seed, "probes", indices, protocol.probes, shape))
-    solved = ode.log_density(
-        denoiser,
-        denoiser.place(x),
-        probes=probes,
-        sigma_min=low,
-        sigma_max=high,
-        sigma_data=generator.model.sigma_data,
-        tolerance=protocol.tolerance,
-    )
-    return bits_per_dim(solved.log_density + after, math.prod(shape)), solved.evaluations
+class _Batch:
+    """Some images of a data set, and the model's denoiser with their classes bound."""
 
-
-def _published(
-    generator: Generator,
-    denoiser: _Bound,
-    levels: Tensor,
-    indices: list[int],
-    number: int,
-    protocol: LikelihoodProtocol,
-) -> tuple[Tensor, int]:
-    shape, seed = generator.shape, protocol.seed
-    diffusion = sampling.grid_of(generator.record["diffusion"])
-    mirrored = _drawn(randomness.uniform, seed, "flip", indices, ()) < 0.5
-    images = to_float(levels)
-    x = denoiser.place(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images))
-    noise, second = (
-        denoiser.place(_drawn(randomness.normal, seed, stream, indices, shape))
-        for stream in ("likelihood noise", "residual noise")
-    )
-    probe = denoiser.place(ode.signs(seed, "probes", indices, 1, shape)[0])
-    with published_protocol.dropping_out(generator.model, seed, number):
-        solved = published_protocol.log_density(denoiser, x, noise, probe, **diffusion)
-        after = published_protocol.published_residual(
-            denoiser,
-            x,
-            second if protocol.reading == "own_noise" else noise,
-            reading=protocol.reading,
-            **diffusion,
-        )
-    nats = solved.log_density + after
-    return bits_per_dim(nats, math.prod(shape), published_protocol.SCALE_BITS), solved.evaluations
-
-
-class _Bound:
-    """The model's denoiser with labels bound, and its dtype and device."""
-
-    def __init__(self, model: Trajectory, labels: Tensor | None) -> None:
-        self.model = model
-        self.parameter = next(model.parameters())
-        self.labels = None if labels is None else labels.to(self.parameter.device)
+    def __init__(
+        self, generator: Generator, dataset: Dataset, indices: Tensor, number: int, seed: int
+    ) -> None:
+        self.generator, self.indices, self.number, self.seed = generator, indices, number, seed
+        self.levels, labels = dataset.batch(indices)
+        self.parameter = next(generator.model.parameters())
+        self.labels = labels.to(self.parameter.device) if generator.classes else None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.model.denoise(x, t, self.labels)
+        return self.generator.model.denoise(x, t, self.labels)
 
     def place(self, x: Tensor) -> Tensor:
+        """With the model's dtype, on its device."""
         return x.to(self.parameter)
 
+    def drawn(self, law: Any, stream: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Random numbers (B, *shape), by default of the images' shape, by image index."""
+        shape = self.generator.shape if shape is None else shape
+        return torch.cat([law(self.seed, stream, 0, i, 1, shape) for i in self.indices.tolist()])
 
-def _drawn(law: Any, seed: int, stream: str, indices: list[int], shape: tuple[int, ...]) -> Tensor:
-    return torch.cat([law(seed, stream, 0, i, 1, shape) for i in indices])
+    def signs(self, count: int) -> Tensor:
+        shape = self.generator.shape
+        return self.place(ode.signs(self.seed, "probes", self.indices.tolist(), count, shape))
+
+    def bits(self, nats: Tensor, *constant: float) -> Tensor:
+        return bits_per_dim(nats, math.prod(self.generator.shape), *constant)
+
+
+def _dequantised(batch: _Batch, protocol: LikelihoodProtocol) -> tuple[Tensor, int]:
+    """Bits per dimension (B,) by our protocol, and the solver's evaluations."""
+    model, diffusion = batch.generator.model, batch.generator.record["diffusion"]
+    low = diffusion["sigma_min"]
+    clean = dequantise(batch.levels, batch.drawn(randomness.uniform, "dequantise"))
+    x, after = clean, torch.zeros(len(clean)).double()
+    if protocol.residual == "reconstruction":
+        noise = batch.drawn(randomness.normal, "likelihood noise")
+        x = clean + low * noise
+        start = batch.place(clean), batch.place(noise)
+        after = published_protocol.residual(batch, *start, level=low, deviation=low, sampled=True)
+    solved = ode.log_density(
+        batch,
+        batch.place(x),
+        probes=batch.signs(protocol.probes) if protocol.probes else None,
+        sigma_min=low,
+        sigma_max=diffusion["sigma_max"],
+        sigma_data=model.sigma_data,
+        tolerance=protocol.tolerance,
+    )
+    return batch.bits(solved.log_density + after), solved.evaluations
+
+
+def _published(batch: _Batch, protocol: LikelihoodProtocol) -> tuple[Tensor, int]:
+    """The same by the published script's."""
+    diffusion = sampling.grid_of(batch.generator.record["diffusion"])
+    mirrored = batch.drawn(randomness.uniform, "flip", ()) < 0.5
+    images = to_float(batch.levels)
+    x = batch.place(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images))
+    noise, second = (
+        batch.place(batch.drawn(randomness.normal, stream))
+        for stream in ("likelihood noise", "residual noise")
+    )
+    probe = batch.signs(1)[0]
+    with published_protocol.dropping_out(batch.generator.model, batch.seed, batch.number):
+        solved = published_protocol.log_density(batch, x, noise, probe, **diffusion)
+        own = second if protocol.reading == "own_noise" else noise
+        after = published_protocol.published_residual(
+            batch, x, own, reading=protocol.reading, **diffusion
+        )
+    nats = solved.log_density + after
+    return batch.bits(nats, published_protocol.SCALE_BITS), solved.evaluations
 
 
 def _check(generator: Generator, dataset: Dataset, count: int) -> None:
