@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -64,6 +64,16 @@ class Section(BaseModel):
                 context = {"key": key, "known": [*known]}
                 raise PydanticCustomError("unknown_key", "unknown key {key}", context)
         return data
+
+    def _problems(self) -> Iterable[str]:
+        """What does not go together: the first sentence is raised, and no other is looked for."""
+        return ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
 
     @field_validator("*", mode="before")
     @classmethod

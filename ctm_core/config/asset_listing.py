@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ctm_core.config import asset_pins, read_yaml, validated
 from ctm_core.config._section import Section
@@ -63,25 +63,23 @@ class Asset(Section):
             raise ValueError("must be one line of text")
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Asset:
+    def _problems(self) -> Iterator[str]:
         if (self.kind == "package") != (self.package is not None):
-            raise ValueError("`package` belongs to kind package, and only there")
+            yield "`package` belongs to kind package, and only there"
         if self.kind == "package" and (self.urls or self.by_hand):
-            raise ValueError("a file of a package comes with it: leave urls and by_hand out")
+            yield "a file of a package comes with it: leave urls and by_hand out"
         if self.kind != "package" and not (self.urls or self.by_hand):
-            raise ValueError("say where it comes from: urls or by_hand")
+            yield "say where it comes from: urls or by_hand"
         if self.kind != "package" and Path(self.file).name != self.file:
-            raise ValueError(f"file must be a plain name, not {self.file!r}")
+            yield f"file must be a plain name, not {self.file!r}"
         if self.kind == "folder" and (self.hash or self.size or self.urls):
-            raise ValueError("a folder has no hash, size or urls")
+            yield "a folder has no hash, size or urls"
         if self.contains and self.kind != "folder":
-            raise ValueError("`contains` belongs to kind folder, and only there")
+            yield "`contains` belongs to kind folder, and only there"
         if (self.hash is None) != (self.hash_from is None):
-            raise ValueError("hash and hash_from go together")
+            yield "hash and hash_from go together"
         if self.format == "torchscript" and not self.executes:
-            raise ValueError("a TorchScript file executes: set executes: true")
-        return self
+            yield "a TorchScript file executes: set executes: true"
 
     def path(self, folder: PathLike | None = None) -> Path:
         """Where it is, or belongs if it is missing; in :func:`assets_folder` by default."""
@@ -127,16 +125,14 @@ class _List(Section):
             for name, entry in value.items()
         }
 
-    @model_validator(mode="after")
-    def _distinct(self) -> _List:
+    def _problems(self) -> Iterator[str]:
         seen: dict[str, str] = {}
         for name, asset in self.assets.items():
             if name != asset.name:
-                raise ValueError(f"{name} must not name itself {asset.name!r}")
+                yield f"{name} must not name itself {asset.name!r}"
             other = seen.setdefault(asset.file, name)
             if other != name:
-                raise ValueError(f"{other} and {name} are both called {asset.file}")
-        return self
+                yield f"{other} and {name} are both called {asset.file}"
 
 
 def assets_folder() -> Path:

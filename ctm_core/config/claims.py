@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
 from ctm_core.config.metric_registry import FAMILIES
@@ -26,17 +27,15 @@ class ClaimedCell(Section):
     )
     gamma: float | None = Field(None, ge=0, le=1)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ClaimedCell:
+    def _problems(self) -> Iterator[str]:
         if (self.nfe is None) != (self.sampler == ADAPTIVE):
-            raise ValueError(f"nfe is left out for the sampler {ADAPTIVE}, and only there")
+            yield f"nfe is left out for the sampler {ADAPTIVE}, and only there"
         if self.nfe is not None:
             problem = sampling_problem(self.sampler, self.nfe, self.gamma)
             if problem:
-                raise ValueError(problem)
+                yield problem
         if self.nfe in (None, 1) and self.gamma is not None:
-            raise ValueError(f"sampler {self.sampler} has no gamma here; leave it out")
-        return self
+            yield f"sampler {self.sampler} has no gamma here; leave it out"
 
     def fits(self, cell: Cell) -> bool:
         """Whether a cell of the table is this one."""
@@ -66,11 +65,9 @@ class Comparison(Section):
         "fd", description="of most samples; fd: FID where the protocol makes it one"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Comparison:
+    def _problems(self) -> Iterator[str]:
         if self.direction == "within" and not self.margin:
-            raise ValueError("`within` needs a margin above 0")
-        return self
+            yield "`within` needs a margin above 0"
 
 
 class Test(Section):
@@ -100,13 +97,11 @@ class Claim(Section):
     needs: Text | None = Field(None, description="what its tests need that a desk does not have")
     not_testable: Text | None = Field(None, description="why nothing here can test it")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Claim:
+    def _problems(self) -> Iterator[str]:
         if bool(self.tests) == (self.not_testable is not None):
-            raise ValueError(f"{self.id} needs either tests or not_testable, and not both")
+            yield f"{self.id} needs either tests or not_testable, and not both"
         if twice := duplicates(name for test in self.tests for name in test.experiments):
-            raise ValueError(f"{self.id} tests {twice[0]} twice; make it one test")
-        return self
+            yield f"{self.id} tests {twice[0]} twice; make it one test"
 
 
 class Claims(Section):
@@ -114,8 +109,6 @@ class Claims(Section):
 
     claims: tuple[Claim, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Claims:
+    def _problems(self) -> Iterator[str]:
         if twice := duplicates(claim.id for claim in self.claims):
-            raise ValueError(f"duplicate id {twice[0]}")
-        return self
+            yield f"duplicate id {twice[0]}"

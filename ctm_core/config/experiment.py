@@ -28,11 +28,9 @@ class Dataset(Section):
         None, description="folder, file or URL, for data sets that take one"
     )
 
-    @model_validator(mode="after")
-    def _source_fits(self) -> Dataset:
+    def _problems(self) -> Iterator[str]:
         if problem := datasets.traits(self.name).source_problem(self.source):
-            raise ValueError(f"{self.name} {problem}")
-        return self
+            yield f"{self.name} {problem}"
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -71,35 +69,33 @@ class Experiment(Section):
         }
         return data | {"models": filled}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Experiment:
+    def _problems(self) -> Iterator[str]:
         if "teacher" in self.models:
-            raise ValueError("`teacher` is the teacher's own name and cannot be a student's")
+            yield "`teacher` is the teacher's own name and cannot be a student's"
         if not self.models and self.teacher is None:
-            raise ValueError("neither a teacher nor models: there is nothing to do")
+            yield "neither a teacher nor models: there is nothing to do"
         for name, model in self.models.items():
             if model.traits.time_s and not self.network.target_time:
-                raise ValueError(
+                yield (
                     f"network.architecture {self.network.architecture} has no target time s, so "
                     f"models.{name} ({model.objective}) cannot have it; use "
                     f"{' or '.join(with_target_time())}"
                 )
             if isinstance(model, Student):
-                self._check_student(name, model)
+                yield from self._check_student(name, model)
         if self.teacher is not None and self.teacher.augment and self.network.augment_dim != 9:
-            raise ValueError(
+            yield (
                 "teacher.augment: the network must be told of its nine parameters, or samples "
                 "come out augmented; set network.augment_dim to 9"
             )
-        self._check_samplers()
-        self._check_protocols()
-        self._check_likelihood()
-        return self
+        yield from self._check_samplers()
+        yield from self._check_protocols()
+        yield from self._check_likelihood()
 
-    def _check_student(self, name: str, student: Student) -> None:
+    def _check_student(self, name: str, student: Student) -> Iterator[str]:
         if student.uses_teacher and self.teacher is None:
             why = "learns from" if student.traits.teacher else "starts from"
-            raise ValueError(f"models.{name} {why} a teacher, but the experiment has none")
+            yield f"models.{name} {why} a teacher, but the experiment has none"
         fork = student.init_from
         if fork is None:
             return
@@ -107,13 +103,13 @@ class Experiment(Section):
         parent = self.models.get(fork.model)
         if not isinstance(parent, Student) or fork.model == name:
             trained = [other for other in self.students if other != name]
-            raise ValueError(
+            yield (
                 f"{place}: no other model {fork.model!r} is trained here; there are "
                 f"{', '.join(trained) or 'none'}"
             )
         steps = self.exported_steps(fork.model)
         if fork.step not in steps:
-            raise ValueError(
+            yield (
                 f"{place}: {fork.model} exports no weights at step {fork.step}, only at "
                 f"{', '.join(map(str, steps))}; add it to its training.snapshots"
             )
@@ -121,47 +117,45 @@ class Experiment(Section):
         while (last := self.students.get(chain[-1])) is not None and last.init_from is not None:
             chain.append(last.init_from.model)
             if chain[-1] in chain[:-1]:
-                raise ValueError(f"{place}: {' from '.join(chain)} is a circle")
+                yield f"{place}: {' from '.join(chain)} is a circle"
 
-    def _check_samplers(self) -> None:
+    def _check_samplers(self) -> Iterator[str]:
         known = {*self.models} | ({"teacher"} if self.teacher is not None else set())
         for name in self.evaluation.samplers:
             if name not in known:
-                raise ValueError(
-                    f"evaluation.samplers names the model {name!r}; models are {sorted(known)}"
-                )
+                yield f"evaluation.samplers names the model {name!r}; models are {sorted(known)}"
         for name in sorted(known - set(self.evaluation.samplers)):
-            raise ValueError(f"evaluation.samplers lacks the model {name!r}")
+            yield f"evaluation.samplers lacks the model {name!r}"
         for name, grids in self.evaluation.samplers.items():
             student = None if name == "teacher" else self.models[name].traits
             final_only = student is not None and student.final_only
             for grid in grids:
                 problem = grid.problem(jumps=student is not None, final_only=final_only)
                 if problem:
-                    raise ValueError(f"evaluation.samplers.{name}: {problem}")
+                    yield f"evaluation.samplers.{name}: {problem}"
 
-    def _check_protocols(self) -> None:
+    def _check_protocols(self) -> Iterator[str]:
         # Once a model: thousands of cells may be named.
         sampled = {model: set(self.cells(model)) for model in self.evaluation.samplers}
         for protocol, cells in self.evaluation.protocols.items():
             for cell in cells if cells != "all" else ():
                 assert isinstance(cell, ProtocolCell)
                 if cell.cell not in sampled.get(cell.model, ()):
-                    raise ValueError(
+                    yield (
                         f"evaluation.protocols.{protocol} names {cell.model} "
                         f"{cell.cell.label}, which evaluation.samplers does not sample"
                     )
 
-    def _check_likelihood(self) -> None:
+    def _check_likelihood(self) -> Iterator[str]:
         section = self.evaluation.likelihood
         for name in section.models if section is not None else ():
             if name not in self.evaluation.samplers:
-                raise ValueError(
+                yield (
                     f"evaluation.likelihood.models names {name!r}; models are "
                     f"{sorted(self.evaluation.samplers)}"
                 )
             if name != "teacher" and self.models[name].traits.final_only:
-                raise ValueError(
+                yield (
                     f"evaluation.likelihood.models: {name} knows s = sigma_min alone, so it has "
                     "no denoiser and no likelihood"
                 )

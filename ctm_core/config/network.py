@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ctm_core.config._section import Later, Name, Positive, Section
 from ctm_core.config._traits import PACKAGE, literal, modules, read_traits
@@ -44,11 +45,9 @@ class Diffusion(Section):
     rho: float = Field(7.0, gt=0)
     sigma_data: float = Field(0.5, gt=0)
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Diffusion:
+    def _problems(self) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError("sigma_min must be below sigma_max")
-        return self
+            yield "sigma_min must be below sigma_max"
 
 
 class Network(Section):
@@ -106,27 +105,25 @@ class Network(Section):
             )
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Network:
+    def _problems(self) -> Iterator[str]:
         own = self.traits
         others = {key for traits in architectures().values() for key in traits.keys} - {*own.keys}
         for key in sorted(others):
             if getattr(self, key) is not None:
                 having = [name for name, traits in architectures().items() if key in traits.keys]
-                raise ValueError(
+                yield (
                     f"{self.architecture} has no {key}; leave it out (it belongs to "
                     f"{', '.join(having)})"
                 )
         if self.num_heads is not None and self.num_head_channels is not None:
-            raise ValueError("give num_heads or num_head_channels, not both")
+            yield "give num_heads or num_head_channels, not both"
         for mult in self.channel_mult:
             if self.model_channels * mult % own.width_multiple:
-                raise ValueError(
+                yield (
                     f"{self.architecture} needs a multiple of {own.width_multiple} channels at "
                     f"every level, not {self.model_channels * mult} (model_channels * "
                     "channel_mult)"
                 )
-        return self
 
     @property
     def traits(self) -> ArchitectureTraits:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ctm_core.config._section import Later, Positive, Rate, Section
 
@@ -66,15 +67,13 @@ class Training(Section):
             )
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Training:
+    def _problems(self) -> Iterator[str]:
         if self.evaluated_ema is not None and self.evaluated_ema not in self.ema:
-            raise ValueError(f"evaluated_ema must be one of ema = {list(self.ema)}")
+            yield f"evaluated_ema must be one of ema = {list(self.ema)}"
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise ValueError("micro_batch must divide batch_size")
+            yield "micro_batch must divide batch_size"
         if any(step > self.steps for step in self.snapshots):
-            raise ValueError("snapshots lie beyond the last step")
-        return self
+            yield "snapshots lie beyond the last step"
 
     def shared(self, processes: int) -> tuple[int, int]:
         """Samples of a batch that each of several processes has, and those of a micro-batch."""

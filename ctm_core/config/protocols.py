@@ -7,11 +7,10 @@ compared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from ctm_core.config import read_yaml, validated
 from ctm_core.config._section import Name, OneOf, Section, duplicates
@@ -128,26 +127,28 @@ class Protocol(Section):
     trajectory: Trajectories = Trajectories()
     memorisation: HeldOut = HeldOut()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Protocol:
-        if problem := next(chain(self._network_problems(), self._metric_problems()), None):
-            raise ValueError(problem)
-        return self
+    def _problems(self) -> Iterator[str]:
+        yield from self._network_problems()
+        for metric in duplicates(self.metrics):
+            yield f"duplicate metric: {metric}"
+        if {"fid", "fd"} <= set(self.metrics):
+            yield "metrics names both fid and fd, which are one value; keep fid"
+        yield from filter(None, (METRICS[metric].problem(self) for metric in self.metrics))
 
     def _network_problems(self) -> Iterator[str]:
         inception = self.features == "inception"
         if self.precision == "bf16" and (inception or self.features.startswith("classifier_")):
             kind = "Inception runs" if inception else "classifiers run"
-            yield (f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32")
+            yield f"precision bf16 is for EfficientNet and DINOv2; {kind} in fp32"
         if inception and self.resize not in ("inside", "clean"):
             yield (
                 f"inception sees 299 pixels: resize is inside (its file's own resizing) or clean "
                 f"(clean-fid's), not {self.resize}"
             )
         if self.resize == "inside" and not inception:
-            yield (f"resize inside belongs to inception; {self.features} has none")
+            yield f"resize inside belongs to inception; {self.features} has none"
         if inception and self.resize == "clean" and self.input_size != 299:
-            yield (f"clean resizing for inception is to 299, not to {self.input_size}")
+            yield f"clean resizing for inception is to 299, not to {self.input_size}"
         side = self.reference.resolution if isinstance(self.reference, ReferenceFile) else None
         if self.resize == "inside" and side not in (None, self.input_size):
             yield (
@@ -155,14 +156,7 @@ class Protocol(Section):
                 f"reference is of {side}-pixel images"
             )
         if self.features.startswith("dinov2") and self.input_size % 14:
-            yield (f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple")
-
-    def _metric_problems(self) -> Iterator[str]:
-        for metric in duplicates(self.metrics):
-            yield f"duplicate metric: {metric}"
-        if {"fid", "fd"} <= set(self.metrics):
-            yield "metrics names both fid and fd, which are one value; keep fid"
-        yield from filter(None, (METRICS[metric].problem(self) for metric in self.metrics))
+            yield f"dinov2 sees patches of 14 pixels, and {self.input_size} is no multiple"
 
     def too_little_for_fid(self, n: int) -> str | None:
         """Why a Fréchet distance of ``n`` samples is no FID here; None if it is one.

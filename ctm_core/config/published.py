@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat
 
 from ctm_core.config import datasets
 from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
@@ -75,11 +75,9 @@ class PublishedRow(Section):
     note: str | None = None
     ours: Ours | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> PublishedRow:
+    def _problems(self) -> Iterator[str]:
         if not self.values and self.note is None:
-            raise ValueError(f"{self.key} has no values; say why in `note`")
-        return self
+            yield f"{self.key} has no values; say why in `note`"
 
 
 class Group(Section):
@@ -131,31 +129,25 @@ class Literature(Section):
     )
     groups: tuple[Group, ...]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Literature:
+    def _problems(self) -> Iterator[str]:
         known = [*datasets.names(), *self.other_datasets]
         if unknown := sorted({group.dataset for group in self.groups} - {*known}):
-            raise ValueError(f"unknown dataset {unknown[0]!r}; known are {', '.join(known)}")
+            yield f"unknown dataset {unknown[0]!r}; known are {', '.join(known)}"
         if keys := duplicates(entry.key for entry in self.entries()):
-            raise ValueError(f"duplicate key {keys[0]}")
+            yield f"duplicate key {keys[0]}"
         taken: dict[tuple[Ours, str | None, str], str] = {}
         for entry in self.entries():
             if "fid" in entry.row.values and (entry.samples or FID_SAMPLES) < FID_SAMPLES:
-                raise ValueError(
-                    f"{entry.key}: {entry.samples} samples are too few for `fid`; call it `fd`"
-                )
+                yield f"{entry.key}: {entry.samples} samples are too few for `fid`; call it `fd`"
             if entry.ours is None:
                 continue
             if entry.protocol is None:
-                raise ValueError(
-                    f"{entry.key} names a row of ours but no protocol, so it is never compared"
-                )
+                yield f"{entry.key} names a row of ours but no protocol, so it is never compared"
             for family in entry.row.values:
                 place = entry.ours, entry.protocol, family
                 if place in taken:
-                    raise ValueError(f"{entry.key} and {taken[place]} name the same row of ours")
+                    yield f"{entry.key} and {taken[place]} name the same row of ours"
                 taken[place] = entry.key
-        return self
 
     def entries(self) -> Iterator[Published]:
         """Every row, in the order of the file."""

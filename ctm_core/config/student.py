@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -117,48 +118,44 @@ class Student(_OfObjective):
             filled["initial"] = start if filled.get("init_from") is None else None
         return filled
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Student:
+    def _problems(self) -> Iterator[str]:
         known = self.traits
         if self.max_heun_steps is not None and self.max_heun_steps > self.grid_points - 1:
-            raise ValueError("max_heun_steps must be at most grid_points - 1")
+            yield "max_heun_steps must be at most grid_points - 1"
         if not known.matching and (self.matching != "local" or self.max_heun_steps is not None):
-            raise ValueError(
+            yield (
                 f"the objective {self.objective} goes one step of the grid: leave matching and "
                 "max_heun_steps out"
             )
         if not known.target_inner and self.target_inner is not None:
-            raise ValueError(
+            yield (
                 f"the objective {self.objective} has no inner target map; leave target_inner out"
             )
         if not known.dsm and self.dsm.enabled:
-            raise ValueError(f"the objective {self.objective} has no dsm term; leave dsm out")
+            yield f"the objective {self.objective} has no dsm term; leave dsm out"
         if not known.scratch_solver and self.scratch_solver is not None:
-            raise ValueError(
+            yield (
                 f"the objective {self.objective} does not solve with its own average; leave "
                 "scratch_solver out"
             )
         if self.matching == "global" and self.target_inner is not None:
-            raise ValueError("global matching has no inner target map; leave target_inner out")
+            yield "global matching has no inner target map; leave target_inner out"
         if self.init_from is not None and self.initial is not None:
-            raise ValueError("init_from says where the weights come from; leave initial out")
-        self._check_distance()
-        return self
+            yield "init_from says where the weights come from; leave initial out"
+        yield from self._check_distance()
 
-    def _check_distance(self) -> None:
+    def _check_distance(self) -> Iterator[str]:
         known = distance_traits(self.distance)
         if known.perceptual and self.perceptual is None:
-            raise ValueError(
+            yield (
                 f"the distance {self.distance} needs perceptual.resize: 224 as in the paper, or "
                 "max(32, side)"
             )
         if not known.perceptual and self.perceptual is not None:
-            raise ValueError(f"perceptual belongs to perceptual distances, not to {self.distance}")
+            yield f"perceptual belongs to perceptual distances, not to {self.distance}"
         pooling = None if self.perceptual is None else self.perceptual.pooling
         if pooling is not None and not known.pooling:
-            raise ValueError(
-                f"perceptual.pooling cannot be chosen for {self.distance}; leave it out"
-            )
+            yield f"perceptual.pooling cannot be chosen for {self.distance}; leave it out"
 
     @property
     def heun_steps(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
+
+from pydantic import Field
 
 from ctm_core.config._section import Later, Name, Section, Seed
 from ctm_core.config.optimization import Training
@@ -24,10 +26,8 @@ class Teacher(Section):
         "is told of them, so network.augment_dim must be 9",
     )
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Teacher:
+    def _problems(self) -> Iterator[str]:
         if (self.training is None) == (self.asset is None):
-            raise ValueError("a teacher has either `training` or `asset`, the file it comes from")
+            yield "a teacher has either `training` or `asset`, the file it comes from"
         if self.augment and self.asset is not None:
-            raise ValueError("`augment` belongs to a teacher's training; this one is converted")
-        return self
+            yield "`augment` belongs to a teacher's training; this one is converted"
