@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fixtures.project import Project, jobs
@@ -116,6 +117,28 @@ def test_new_dates_cause_no_work(branch: Branch) -> None:
     for path in [*project.path.glob("results/**/*"), *project.path.glob("config/**/*")]:
         if path.is_file():
             os.utime(path)
+    assert project.planned() == {}
+
+
+def test_where_results_and_project_are_causes_no_work(branch: Branch, tmp_path: Path) -> None:
+    project, results = branch(), tmp_path / "archive/of/mine"
+    results.mkdir(parents=True)
+    for name in ("results", "runs", ".snakemake"):
+        (project.path / name).rename(results / name)
+    assert project.planned("--directory", str(results)) == {}
+    moved = Project(project.path.rename(tmp_path / "another-name"))
+    assert moved.planned("--directory", str(results)) == {}
+
+
+def test_changed_claims_rerun_what_shows_them(branch: Branch) -> None:
+    project = branch()
+    project.edit("config/claims.yaml", "claims:\n", "# Another comment.\nclaims:\n")
+    assert project.planned() == {"table": 1, "report": 1, "all": 1}
+
+
+def test_a_changed_command_of_a_rule_causes_no_work(branch: Branch) -> None:
+    project = branch()
+    project.edit("workflow/rules/train.smk", " --runs {params.runs:q}", "  --runs {params.runs:q}")
     assert project.planned() == {}
 
 

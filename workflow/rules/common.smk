@@ -2,6 +2,7 @@
 # ctm_core/config/dag.py.
 import fcntl
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from snakemake.utils import validate
 from ctm_core.config import dag, layout, read_yaml
 from ctm_core.config.project import locate, protocol_file, read_project
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sha256_json
+from ctm_core.runtime.files import sha256_file, sha256_json
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
@@ -124,9 +125,9 @@ def experiment_file(wildcards):
 
 
 def source_option(wildcards):
-    """`--source` for the data sets whose experiment names one."""
+    """`--source` for the data sets whose experiment names one, quoted for the shell."""
     dataset = PROJECT.datasets.get(wildcards.dataset)
-    return ["--source", dataset.source] if dataset and dataset.source else []
+    return shlex.join(["--source", dataset.source]) if dataset and dataset.source else ""
 
 
 def asset_path(wildcards):

@@ -10,10 +10,11 @@ rule data:
         "results/benchmarks/data/{dataset}-{split}.tsv"
     conda:
         "../envs/ctm.yaml"
+    resources:
+        source=source_option,
     params:
         needs=needs(dag.data),
-        source=source_option,
         folder=subpath(output.manifest, parent=True),
     shell:
         "exec ctm --log {log:q} data --dataset {wildcards.dataset} --split {wildcards.split}"
-        " {params.source:q} --output {params.folder:q}"
+        " {resources.source} --output {params.folder:q}"

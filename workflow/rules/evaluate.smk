@@ -31,13 +31,14 @@ rule reference:
     conda:
         "../envs/ctm.yaml"
     threads: 2
+    resources:
+        protocol_file=protocol_path,
     params:
         needs=needs(dag.reference),
         digest=protocol_digest,
-        protocol=protocol_path,
         data=options(manifest="--data", held_out_manifest="--held-out"),
     shell:
-        "exec ctm --log {log:q} features reference --protocol {params.protocol:q} {params.data:q}"
+        "exec ctm --log {log:q} features reference --protocol {resources.protocol_file:q} {params.data:q}"
         " --output {output:q}"
 
 
@@ -59,14 +60,14 @@ rule evaluate:
         slurm_partition=evaluation_limit("slurm_partition"),
         mem_mb=evaluation_limit("mem_mb"),
         runtime=evaluation_limit("runtime"),
+        config_file=experiment_file,
     params:
         needs=needs(dag.evaluation),
         digest=evaluation_digest,
-        config=experiment_file,
         further=options(teacher="--teacher", train_manifest="--data", test_manifest="--data"),
         runs="runs",
         folder=subpath(output.evaluation, parent=True),
     shell:
-        "exec ctm --log {log:q} evaluate --config {params.config:q} --model {wildcards.model}"
+        "exec ctm --log {log:q} evaluate --config {resources.config_file:q} --model {wildcards.model}"
         " --seed {wildcards.seed} --step {wildcards.step} --weights {input.weights:q}"
         " {params.further:q} --runs {params.runs:q} --output {params.folder:q} {input.references:q}"

@@ -4,8 +4,6 @@
 rule table:
     input:
         **TABLE.reads,
-        claims=CLAIMS,
-        published=PUBLISHED,
     output:
         **{
             **TABLE.makes,
@@ -19,10 +17,14 @@ rule table:
         "results/benchmarks/report/table.tsv"
     conda:
         "../envs/ctm.yaml"
+    resources:
+        claims=CLAIMS,
+        published=PUBLISHED,
     params:
+        digests=[sha256_file(CLAIMS), sha256_file(PUBLISHED)],
         folder=subpath(output.table, parent=True),
     shell:
-        "exec ctm --log {log:q} table --claims {input.claims:q} --published {input.published:q}"
+        "exec ctm --log {log:q} table --claims {resources.claims:q} --published {resources.published:q}"
         " --output {params.folder:q} {input.evaluations:q}"
 
 
@@ -57,7 +59,6 @@ rule report:
             # are restored; whatever changes the figures is among the other inputs.
             "figures": ancient(REPORT.reads["figures"]),
         },
-        published=PUBLISHED,
     output:
         report(REPORT.makes["report"], caption="../report/report.rst", category="Report"),
     log:
@@ -66,8 +67,11 @@ rule report:
         "results/benchmarks/report/report.tsv"
     conda:
         "../envs/ctm.yaml"
+    resources:
+        published=PUBLISHED,
     params:
+        digest=sha256_file(PUBLISHED),
         results=subpath(output[0], parent=True),
     shell:
-        "exec ctm --log {log:q} report --published {input.published:q}"
+        "exec ctm --log {log:q} report --published {resources.published:q}"
         " --results {params.results:q} --output {output:q}"

@@ -21,15 +21,15 @@ for name, experiment in EXPERIMENTS.items():
         resources:
             **limits(experiment.resources.training),
             attempt=attempt,
+            config_file=PROJECT.files[name],
         params:
             digest=experiment.train_hash("teacher"),
-            config=PROJECT.files[name],
             runs="runs",
             processes=experiment.resources.training.processes,
             data=subpath(input.manifest, parent=True),
             folder=subpath(output.weights, parent=True),
         shell:
-            "exec ctm --log {log:q} teacher --config {params.config:q} --seed {wildcards.seed}"
+            "exec ctm --log {log:q} teacher --config {resources.config_file:q} --seed {wildcards.seed}"
             " --data {params.data:q} --runs {params.runs:q} --output {params.folder:q}"
             " --attempt {resources.attempt} --processes {params.processes}"
 
@@ -47,7 +47,7 @@ rule convert:
     conda:
         "../envs/ctm.yaml"
     resources:
-        # As a parameter, it would rerun everything when the assets folder moves.
+        # No parameter: where a file is must not decide what is rerun.
         file=asset_path,
     params:
         needs=needs(dag.convert),

@@ -21,10 +21,10 @@ for name, experiment in EXPERIMENTS.items():
             resources:
                 **limits(experiment.resources.training),
                 attempt=attempt,
+                config_file=PROJECT.files[name],
             params:
                 needs=list(job.assets),
                 digest=experiment.train_hash(model),
-                config=PROJECT.files[name],
                 model=model,
                 runs="runs",
                 processes=experiment.resources.training.processes,
@@ -32,7 +32,7 @@ for name, experiment in EXPERIMENTS.items():
                 start=options(teacher="--teacher", init="--init", init_average="--init-average"),
                 folder=subpath(output.weights, parent=True),
             shell:
-                "exec ctm --log {log:q} train --config {params.config:q} --model {params.model}"
+                "exec ctm --log {log:q} train --config {resources.config_file:q} --model {params.model}"
                 " --seed {wildcards.seed} --data {params.data:q} {params.start:q}"
                 " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
                 " --processes {params.processes}"
