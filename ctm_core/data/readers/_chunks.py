@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctm_core.data.picture_files import LARGEST_FILE, Refused
-from ctm_core.runtime.arrays import save_array
+from ctm_core.runtime.arrays import load_array, save_array
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, remove_tree, write_json
 from ctm_core.runtime.progress import Progress
@@ -77,8 +77,7 @@ class Chunks:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """The images, in pieces of shape (n, C, H, W)."""
         for number in range(self.count):
-            pixels: NDArray[np.uint8] = np.load(_pixels(self.folder, number), allow_pickle=False)
-            yield pixels
+            yield load_array(_pixels(self.folder, number), dtype=np.uint8)
 
 
 def make_chunks(

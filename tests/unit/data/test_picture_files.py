@@ -124,6 +124,33 @@ def test_cmyk_is_converted() -> None:
     assert decode(saved(image, "JPEG")).mode == "RGB"
 
 
+def test_previews_behind_a_photograph_do_not_count() -> None:
+    """Cameras append smaller copies to a JPEG file, as frames of the format MPO."""
+    photograph = Image.fromarray(RGB)
+    made = io.BytesIO()
+    photograph.save(made, "MPO", save_all=True, append_images=[photograph.reduce(2)])
+    assert np.array_equal(
+        np.asarray(decode(made.getvalue())), np.asarray(decode(saved(photograph, "JPEG")))
+    )
+
+
+def test_want_of_memory_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("ctm_core.data.picture_files._eight_bits", full)
+    with pytest.raises(MemoryError):
+        decode(png(Image.fromarray(GREY)))
+
+
+def test_a_folder_alone_is_listed(tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPEG/c.png", "d/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_pictures(tmp_path, nested=False)
+    assert listing.files == ["a.png", "b.JPEG"] and listing.left_out == ["d"]
+
+
 def test_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(Image.fromarray(RGB)))
     assert read_picture(tmp_path / "a.png").shape == (3, 16, 16)
