@@ -29,8 +29,10 @@ os.environ.update(
 # A job that a batch system starts has GPUs of its own. Others, inside an allocation too, claim
 # theirs of those that --resources gpu=N counts.
 if snakemake_internals.starts_jobs_itself(workflow):
-    os.environ["CTM_DEVICE_LOCKS"] = f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}"
-    os.environ["CTM_WORKFLOW_JOB"] = os.environ.get("SLURM_JOB_ID", "")
+    os.environ.update(
+        CTM_DEVICE_LOCKS=f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}",
+        CTM_WORKFLOW_JOB=os.environ.get("SLURM_JOB_ID", ""),
+    )
 elif snakemake_internals.was_submitted(workflow):
     os.environ.pop("CTM_DEVICE_LOCKS", None)
 
