@@ -176,8 +176,7 @@ def evaluation(
     if model != "teacher" and teacher is not None and any(p.needs_teacher for p in chosen):
         reads["teacher"] = layout.weights(described, "teacher", seed=teacher.seed)
     splits = {"train"} if any(p.needs_training_images for p in chosen) else set()
-    likelihood = described.evaluation.likelihood
-    if likelihood is not None and described.measures_likelihood(model, step):
+    if (likelihood := described.likelihood(model, step)) is not None:
         splits.add(likelihood.split)
     for split in sorted(splits):
         files = layout.prepared(described.dataset.name, split)

@@ -13,7 +13,7 @@ from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training
 from ctm_core.config.resources import Resources
-from ctm_core.config.sampling_grid import Cell, Evaluation, ProtocolCell
+from ctm_core.config.sampling_grid import Cell, Evaluation, Likelihood, ProtocolCell
 from ctm_core.config.student import Model, Released, Student, Variant
 from ctm_core.config.teacher import Teacher
 from ctm_core.runtime.errors import UserError
@@ -317,15 +317,15 @@ class Experiment(Section):
             "sample_seeds": section.sample_seeds,
             "batch_size": section.batch_size,
         }
-        if self.measures_likelihood(model, step):
-            decisive["likelihood"] = section.likelihood.model_dump()  # type: ignore[union-attr]
+        if (measured := self.likelihood(model, step)) is not None:
+            decisive["likelihood"] = measured.model_dump()
         return sha256_json(decisive)
 
-    def measures_likelihood(self, model: str, step: int | None = None) -> bool:
-        """Whether bits per dimension of a model at a step are wanted."""
+    def likelihood(self, model: str, step: int | None = None) -> Likelihood | None:
+        """How bits per dimension of a model at a step are measured, if they are wanted."""
         section = self.evaluation.likelihood
         last = step is None or step == self.last_step(model)
-        return section is not None and model in section.models and last
+        return section if section is not None and model in section.models and last else None
 
 
 def _effective(section: dict[str, Any]) -> dict[str, Any]:

@@ -74,14 +74,8 @@ def open_project(path: str | Path, root: Path = ROOT) -> Project:
 def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Project:
     """Read everything that a list of experiments names.
 
-    Parameters
-    ----------
-    listing
-        The mapping in the file: names under config/experiments, or paths.
-    path
-        That file, for sentences about it.
-    root
-        Where config/ stands if not in the working directory.
+    ``path`` is the file that holds ``listing``, for sentences about it; ``root`` is where config/
+    stands if not in the working directory.
     """
     listed = validated(Workflow, dict(listing), path)
     files: dict[str, str] = {}

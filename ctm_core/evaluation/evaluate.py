@@ -1,9 +1,4 @@
-"""From weights to rows of the table: sample every cell, score it, keep what is done.
-
-:mod:`.inputs` checks what belongs together, :mod:`.cells` passes once over the samples of every
-cell for all metrics, :mod:`.flow` compares jumps with the teacher's ODE, :mod:`.likelihood_rows`
-measures likelihood, and :mod:`.given` scores image files that somebody else made.
-"""
+"""From weights to rows of the table: sample every cell, score it, keep what is done."""
 
 from __future__ import annotations
 

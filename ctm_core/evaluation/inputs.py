@@ -210,7 +210,6 @@ def _check_needs(inputs: Inputs) -> None:
         asking, real = ", ".join(protocol.needing("nearest")), protocol.reference
         if asking and (isinstance(real, ReferenceFile) or real.dataset != name):
             raise UserError(f"{asking} in {place} needs the reference {{dataset: {name}}}")
-    likelihood = inputs.experiment.evaluation.likelihood
-    wanted = inputs.experiment.measures_likelihood(inputs.model, inputs.step)
-    if likelihood is not None and wanted:
+    likelihood = inputs.experiment.likelihood(inputs.model, inputs.step)
+    if likelihood is not None:
         inputs.dataset(likelihood.split, "likelihood")

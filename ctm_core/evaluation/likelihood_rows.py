@@ -23,8 +23,8 @@ def likelihood_rows(
     Only a training's last weights are measured. ``nfe`` of the row is the solver's mean number of
     evaluations; its standard error is over images.
     """
-    section = inputs.experiment.evaluation.likelihood
-    if section is None or not inputs.experiment.measures_likelihood(inputs.model, inputs.step):
+    section = inputs.experiment.likelihood(inputs.model, inputs.step)
+    if section is None:
         return [], {}
     dataset = inputs.dataset(section.split, "likelihood")
     protocol = LikelihoodProtocol(

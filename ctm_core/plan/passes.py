@@ -127,14 +127,14 @@ def sampled(
         }
         sampling += sum(-(-count // size) * size for _, count, _ in draws) * cell.nfe
     walked = sum(cell.nfe for cell in path_cells(cells))
-    images = section.likelihood.images if section.likelihood is not None else 0
+    likelihood = experiment.likelihood(model, step)
     own, teacher = _trajectories(experiment, protocols, model, step)
     return Sampled(
         sampling=sampling * seeds,
         previews=SHOWN * sum(cell.nfe for cell in cells) + WALKERS * walked,
         trajectory=own,
         trajectory_teacher=teacher,
-        likelihood=images if experiment.measures_likelihood(model, step) else 0,
+        likelihood=0 if likelihood is None else likelihood.images,
         features={
             name: protocols[name].samples * len(named) * seeds for name, named in scored.items()
         },

@@ -41,8 +41,7 @@ TOLERANCE = 1e-9
 class FrechetDistance(NamedTuple):
     """The distance, and whether a covariance lacks full rank.
 
-    Either there are too few rows (n <= D: the distance is then biased far upward), or features are
-    constant or dependent on one of the two sets.
+    Then there are too few rows, n <= D, and a far upward bias, or dependent features on one side.
     """
 
     value: float

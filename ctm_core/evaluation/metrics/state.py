@@ -50,26 +50,13 @@ LAYOUT = {
 class State:
     """Moments in blocks of sample index, sums, and features where a metric needs them.
 
-    Parameters
-    ----------
-    samples
-        How many there will be; blocks and splits are parts of this number.
-    needs
-        What to hold beside the moments of the features, which are always held:
-
-        ``features``
-            The features themselves, float32 (R, D).
-        ``spatial``
-            Moments of flat spatial features (rows, S), for sFID.
-        ``probabilities``
-            Sums over class probabilities (rows, K), for the inception score.
-        ``nearest``
-            float64 (Q,): :func:`ctm_core.evaluation.metrics.nearest.nearest_distances`.
-    blocks
-        Of the moments: a multiple of 4 for the extrapolated distance, more for a better standard
-        error, 1 for a reference.
-    keep
-        Features of the first ``keep`` samples are held, where any are; None holds all.
+    ``samples`` is how many there will be; blocks and splits are parts of this number. ``needs`` is
+    what to hold beside the moments of the features: ``features`` themselves, float32 (R, D);
+    moments of flat ``spatial`` features (rows, S), for sFID; sums over class ``probabilities``
+    (rows, K), for the inception score; ``nearest``, float64 (Q,):
+    :func:`ctm_core.evaluation.metrics.nearest.nearest_distances`. ``blocks`` of the moments are a
+    multiple of 4 for the extrapolated distance, more for a better standard error, 1 for a
+    reference. Features of the first ``keep`` samples are held, or all.
     """
 
     def __init__(
