@@ -1,12 +1,12 @@
 """Our code against numbers of the reference implementations: what ``ctm verify`` runs.
 
-A *case* is a function that takes a golden file and a precision and yields
+A *case* is a function that takes a golden file for one precision and yields
 :class:`~ctm_core.verification.golden.Check` objects. Cases live in the modules of this folder, one
 theme each, and register themselves by :func:`case`; a new module needs no other mention.
 
 >>> @case("edm_adm")  # doctest: +SKIP
-... def adm(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
-...     yield compare("D", model.denoise(x, t), golden.expected("D", precision), precision)
+... def adm(golden: Golden) -> Iterator[Check]:
+...     yield golden.check("D", model.denoise(x, t))
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,11 +24,10 @@ from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
 
 __all__ = ["Case", "Result", "case", "cases", "check", "uncovered"]
 
-Function = Callable[[Golden, torch.dtype], Iterator[Check]]
+Function = Callable[[Golden], Iterator[Check]]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A function that checks a golden file at some precisions."""
 
     file: str
@@ -41,8 +40,7 @@ class Case:
         return f"{self.file}:{self.function.__name__}"
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The checks of a case at one precision; ``problem`` is set if it could not run to its end."""
 
     case: Case
@@ -58,18 +56,15 @@ class Result:
     @property
     def reason(self) -> str:
         """Why it did not pass: what stopped it, or its worst check."""
-        if self.problem is not None:
-            return self.problem
-        return (
-            str(max(self.checks, key=lambda c: c.ratio)) if self.checks else "nothing was checked"
-        )
+        worst = max(self.checks, key=lambda check: check.ratio, default="nothing was checked")
+        return str(worst) if self.problem is None else self.problem
 
     @property
     def severity(self) -> float:
         """The worst error as a share of its tolerance; infinite if the case did not run."""
-        if self.problem is not None or not self.checks:
+        if self.problem is not None:
             return math.inf
-        return max(check.ratio for check in self.checks)
+        return max((check.ratio for check in self.checks), default=math.inf)
 
 
 _cases: list[Case] = []
@@ -102,7 +97,7 @@ def check(checked: Case, folder: Folder, precision: torch.dtype) -> Result:
     torch.set_default_dtype(SINGLE)
     try:
         with torch.enable_grad():
-            for done in checked.function(folder.load(checked.file), precision):
+            for done in checked.function(folder.load(checked.file).at(precision)):
                 checks.append(done)
     except UserError as error:
         problem = str(error)
@@ -114,11 +109,7 @@ def check(checked: Case, folder: Folder, precision: torch.dtype) -> Result:
 
 
 def uncovered(folder: Folder) -> dict[str, list[str]]:
-    """Tensors that no case has read, by file.
-
-    A file all of whose tensors were read is left out; one of which nothing was read is named even
-    if it holds no tensor.
-    """
+    """Tensors that no case has read, by file; a file of which nothing was read is always named."""
     files = {name: folder.load(name) for name in folder.names()}
     return {
         name: golden.unused()

@@ -15,25 +15,23 @@ from ctm_core.training.distances._vgg import VGG16_STAGES
 from ctm_core.training.distances.lpips_vgg import LpipsVgg
 from ctm_core.verification import case
 from ctm_core.verification.check_training import GoldenBatch, loss_checks, objective, step_values
-from ctm_core.verification.golden import Check, Golden, compare, exact
+from ctm_core.verification.golden import Check, Golden, exact
 
 
 @case("ctm_training")
-def lpips(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def lpips(golden: Golden) -> Iterator[Check]:
     """The weights' sums, then losses, adaptive weight and gradient norm under LPIPS."""
     convolutions, heads = recipe(int(golden.meta["lpips_recipe_seed"]))
     sums = torch.stack([weight.double().abs().sum() for weight, _ in convolutions])
-    yield compare("abs_sums", sums, golden["lpips_recipe/abs_sums"], precision)
+    yield golden.check("lpips_recipe/abs_sums", sums)
     sums = torch.stack([head.double().sum() for head in heads])
-    yield compare("lin_sums", sums, golden["lpips_recipe/lin_sums"], precision)
-    first = convolutions[0][0].flatten()[:9]
-    golden_first = golden["lpips_recipe/conv0_weight_first9"]
-    yield compare("conv0_weight_first9", first, golden_first, precision)
+    yield golden.check("lpips_recipe/lin_sums", sums)
+    yield golden.check("lpips_recipe/conv0_weight_first9", convolutions[0][0].flatten()[:9])
 
     distance = LpipsVgg(resize=224, pooling="average")
     distance.fill(convolutions, heads)
-    made = objective(golden, precision, distance=distance.to(precision))
-    yield from loss_checks("lpips", golden, precision, made)
+    made = objective(golden, distance=distance.to(golden.precision))
+    yield from loss_checks("lpips", golden, made)
 
 
 class ToyAdversary:
@@ -51,55 +49,49 @@ class ToyAdversary:
 
 
 @case("ctm_training")
-def gan_g(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def gan_g(golden: Golden) -> Iterator[Check]:
     """The generator's step against a linear discriminator, through the objective that trains."""
-    made = objective(golden, precision)
+    made = objective(golden)
     made.adversary = ToyAdversary(golden)  # type: ignore[assignment]
-    terms, ours = step_values(golden, precision, made)
-    gradients = made.last_layer
-    unclipped = adaptive_weight(gradients["consistency"], gradients["gan"], high=float("inf"))
-    ours |= {
-        "lambda_gan_before_clip": unclipped,
-        "weighted_g_loss": terms["lambda_gan"] * terms["gan"],
-    }
+    terms, ours = step_values(golden, made)
+    at_w = made.last_layer
+    unclipped = adaptive_weight(at_w["consistency"], at_w["gan"], high=float("inf"))
+    ours |= {"lambda_gan_before_clip": unclipped}
+    ours |= {"weighted_g_loss": terms["lambda_gan"] * terms["gan"]}
     for name, value in ours.items():
-        expected = golden.expected(f"gan_g/{name}", precision)
-        yield compare(f"gan_g/{name}", value, expected, precision, solve=True)
+        yield golden.check(f"gan_g/{name}", value, solve=True)
 
 
 @case("ctm_training")
-def gan_d(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def gan_d(golden: Golden) -> Iterator[Check]:
     """The discriminator's step, which is its loss and nothing else."""
-    made = objective(golden, precision)
-    batch = GoldenBatch(golden, precision)
+    made = objective(golden)
+    batch = GoldenBatch(golden)
     estimate = made.generated(batch)
-    losses = {
-        "logits_real": _judged(golden, batch.images),
-        "logits_fake": _judged(golden, estimate),
-    }
-    losses["d_loss"] = hinge_discriminator(losses["logits_real"], losses["logits_fake"])
+    real, fake = _judged(golden, batch.images), _judged(golden, estimate)
+    losses = {"logits_real": real, "logits_fake": fake, "d_loss": hinge_discriminator(real, fake)}
     for name, value in losses.items():
-        expected = golden.expected(f"gan_d/{name}", precision)
-        yield compare(f"gan_d/{name}", value, expected, precision, solve=True)
-    only = golden.expected("gan_d/keys_only_d_loss", precision)
+        yield golden.check(f"gan_d/{name}", value, solve=True)
+    only = golden.expected("gan_d/keys_only_d_loss")
     yield exact("gan_d/keys_only_d_loss", int(not estimate.requires_grad), int(only))
 
 
 def _judged(golden: Golden, images: Tensor) -> Tensor:
     """Logits (B, 3) of the file's discriminator: linear functionals of the image."""
-    return torch.einsum("bchw,kchw->bk", images, golden.input("toyD_w", images.dtype))
+    return torch.einsum("bchw,kchw->bk", images, golden.input("toyD_w"))
 
 
 def recipe(seed: int) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
     """Weights of the golden LPIPS network, as golden/README.md section 2 draws them.
 
-    Returns
-    -------
     (weight, bias) of the 13 convolutions and the five linear weights (C_l,), float32.
     """
 
     def normal(key: int, *shape: int) -> np.ndarray:
         return np.random.default_rng([seed, key]).standard_normal(shape)
+
+    def single(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32))
 
     convolutions: list[tuple[Tensor, Tensor]] = []
     incoming = 3
@@ -108,14 +100,10 @@ def recipe(seed: int) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
             k = len(convolutions)
             weight = normal(k, width, incoming, 3, 3) * np.sqrt(2 / (9 * incoming))
             bias = 0.05 * normal(100 + k, width)
-            convolutions.append((_single(weight), _single(bias)))
+            convolutions.append((single(weight), single(bias)))
             incoming = width
     heads = [
-        _single(np.abs(normal(200 + layer, width)) / width)
+        single(np.abs(normal(200 + layer, width)) / width)
         for layer, (width, _) in enumerate(VGG16_STAGES)
     ]
     return convolutions, heads
-
-
-def _single(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))

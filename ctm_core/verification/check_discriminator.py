@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ctm_core.training.discriminator import Branch, Discriminator, build_backbone
 from ctm_core.verification import case
-from ctm_core.verification.golden import SINGLE, Check, Golden, exact
+from ctm_core.verification.golden import SINGLE, Check, Golden, exact, leaves
 
 RESOLUTION = 224
 
 
 @case("discriminator", (SINGLE,))
-def discriminator(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def discriminator(golden: Golden) -> Iterator[Check]:
     """Every leaf of the file, for each size of images."""
     source, version = golden["source"], golden["timm"]
     inputs = sorted({key.split("/")[0] for key in golden.keys("input_.*")})
@@ -27,9 +27,8 @@ def discriminator(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
             backbones = [build_backbone(name, RESOLUTION, pretrained=False) for name in names]
             model = Discriminator(backbones, resolution=RESOLUTION, seed=0)
         ours = facts(model, side)
-        expected = {
-            key.removeprefix(f"{entry}/"): golden[key] for key in golden.keys(f"{entry}/.*")
-        }
+        keys = golden.keys(f"{entry}/.*")
+        expected = {key.removeprefix(f"{entry}/"): golden[key] for key in keys}
         about = f"{entry} ({source}, timm {version})"
         yield exact(f"{about}: leaves", sorted(ours), sorted(expected))
         for key in expected:
@@ -86,9 +85,10 @@ def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
         "backbone_param_count": _count(backbone) + _count(trunk),
         "discriminator_state": _shapes(heads.state_dict(prefix="mini_discs.")),
         "discriminator_modules": {
-            f"mini_discs.{name}": described
+            f"mini_discs.{name}": f"{kind.__name__}({module.extra_repr()})"
             for name, module in heads.named_modules()
-            if (described := _described(module))
+            for kind in (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU)
+            if isinstance(module, kind)
         },
         "discriminator_param_count": _count(heads),
     }
@@ -102,15 +102,7 @@ def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
             values[f"backbone_layers/layer{level}"] = [
                 kind for layer in group.children() for kind in _kinds(layer)
             ]
-    return _flat(values) | shapes
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
-        flat |= {key: value} if inner is None else inner
-    return flat
+    return dict(leaves(values)) | shapes
 
 
 def _count(module: nn.Module) -> int:
@@ -123,34 +115,5 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
 
 def _kinds(layer: nn.Module) -> list[str]:
     """A layer's class; timm has since joined normalisation and activation in one."""
-    if isinstance(layer, nn.BatchNorm2d) and hasattr(layer, "act"):
-        return ["BatchNorm2d", type(layer.act).__name__]
-    return [type(layer).__name__]
-
-
-def _described(module: nn.Module) -> str:
-    """A layer's settings as the file prints them; empty for a container."""
-    settings: dict[str, Any]
-    if isinstance(module, nn.Conv2d):
-        sizes = f"{module.in_channels}, {module.out_channels}"
-        settings = {"kernel_size": module.kernel_size, "stride": module.stride}
-        settings |= {"padding": module.padding} if module.padding != (0, 0) else {}
-        settings |= {"bias": False} if module.bias is None else {}
-        return f"Conv2d({sizes}, {_printed(settings)})"
-    if isinstance(module, nn.BatchNorm2d):
-        settings = {
-            "eps": module.eps,
-            "momentum": module.momentum,
-            "affine": module.affine,
-            "bias": module.bias is not None,
-            "track_running_stats": module.track_running_stats,
-        }
-        return f"BatchNorm2d({module.num_features}, {_printed(settings)})"
-    if isinstance(module, nn.LeakyReLU):
-        settings = {"negative_slope": module.negative_slope, "inplace": module.inplace}
-        return f"LeakyReLU({_printed(settings)})"
-    return ""
-
-
-def _printed(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
+    joined = isinstance(layer, nn.BatchNorm2d) and hasattr(layer, "act")
+    return ["BatchNorm2d", type(layer.act).__name__] if joined else [type(layer).__name__]

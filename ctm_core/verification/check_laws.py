@@ -10,7 +10,7 @@ plausible.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -37,8 +37,6 @@ from ctm_core.verification.golden import (
     likely,
 )
 
-__all__: list[str] = []
-
 Array = NDArray[np.float64]
 
 #: Total variation between a law and 1e6 stored draws of it; the steps are shared by 100 draws
@@ -51,19 +49,19 @@ STEPS = 5000
 
 
 @case("grids_and_draws")
-def grids(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def grids(golden: Golden) -> Iterator[Check]:
     """Training grids of both dtypes, and sampling grids with the 0 that follows them."""
-    suffix = "f32" if precision == SINGLE else "f64"
+    suffix = "f32" if golden.precision == SINGLE else "f64"
     for key in golden.keys(rf"get_t/N\d+/{suffix}"):
         n = _numbers(key, r"N(\d+)")[0]
-        yield compare(key, schedule.karras_grid(n, dtype=precision), golden[key], precision)
+        yield golden.check(key, schedule.karras_grid(n, dtype=golden.precision))
     for key in golden.keys(r"sampling_sigmas/steps\d+/f64"):
         ours = torch.cat([sigmas(_numbers(key, r"steps(\d+)")[0]), torch.zeros(1, dtype=DOUBLE)])
-        yield compare(key, ours.to(precision), golden[key], precision)
+        yield golden.check(key, ours.to(golden.precision))
 
 
 @case("grids_and_draws", precisions=(DOUBLE,))
-def index_laws(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def index_laws(golden: Golden) -> Iterator[Check]:
     """P(h), and the joint law of the indices of t, u and s, for every grid that is stored."""
     for setting in sorted({key.split("/")[1] for key in golden.keys(r"index_hist/.+")}):
         n, max_steps = _numbers(setting, r"N(\d+)_H(\d+)")
@@ -94,8 +92,7 @@ def _index_law(n: int, max_steps: int) -> Array:
 
 
 def _same_law(key: str, ours: Array, golden: Golden) -> Check:
-    difference = np.abs(ours - golden[key].numpy())
-    return Check(key, float(difference.max()), FLOAT64_STORED64)
+    return Check(key, float(np.abs(ours - golden[key].numpy()).max()), FLOAT64_STORED64)
 
 
 def _plausible(key: str, law: Array, golden: Golden) -> Iterator[Check]:
@@ -139,7 +136,7 @@ def _chi_squared(counts: NDArray[np.generic], law: Array) -> float:
 
 
 @case("grids_and_draws", precisions=(DOUBLE,))
-def noise_level_law(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def noise_level_law(golden: Golden) -> Iterator[Check]:
     """DSM's sigma: half log-normal, half on the grid's curve."""
     # Closed forms, from the README of the golden set.
     lognormal = stats.lognorm(s=1.2, scale=np.exp(-1.2))
@@ -150,13 +147,13 @@ def noise_level_law(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
         xi: Tensor = (high - sigma ** (1 / 7)) / (high - low)
         return xi / furthest
 
-    u = _midpoints(1000)
+    u = (torch.arange(1000, dtype=DOUBLE) + 0.5) / 1000
     index = torch.arange(len(u))
     closed = torch.from_numpy(lognormal.ppf(u.numpy()))
     ours = schedule.dsm_sigma(u, 2 * index)
-    yield compare("log-normal half", ours, closed, precision)
+    yield compare("log-normal half", ours, closed, DOUBLE)
     curve = schedule.dsm_sigma(u, 2 * index + 1)
-    yield compare("grid half", fraction(curve), u, precision)
+    yield compare("grid half", fraction(curve), u, DOUBLE)
 
     objective = _objective(18, 17)
     group = objective.section.dsm.group
@@ -168,11 +165,12 @@ def noise_level_law(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     yield likely("our draws of the grid half", p)
 
     q = golden["dsm_sigma/q"]
-    for name, probability in (
-        ("lognormal_half", torch.from_numpy(lognormal.cdf(_stored(golden, "lognormal_half")))),
-        # Large noise first: the law falls in its uniform.
-        ("grid_half", 1 - fraction(_stored(golden, "grid_half"))),
-    ):
+    laws: dict[str, Callable[[Tensor], Tensor]] = {
+        "lognormal_half": lambda levels: torch.from_numpy(lognormal.cdf(levels)),
+        "grid_half": lambda levels: 1 - fraction(levels),  # it falls in its uniform
+    }
+    for name, cdf in laws.items():
+        probability = cdf(golden[f"dsm_sigma/{name}_quantiles"])
         far = float((probability - q).abs().max())
         yield Check(f"dsm_sigma/{name}_quantiles (probability)", far, QUANTILE)
         beyond = float((probability - probability.clamp(0, 1)).abs().max())
@@ -191,15 +189,6 @@ def noise_level_law(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     yield exact("dsm_sigma/odd_batch_n_lognormal", int((sigma < 0.318).sum()), stored_count)
 
 
-def _stored(golden: Golden, half: str) -> Tensor:
-    quantiles: Tensor = golden[f"dsm_sigma/{half}_quantiles"]
-    return quantiles
-
-
-def _midpoints(n: int) -> Tensor:
-    return (torch.arange(n, dtype=DOUBLE) + 0.5) / n
-
-
 def _numbers(name: str, pattern: str) -> list[int]:
     match = re.search(pattern, name)
     assert match is not None, name
@@ -212,13 +201,8 @@ def _batch(size: int, step: int) -> Batch:
 
 def _objective(n: int, max_steps: int) -> CtmObjective:
     """CTM's objective with released settings, for its draws alone: its networks are idle."""
-    section = config.Student.model_validate(
-        {
-            "grid_points": n,
-            "max_heun_steps": max_steps,
-            "training": {"steps": 1, "batch_size": 1},
-        }
-    )
+    sizes = {"grid_points": n, "max_heun_steps": max_steps}
+    section = config.Student.model_validate(sizes | {"training": {"steps": 1, "batch_size": 1}})
     idle = Trajectory(torch.nn.Identity())
     return CtmObjective(
         section=section,

@@ -11,31 +11,28 @@ from ctm_core.models.foreign.values import Refusal
 from ctm_core.runtime.errors import UserError
 from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser
-from ctm_core.verification.golden import SINGLE, Check, Golden, compare, exact
-
-__all__: list[str] = []
+from ctm_core.verification.golden import SINGLE, Check, Golden, exact
 
 EXAMPLE = "edm_pickle_example.pkl"
 
 
-@case("edm_pickle_expected", precisions=(SINGLE,))
+@case("edm_pickle_expected", (SINGLE,))
 @torch.no_grad()
-def importer(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def importer(golden: Golden) -> Iterator[Check]:
     """Our network with the expected tensors; and the set's pickle, if it has one, imported."""
-    state = golden.weights("state", precision)
-    models = {"": denoiser(golden, precision, "state").eval()}
+    state = golden.weights("state")
+    models = {"": denoiser(golden, "state").eval()}
     pickle = golden.folder.path / EXAMPLE
     if pickle.is_file():
         try:
             models[f"{EXAMPLE} "] = foreign.load_foreign(pickle)
         except Refusal as refusal:
             raise UserError(f"{pickle} was refused: it {refusal}") from None
-    x, sigma = golden.input("x", precision), golden.input("sigma", precision)
-    labels, augment = golden.labels(precision), golden.augment_labels(precision)
+    x, sigma = golden.input("x"), golden.input("sigma")
+    labels, augment = golden.labels(), golden.augment_labels()
     for prefix, model in models.items():
         tensors = model.state_dict()
         yield exact(f"{prefix}names", sorted(tensors), sorted(state))
         for name, value in state.items():
             yield exact(f"{prefix}state/{name}", tensors.get(name), value)
-        denoised = model.denoise(x, sigma, labels, augment)
-        yield compare(f"{prefix}D", denoised, golden.expected("D", precision), precision)
+        yield golden.check("D", model.denoise(x, sigma, labels, augment), name=f"{prefix}D")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,133 +25,113 @@ __all__ = ["follow"]
 
 @case("ctm_sampling")
 @torch.no_grad()
-def ctm_variants(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def ctm_variants(golden: Golden) -> Iterator[Check]:
     """Every sampler variant that the metadata lists: times, outputs of the jumps, result."""
-    model = student(golden.sibling(), precision)
-    latents, noise = golden.input("latents", precision), golden.input("noise", precision)
-    y = golden.labels(precision)
+    model = student(golden.sibling())
+    latents, noise = golden.input("latents"), golden.input("noise")
+    y = golden.labels()
     for name, variant in golden.meta["variants"].items():
         recorder = Recorder(model)
-        used: list[int] = []
-
-        def draw(k: int, used: list[int] = used) -> Tensor:
-            used.append(k)
-            return noise[k]
-
-        final = follow(variant, recorder, latents, draw, y)
+        final, unexpected = follow(variant, recorder, latents, noise, y)
         yield exact(f"{name}/jumps", len(recorder.t), variant["jumps"])
-        # A jump that lands on the next level itself injects nothing, so some may go unused.
-        yield exact(f"{name}/noise_used", [k for k in used if k >= variant["noise_used"]], [])
-        expected = golden.expected(f"{name}/final", precision)
-        yield compare(f"{name}/final", final, expected, precision, solve=True)
+        yield exact(f"{name}/noise_used", unexpected, [])
+        yield golden.check(f"{name}/final", final, solve=True)
         for key, times in (("t", recorder.t), ("s", recorder.s)):
-            expected = golden.expected(f"{name}/{key}", precision)
-            yield compare(f"{name}/{key}", torch.stack(times), expected, precision)
+            yield golden.check(f"{name}/{key}", torch.stack(times))
         if f"{name}/G" in golden:
-            expected = golden.expected(f"{name}/G", precision).flatten(0, 1)
+            expected = golden.expected(f"{name}/G").flatten(0, 1)
             ours = torch.stack(recorder.out).flatten(0, 1)
-            yield compare(f"{name}/G", ours, expected, precision, solve=True)
+            yield compare(f"{name}/G", ours, expected, golden.precision, solve=True)
 
 
 def follow(
-    variant: Mapping[str, Any],
-    model: Recorder,
-    latents: Tensor,
-    noise: Callable[[int], Tensor],
-    y: Tensor | None,
-) -> Tensor:
-    """Run one of the released code's samplers, unclamped.
+    variant: Mapping[str, Any], model: Recorder, latents: Tensor, noise: Tensor, y: Tensor | None
+) -> tuple[Tensor, list[int]]:
+    """Run one of the released code's samplers, unclamped; raises UserError for an unknown one.
 
-    Parameters
-    ----------
-    variant
-        Its ``sampler`` and ``steps``, and ``gamma``, grid indices ``ts``, or ``ind_1`` and
-        ``ind_2``, as the golden metadata have them.
-    model, latents, noise, y
-        The network; unit noise to start from and of each injection; labels.
-
-    Raises
-    ------
-    UserError
-        For a sampler that is not known.
+    ``variant`` has its ``sampler`` and ``steps``, and ``gamma``, grid indices ``ts``, or ``ind_1``
+    and ``ind_2``, as in the golden metadata; ``noise`` holds the unit noise of each injection.
+    Also returns which of it was used beyond the variant's ``noise_used``. (A jump that lands on
+    the next level itself injects nothing, so some may go unused.)
     """
+    used: list[int] = []
+
+    def draw(k: int) -> Tensor:
+        used.append(k)
+        return noise[k]
 
     def jump(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return model.G(x, t, s, y)
 
     kind, steps = variant["sampler"], int(variant["steps"])
-    if kind == "heun":
-        return sampling.sample(
-            model, sampler="heun", nfe=2 * steps - 1, latents=latents, labels=y, clamp=False
-        )
-    if kind == "gamma":
-        plan = sampling.return_jumps(karras_grid(steps), variant["ind_1"], variant["ind_2"])
-        return sampling.sample_jumps(jump, latents * plan.t[0], plan, noise)
     gammas: dict[str, Any] = {
         "exact": 0.0,
         "cm_multistep": 1.0,
         "gamma_multistep": variant.get("gamma"),
     }
-    if kind not in gammas:
+    if kind == "gamma" or (kind in gammas and "ts" in variant):
+        grid = karras_grid(steps)
+        if kind == "gamma":
+            plan = sampling.return_jumps(grid, variant["ind_1"], variant["ind_2"])
+        else:
+            plan = gamma_sampler.plan(grid[variant["ts"]], float(gammas[kind]))
+        final = sampling.sample_jumps(jump, latents * plan.t[0], plan, draw)
+    elif kind == "heun" or kind in gammas:
+        final = sampling.sample(
+            model,
+            sampler="heun" if kind == "heun" else "gamma",
+            nfe=2 * steps - 1 if kind == "heun" else steps,
+            gamma=gammas.get(kind),
+            latents=latents,
+            noise=draw,
+            labels=y,
+            clamp=False,
+        )
+    else:
         raise UserError(f"no sampler of ours is the released code's {kind!r}")
-    gamma = float(gammas[kind])
-    if "ts" in variant:
-        levels = karras_grid(steps)[variant["ts"]]
-        plan = gamma_sampler.plan(levels, gamma)
-        return sampling.sample_jumps(jump, latents * levels[0], plan, noise)
-    return sampling.sample(
-        model,
-        sampler="gamma",
-        nfe=steps,
-        gamma=gamma,
-        latents=latents,
-        noise=noise,
-        labels=y,
-        clamp=False,
-    )
+    return final, [k for k in used if k >= variant["noise_used"]]
 
 
 @case("edm_sampler")
 @torch.no_grad()
-def edm_heun(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def edm_heun(golden: Golden) -> Iterator[Check]:
     """EDM's Heun sampler: every state, in float64 around a network of either precision."""
-    model = denoiser(golden.sibling(), precision)
+    model = denoiser(golden.sibling())
     yield exact("S_churn", float(golden.meta["S_churn"]), 0.0)  # ours is deterministic
-    y = golden.labels(precision)
+    y = golden.labels()
     low, high, rho = (float(golden.meta[key]) for key in ("sigma_min", "sigma_max", "rho"))
     levels = karras_grid(int(golden.meta["num_steps"]), low, high, rho)
     states: list[Tensor] = []
 
     def evaluate(x: Tensor, t: Tensor) -> Tensor:
         states.append(x)
-        return model.denoise(x.to(precision), t, y).double()
+        return model.denoise(x.to(golden.precision), t, y).double()
 
     final = sampling.sample_jumps(
         partial(heun.step, evaluate),
-        golden.input("latents", DOUBLE) * levels[0],
+        golden["in/latents"].double() * levels[0],
         sampling.to_zero(levels),
     )
-    yield exact("nfe", len(states), int(golden.expected("nfe", precision)))
+    yield exact("nfe", len(states), int(golden.expected("nfe")))
     # The states between steps are the inputs of every second evaluation.
     states = [*states[::2], final]
     t_steps = torch.cat([levels, torch.zeros(1)])
-    yield compare("t_steps", t_steps, golden.expected("t_steps", precision), DOUBLE)
-    x_final = golden.expected("x_final", precision)
-    yield compare("x_final", final, x_final, precision, solve=True)
-    for key in golden.keys(rf"out{32 if precision == SINGLE else 64}/x_all.*"):
+    yield compare("t_steps", t_steps, golden.expected("t_steps"), DOUBLE)
+    yield golden.check("x_final", final, solve=True)
+    for key in golden.keys(rf"out{32 if golden.precision == SINGLE else 64}/x_all.*"):
         steps = [int(n) for n in re.findall(r"_(\d+)", key)] or range(len(states))
         for row, step in zip(golden[key], steps, strict=True):
-            yield compare(f"x at step {step}", states[step], row, precision, solve=True)
+            yield compare(f"x at step {step}", states[step], row, golden.precision, solve=True)
 
     public = sampling.sample(
         model,
         sampler="heun",
         nfe=2 * len(levels) - 1,
-        latents=golden.input("latents", precision),
+        latents=golden.input("latents"),
         labels=y,
         sigma_min=low,
         sigma_max=high,
         rho=rho,
         clamp=False,
     )
-    yield compare("x_final of sample()", public, x_final, precision, solve=True)
+    yield golden.check("x_final", public, name="x_final of sample()", solve=True)

@@ -12,31 +12,28 @@ from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.solvers import heun_solve
 from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
-from ctm_core.verification.golden import Check, Golden, compare, exact
-
-__all__: list[str] = []
+from ctm_core.verification.golden import Check, Golden, exact
 
 
 @case("ctm_training")
 @torch.no_grad()
-def maps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def maps(golden: Golden) -> Iterator[Check]:
     """Times, the teacher's solves, and every inner and outer map that the file has."""
     grid = karras_grid(golden.meta["N"])
     i, j = golden["in/idx_t"].long(), golden["in/idx_s"].long()
     h = int(golden["in/heun_steps"])
     yield exact("heun_steps", h, golden.meta["heun_steps"])
-    y = golden.labels(precision)
+    y = golden.labels()
     times = {"t": grid[i], "u": grid[i + h], "s": grid[j]}
     for name, time in times.items():
-        yield compare(name, time, golden.expected(name, precision), precision)
-    t, u, s = (time.to(precision) for time in times.values())
-    end = grid[-1].to(precision)
+        yield golden.check(name, time)
+    t, u, s, end = (time.to(golden.precision) for time in (*times.values(), grid[-1]))
 
-    edm = teacher(golden, precision)
+    edm = teacher(golden)
     # As in a training step: live weights, and the average in the places marked sg.
-    live, average = (student(golden, precision, prefix) for prefix in ("student", "ema"))
+    live, average = (student(golden, prefix) for prefix in ("student", "ema"))
     weights = {"model": live, "model_sg": live, "target_model_sg": average}
-    x_t = golden.input("x0", precision) + t.view(-1, 1, 1, 1) * golden.input("noise", precision)
+    x_t = golden.input("x0") + t.view(-1, 1, 1, 1) * golden.input("noise")
 
     def solve(steps: int) -> Tensor:
         return heun_solve(lambda z, r: edm.denoise(z, r, y), x_t, grid, i, steps)
@@ -66,6 +63,5 @@ def maps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
             once[name] = grid[i + int(match[1])]
     for solved, maps_ in ((False, once), (True, several)):
         for name, ours in maps_.items():
-            if golden.expects(name, precision):
-                expected = golden.expected(name, precision)
-                yield compare(name, ours, expected, precision, solve=solved)
+            if golden.expects(name):
+                yield golden.check(name, ours, solve=solved)

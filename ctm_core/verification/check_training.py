@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ctm_core import config
-from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training import ema
 from ctm_core.training.balance import Call
 from ctm_core.training.batches import Batch
@@ -32,10 +31,10 @@ TARGET_EMA = 0.999
 class GoldenBatch(Batch):
     """The file's images and labels, with the file's noises in place of drawn ones."""
 
-    def __init__(self, golden: Golden, precision: torch.dtype) -> None:
-        images = golden.input("x0", precision)
-        super().__init__(images, golden.labels(precision), seed=0, step=0)
-        self.noises = {name: golden.input(name, precision) for name in ("noise", "dsm_noise")}
+    def __init__(self, golden: Golden) -> None:
+        images = golden.input("x0")
+        super().__init__(images, golden.labels(), seed=0, step=0)
+        self.noises = {name: golden.input(name) for name in ("noise", "dsm_noise")}
 
     def normal(self, stream: str) -> Tensor:
         """The stored noise."""
@@ -48,6 +47,8 @@ class GoldenObjective(CtmObjective):
     golden: Golden
     #: Gradients at the last convolution, by loss.
     last_layer: dict[str, Tensor]
+    #: d of each sample in the last step.
+    distances: Tensor
 
     def draw(self, batch: Batch) -> Draw:
         """The stored k, i and j."""
@@ -56,12 +57,6 @@ class GoldenObjective(CtmObjective):
             self.golden["in/idx_t"].long(),
             self.golden["in/idx_s"].long(),
         )
-
-    @property
-    def distances(self) -> Tensor:
-        """d of each sample in the last step."""
-        assert isinstance(self.distance, _Noting)
-        return self.distance.values
 
     def noise_levels(self, batch: Batch) -> Tensor:
         """The stored sigma."""
@@ -75,26 +70,8 @@ class GoldenObjective(CtmObjective):
         return gradients
 
 
-class _Noting(Distance):
-    """A distance that keeps its last values, one a sample."""
-
-    def __init__(self, distance: Distance) -> None:
-        super().__init__()
-        self.distance = distance
-        self.values = torch.empty(0)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """See :class:`Distance`."""
-        self.values = self.distance(a, b)
-        return self.values
-
-
 def objective(
-    golden: Golden,
-    precision: torch.dtype,
-    *,
-    adaptive: bool = True,
-    distance: Distance | None = None,
+    golden: Golden, *, adaptive: bool = True, distance: Distance | None = None
 ) -> GoldenObjective:
     """Student, EMA and teacher of the file around a distance, by default l2."""
     section = config.Student.model_validate(
@@ -107,47 +84,42 @@ def objective(
     made = GoldenObjective(
         section=section,
         diffusion=config.Diffusion(),
-        student=student(golden, precision, "student"),
-        target=student(golden, precision, "ema").requires_grad_(False),
-        teacher=teacher(golden, precision).requires_grad_(False),
-        distance=_Noting(distance or build_distance("l2")),
+        student=student(golden, "student"),
+        target=student(golden, "ema").requires_grad_(False),
+        teacher=teacher(golden).requires_grad_(False),
+        distance=distance or build_distance("l2"),
     )
+    made.distance.register_forward_hook(lambda _, __, d: setattr(made, "distances", d))
     made.golden = golden
     made.last_layer = {}
     return made
 
 
 @case("ctm_training")
-def l2_plain(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def l2_plain(golden: Golden) -> Iterator[Check]:
     """Losses and gradient norm with the DSM loss as it is."""
-    made = objective(golden, precision, adaptive=False)
-    yield from loss_checks("l2_plain", golden, precision, made)
+    made = objective(golden, adaptive=False)
+    yield from loss_checks("l2_plain", golden, made)
 
 
 @case("ctm_training")
-def l2_adaptive(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def l2_adaptive(golden: Golden) -> Iterator[Check]:
     """Losses with the DSM loss weighted adaptively, and the whole gradient."""
-    made = objective(golden, precision)
-    yield from loss_checks("l2_adaptive", golden, precision, made)
-    expected = golden.weights("grad_l2_adaptive", torch.float32)
+    made = objective(golden)
+    yield from loss_checks("l2_adaptive", golden, made)
+    expected = golden.weights("grad_l2_adaptive")
     ours = {name: p.grad for name, p in made.student.named_parameters()}
     yield exact("parameters with a gradient", sorted(ours), sorted(expected))
     for name, gradient in ours.items():
-        yield compare(
-            f"gradient of {name}",
-            torch.empty(0) if gradient is None else gradient,
-            expected[name],
-            precision,
-            solve=True,
-            per_sample=False,
-        )
+        ours_or_none = torch.empty(0) if gradient is None else gradient
+        yield golden.check(f"grad_l2_adaptive/{name}", ours_or_none, solve=True, per_sample=False)
 
 
 def step_values(
-    golden: Golden, precision: torch.dtype, made: GoldenObjective
+    golden: Golden, made: GoldenObjective
 ) -> tuple[Mapping[str, Any], dict[str, Tensor | float]]:
     """The terms of one backward pass, and what the file stores of each, by its names."""
-    batch = GoldenBatch(golden, precision)
+    batch = GoldenBatch(golden)
     terms = made.backward(batch, 1.0)
     with torch.no_grad():
         sigma, noise = golden["in/dsm_sigma"], batch.normal("dsm_noise")
@@ -162,22 +134,17 @@ def step_values(
     }
 
 
-def loss_checks(
-    group: str, golden: Golden, precision: torch.dtype, made: GoldenObjective
-) -> Iterator[Check]:
+def loss_checks(group: str, golden: Golden, made: GoldenObjective) -> Iterator[Check]:
     """Run one backward pass and check the group's tensors that concern CTM and DSM."""
-    _, ours = step_values(golden, precision, made)
+    _, ours = step_values(golden, made)
     if made.section.dsm.adaptive:
         for name, gradient in made.last_layer.items():
             ours[f"grad_{name}_lastlayer"] = gradient
             ours[f"gradnorm_{name}_lastlayer"] = gradient.norm()
     for name, value in ours.items():
-        if golden.expects(f"{group}/{name}", precision):
-            expected = golden.expected(f"{group}/{name}", precision)
-            per_sample = not name.startswith("grad")
-            yield compare(
-                f"{group}/{name}", value, expected, precision, solve=True, per_sample=per_sample
-            )
+        if golden.expects(f"{group}/{name}"):
+            single = name.startswith("grad")
+            yield golden.check(f"{group}/{name}", value, solve=True, per_sample=not single)
     assert made.teacher is not None
     for name, frozen in {"target": made.target, "teacher": made.teacher}.items():
         grads = [p for p in frozen.parameters() if p.grad is not None]
@@ -185,9 +152,9 @@ def loss_checks(
 
 
 @case("ctm_training")
-def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def eight_steps(golden: Golden) -> Iterator[Check]:
     """RAdam on one fixed batch: log, weights and averages after it."""
-    made = objective(golden, precision)
+    made = objective(golden)
     learner = made.student
     groups = sorted({key.split("/")[1] for key in golden.keys(r"train8/[^/]+/.+")})
     rates = {m[1]: float(m[1]) for g in groups if (m := re.fullmatch(r"ema(.+)_after_\d+", g))}
@@ -195,11 +162,11 @@ def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     networks = {"student": learner, "param": learner, "target": made.target, **averages}
     start = {name: p.detach().clone() for name, p in learner.named_parameters()}
     optimizer = torch.optim.RAdam(learner.parameters(), lr=LEARNING_RATE, foreach=True)
-    expected_log = golden.expected("train8/log", precision)
+    expected_log = golden.expected("train8/log")
     log = []
     for step in range(len(expected_log)):
         optimizer.zero_grad()
-        terms = made.backward(GoldenBatch(golden, precision), 1.0)
+        terms = made.backward(GoldenBatch(golden), 1.0)
         weighted = terms["lambda_dsm"] * terms["dsm"]
         log.append([terms["ctm"], weighted, terms["lambda_dsm"], terms["loss"]])
         optimizer.step()
@@ -209,7 +176,10 @@ def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
         for group in groups:
             name, after = group.rsplit("_after_", 1)
             if int(after) == step + 1:
-                yield from _weight_checks(golden, group, networks[name], precision)
+                state = networks[name].state_dict()
+                for key in golden.keys(rf"train8/{group}/.+"):
+                    parameter = state[key.removeprefix(f"train8/{group}/")]
+                    yield golden.check(key, parameter, solve=True, per_sample=False)
     # Each column by itself: the largest would hide the others.
     ours = torch.tensor(log, dtype=DOUBLE)
     for column, name in enumerate(("consistency", "weighted DSM", "lambda_dsm", "total")):
@@ -217,7 +187,7 @@ def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
             f"train8/log {name}",
             ours[:, column],
             expected_log[:, column],
-            precision,
+            golden.precision,
             solve=True,
             per_sample=False,
         )
@@ -225,20 +195,7 @@ def eight_steps(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
     order = golden.meta["param_names_order"]
     yield exact("param_names_order", sorted(order), sorted(after_all))
     norms = torch.stack([after_all[name].detach().norm() for name in order])
-    key = "train8/student_after_8_norms"
-    yield compare(key, norms, golden[key], precision, solve=True)
-    if precision == DOUBLE:  # float32 does not resolve the differences
+    yield golden.check("train8/student_after_8_norms", norms, solve=True)
+    if golden.precision == DOUBLE:  # float32 does not resolve the differences
         deltas = torch.stack([(after_all[n].detach() - start[n]).norm() for n in order])
-        key = "train8/student_delta_8_norms"
-        yield compare(key, deltas, golden[key], precision, solve=True)
-
-
-def _weight_checks(
-    golden: Golden, group: str, network: Trajectory, precision: torch.dtype
-) -> Iterator[Check]:
-    """Compare every parameter that the file holds for ``group``."""
-    state = network.state_dict()
-    for name, value in golden.weights(f"train8/{group}", DOUBLE).items():
-        yield compare(
-            f"train8/{group}/{name}", state[name], value, precision, solve=True, per_sample=False
-        )
+        yield golden.check("train8/student_delta_8_norms", deltas, solve=True)

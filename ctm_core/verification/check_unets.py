@@ -11,32 +11,32 @@ from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser
 from ctm_core.verification.check_ddpmpp import denoiser_checks
-from ctm_core.verification.golden import Check, Golden, compare
+from ctm_core.verification.golden import Check, Golden
 
 __all__ = ["single_block"]
 
 
 @case("edm_ncsnpp")
-def ncsnpp(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def ncsnpp(golden: Golden) -> Iterator[Check]:
     """Raw output and denoiser of NCSN++, whose Fourier phases reach hundreds of radians."""
-    yield from denoiser_checks(golden, precision, denoiser(golden, precision), solve=True)
+    yield from denoiser_checks(golden, denoiser(golden), solve=True)
 
 
 @case("edm_adm")
-def adm(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def adm(golden: Golden) -> Iterator[Check]:
     """Raw output and denoiser of ADM in EDM's form."""
-    yield from denoiser_checks(golden, precision, denoiser(golden, precision))
+    yield from denoiser_checks(golden, denoiser(golden))
 
 
 @case("edm_blocks")
 @torch.no_grad()
-def blocks(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def blocks(golden: Golden) -> Iterator[Check]:
     """Every single block: both kinds of modulation, both filters, up, down, attention."""
     for name, arguments in golden.meta["blocks"].items():
-        block = single_block(arguments).to(precision)
-        block.load_state_dict(golden.weights(f"{name}/net", precision), strict=True)
-        x, emb = (golden[f"{name}/in/{key}"].to(precision) for key in ("x", "emb"))
-        yield compare(name, block(x, emb), golden[f"{name}/out64/y"], precision)
+        block = single_block(arguments).to(golden.precision)
+        block.load_state_dict(golden.weights(f"{name}/net"), strict=True)
+        x, emb = (golden.tensor(f"{name}/in/{key}") for key in ("x", "emb"))
+        yield golden.check(f"{name}/out64/y", block(x, emb))
 
 
 def single_block(arguments: Mapping[str, Any]) -> UNetBlock:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,9 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
 
 __all__ = [
-    "DOUBLE",
-    "FLOAT32_CALL",
-    "FLOAT32_SOLVE",
-    "FLOAT64_STORED32",
-    "FLOAT64_STORED64",
-    "SINGLE",
-    "Check",
-    "Folder",
-    "Golden",
-    "compare",
-    "error",
-    "exact",
-    "likely",
-]
+    "DOUBLE", "FLOAT32_CALL", "FLOAT32_SOLVE", "FLOAT64_STORED32", "FLOAT64_STORED64", "SINGLE",
+    "Check", "Folder", "Golden", "compare", "error", "exact", "leaves", "likely",
+]  # fmt: skip
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -75,25 +65,22 @@ class Check:
 class Folder:
     """A golden set; each file is read once and remembers what was read of it.
 
-    Raises
-    ------
-    UserError
-        If the folder is absent or holds no golden file, or two files of one name.
+    Raises UserError if the folder is absent or holds no golden file, or two files of one name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, Golden] = {}
-        if not self.names():
+        names = self.names()
+        if not names:
             raise UserError(
                 f"the golden folder {path} is absent or holds no golden file; give the folder "
                 "that holds ctm_training.safetensors and its siblings"
             )
-        if twice := {name for name in self.names() if self.names().count(name) > 1}:
-            name = min(twice)
+        if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(
-                f"the golden folder {path} holds {name}.safetensors and {name}.json, which are "
-                "one file of a set; remove one"
+                f"the golden folder {path} holds {twice[0]}.safetensors and {twice[0]}.json, "
+                "which are one file of a set; remove one"
             )
 
     def names(self) -> list[str]:
@@ -109,25 +96,31 @@ class Folder:
 
 
 class Golden:
-    """One golden file: tensors by name, and metadata (JSON where it parses).
+    """A golden file for runs at one precision: tensors by name, and metadata (JSON if it parses).
 
     A JSON file is read likewise: its leaves, named ``a/b/c``, stand in for tensors.
     """
 
+    precision = SINGLE
+
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
-        self.name = name
         self.meta: dict[str, Any] = {}
         self.tensors: dict[str, Any] = {}
         self.used: set[str] = set()
-        document = folder.path / f"{name}.json"
-        if document.is_file():
-            self.path = document
-            self.tensors = dict(_leaves(read_json(document)))
+        self.path = folder.path / f"{name}.json"
+        if self.path.is_file():
+            self.tensors = dict(leaves(read_json(self.path)))
         else:
             self.path = folder.path / f"{name}.safetensors"
             self.tensors, meta = load_tensors(self.path)
             self.meta = {key: _parse(value) for key, value in meta.items()}
+
+    def at(self, precision: torch.dtype) -> Golden:
+        """The same file for a run at another precision; what is read of either counts for both."""
+        other = copy(self)
+        other.precision = precision
+        return other
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.tensors:
@@ -148,52 +141,69 @@ class Golden:
 
     def sibling(self) -> Golden:
         """The file that ``net_file`` of the metadata names: it holds the network."""
-        return self.folder.load(str(self.meta["net_file"]).removesuffix(".safetensors"))
+        name = str(self.meta["net_file"]).removesuffix(".safetensors")
+        return self.folder.load(name).at(self.precision)
 
-    def input(self, key: str, dtype: torch.dtype) -> Tensor:
+    def tensor(self, key: str) -> Tensor:
+        """A tensor in the dtype of the run."""
+        value: Tensor = self[key].to(self.precision)
+        return value
+
+    def input(self, key: str) -> Tensor:
         """Tensor ``in/<key>`` in the dtype of the run."""
-        return _tensor(self[f"in/{key}"]).to(dtype)
+        return self.tensor(f"in/{key}")
 
-    def weights(self, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    def weights(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below ``prefix/``, without it; upcast from float16, in which they are exact."""
-        start = f"{prefix}/"
-        return {
-            key.removeprefix(start): _tensor(self[key]).to(dtype)
-            for key in self.tensors
-            if key.startswith(start)
-        }
+        keys = [key for key in self.tensors if key.startswith(f"{prefix}/")]
+        return {key.removeprefix(f"{prefix}/"): self.tensor(key) for key in keys}
 
-    def expected(self, key: str, precision: torch.dtype) -> Tensor:
-        """What a run at ``precision`` is compared with.
+    def _forms(self, key: str) -> list[str]:
+        own = f"out{32 if self.precision == SINGLE else 64}/{key}"
+        return [name for name in (own, f"out64/{key}", key) if name in self]
+
+    def expected(self, key: str) -> Tensor:
+        """What a run is compared with.
 
         ``out32/<key>`` or ``out64/<key>``; where a value has one form only, that one:
         ``out64/<key>``, or ``<key>`` itself.
         """
-        own = f"out{32 if precision == SINGLE else 64}/{key}"
-        for name in (own, f"out64/{key}"):
-            if name in self:
-                return _tensor(self[name])
-        return _tensor(self[key])
+        value: Tensor = self[next(iter(self._forms(key)), key)]
+        return value
 
-    def expects(self, key: str, precision: torch.dtype) -> bool:
+    def expects(self, key: str) -> bool:
         """Whether :meth:`expected` has something."""
-        own = f"out{32 if precision == SINGLE else 64}/{key}"
-        return any(name in self for name in (own, f"out64/{key}", key))
+        return bool(self._forms(key))
 
-    def labels(self, dtype: torch.dtype, prefix: str = "") -> Tensor | None:
-        """Class labels below ``<prefix>in/``: int64 (B,), or one-hot (B, label_dim) in ``dtype``.
+    def check(
+        self,
+        key: str,
+        ours: Tensor | float,
+        *,
+        name: str | None = None,
+        solve: bool = False,
+        per_sample: bool = True,
+    ) -> Check:
+        """Compare ours with :meth:`expected`; options as :func:`compare`."""
+        golden = self.expected(key)
+        return compare(
+            name or key, ours, golden, self.precision, solve=solve, per_sample=per_sample
+        )
+
+    def labels(self, prefix: str = "") -> Tensor | None:
+        """Class labels below ``<prefix>in/``: int64 (B,), or one-hot (B, label_dim) floats.
 
         None in an unconditional set.
         """
         for key in self.keys(rf"{prefix}in/(y|y_.*|class(es)?|.*label.*)"):
             if "augment" not in key:
-                labels = _tensor(self[key])
-                return labels.to(dtype) if labels.ndim == 2 else labels.long()
+                labels: Tensor = self[key]
+                return labels.to(self.precision) if labels.ndim == 2 else labels.long()
         return None
 
-    def augment_labels(self, dtype: torch.dtype) -> Tensor | None:
+    def augment_labels(self) -> Tensor | None:
         """Augmentation labels (B, augment_dim), where the set has them."""
-        return self.input("augment_labels", dtype) if "in/augment_labels" in self else None
+        return self.input("augment_labels") if "in/augment_labels" in self else None
 
 
 def error(ours: Tensor, golden: Tensor, *, per_sample: bool = True) -> float:
@@ -223,15 +233,9 @@ def compare(
 ) -> Check:
     """Compare ours with golden at the project's tolerance.
 
-    Parameters
-    ----------
-    precision
-        The dtype our networks ran in; with the stored dtype it decides the tolerance.
-    solve
-        Whether the value went through several network calls, or through an embedding of large
-        phases (looser in float32 only).
-    per_sample
-        See :func:`error`.
+    The tolerance depends on ``precision``, the dtype that our networks ran in, and on the stored
+    dtype; with ``solve``, for values that went through several network calls or through an
+    embedding of large phases, it is looser in float32. ``per_sample`` as in :func:`error`.
     """
     if not isinstance(ours, Tensor):
         ours = torch.tensor(ours, dtype=torch.float64)
@@ -256,11 +260,6 @@ def likely(name: str, p_value: float) -> Check:
     return Check(name, -math.log10(p_value) if p_value > 0 else float("inf"), 4.0)
 
 
-def _tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
-
-
 def _parse(value: str) -> Any:
     try:
         return json.loads(value)
@@ -268,9 +267,10 @@ def _parse(value: str) -> Any:
         return value
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested dicts that is no dict, by its path ``a/b/c``."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}/{key}" if prefix else str(key))
+            yield from leaves(inner, f"{prefix}/{key}" if prefix else str(key))
     else:
         yield prefix, value

@@ -23,26 +23,11 @@ SHOWN = 5
 
 
 def verify(path: Path, document: Path | None, show: Callable[[str], object]) -> str:
-    """Check a golden set and show the table, a line as soon as its case is done.
+    """Check a golden set; ``show`` prints the table, a line as soon as its case is done.
 
-    Parameters
-    ----------
-    path
-        The set's folder.
-    document
-        A JSON file for every check, or None; an error that is not finite is null there.
-    show
-        Prints a text.
-
-    Returns
-    -------
-    The verdict, if everything passed.
-
-    Raises
-    ------
-    UserError
-        With the verdict, if a case failed or a tensor was not read; or if the folder is missing,
-        empty or damaged.
+    Every check goes into ``document``, a JSON file, if one is given; an error that is not finite
+    is null there. Returns the verdict if everything passed. Raises UserError with it if a case
+    failed or a tensor was not read; or if the folder is missing, empty or damaged.
     """
     folder = Folder(path)
     for name in folder.names():  # a damaged file is reported before anything runs
@@ -62,15 +47,9 @@ def verify(path: Path, document: Path | None, show: Callable[[str], object]) -> 
     show("\n".join(["", *_coverage(folder, uncovered), ""]))
     passed = bool(results) and all(result.passed for result in results) and not uncovered
     if document is not None:
-        write_json(
-            document,
-            {
-                "folder": str(path),
-                "passed": passed,
-                "results": [_entry(result) for result in results],
-                "uncovered": uncovered,
-            },
-        )
+        entries = [_entry(result) for result in results]
+        summary = {"folder": str(path), "passed": passed, "results": entries}
+        write_json(document, summary | {"uncovered": uncovered})
     if not passed:
         raise UserError(f"{path}: {_failure(results, uncovered)}")
     checks = sum(len(result.checks) for result in results)
@@ -80,17 +59,9 @@ def verify(path: Path, document: Path | None, show: Callable[[str], object]) -> 
 def _row(widths: Sequence[int], result: Result) -> str:
     """A result's line, and below it its first failed checks."""
     worst = max((check.ratio for check in result.checks), default=math.nan)
-    lines = [
-        _line(
-            widths,
-            result.case.file,
-            result.case.function.__name__,
-            _name(result.precision),
-            str(len(result.checks)),
-            f"{worst:.2g}",
-            "pass" if result.passed else "FAIL",
-        )
-    ]
+    verdict, numbers = "pass" if result.passed else "FAIL", (len(result.checks), f"{worst:.2g}")
+    names = result.case.file, result.case.function.__name__, _name(result.precision)
+    lines = [_line(widths, *names, *numbers, verdict)]
     failed = [str(check) for check in result.checks if not check.passed]
     lines += [f"    {text}" for text in failed[:SHOWN]]
     if len(failed) > SHOWN:
@@ -102,10 +73,9 @@ def _row(widths: Sequence[int], result: Result) -> str:
     return "\n".join(lines)
 
 
-def _line(widths: Sequence[int], file: str, function: str, *rest: str) -> str:
-    precision, checks, error, verdict = rest
-    numbers = f"{precision:<9}  {checks:>6}  {error:>9}"
-    return f"{file:<{widths[0]}}  {function:<{widths[1]}}  {numbers}  {verdict}"
+def _line(widths: Sequence[int], *texts: str | int) -> str:
+    layout = f"{{:<{widths[0]}}}  {{:<{widths[1]}}}  {{:<9}}  {{:>6}}  {{:>9}}  {{}}"
+    return layout.format(*texts)
 
 
 def _coverage(folder: Folder, uncovered: Mapping[str, list[str]]) -> list[str]:

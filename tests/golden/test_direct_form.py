@@ -15,10 +15,10 @@ from .conftest import golden_folder
 
 
 def made(precision: torch.dtype) -> tuple[GoldenObjective, GoldenBatch]:
-    golden = golden_folder().load("ctm_training")
-    step = objective(golden, precision)
+    golden = golden_folder().load("ctm_training").at(precision)
+    step = objective(golden)
     step.adversary = ToyAdversary(golden)  # type: ignore[assignment]
-    return step, GoldenBatch(golden, precision)
+    return step, GoldenBatch(golden)
 
 
 def direct(step: GoldenObjective, batch: GoldenBatch) -> dict[str, float]:

@@ -116,7 +116,7 @@ def test_a_pickle_of_the_set_goes_through_the_importer(tmp_path: Path) -> None:
     name = "edm_pickle_expected"
     shutil.copy(path() / f"{name}.safetensors", tmp_path)
     golden = Folder(tmp_path).load(name)
-    state = golden.weights("state", SINGLE)
+    state = golden.weights("state")
     pickle = tmp_path / "edm_pickle_example.pkl"
     pickle.write_bytes(edm_pickle(state, golden.meta["kwargs"]))
     _, (result,) = run(tmp_path, name)

@@ -97,15 +97,16 @@ def test_golden_files(folder: Path) -> None:
     one = golden.load("one")
     assert one.meta == {"kwargs": {"n": 2}, "case": "one"}
     assert golden.load("one") is one
-    assert one.input("x", DOUBLE).dtype == DOUBLE
-    assert one.expected("y", SINGLE).dtype == SINGLE
-    assert one.expected("y", DOUBLE).dtype == DOUBLE
-    assert torch.equal(one.expected("z", SINGLE), one.expected("z", DOUBLE))
-    assert one.expects("z", SINGLE) and not one.expects("w", SINGLE)
-    assert one.labels(DOUBLE) is None
-    assert one.labels(DOUBLE, "a/").dtype == DOUBLE
+    double = one.at(DOUBLE)
+    assert double.input("x").dtype == DOUBLE
+    assert one.expected("y").dtype == SINGLE
+    assert double.expected("y").dtype == DOUBLE
+    assert torch.equal(one.expected("z"), double.expected("z"))
+    assert one.expects("z") and not one.expects("w")
+    assert double.labels() is None
+    assert double.labels("a/").dtype == DOUBLE
     assert one.unused() == ["net/w"]
-    assert one.weights("net", SINGLE)["w"].dtype == SINGLE
+    assert one.weights("net")["w"].dtype == SINGLE
     assert one.unused() == []
     with pytest.raises(UserError, match=r"one.safetensors lacks nothing"):
         one["nothing"]
@@ -126,7 +127,7 @@ def test_golden_files(folder: Path) -> None:
 def test_labels(key: str, value: torch.Tensor, kind: torch.dtype, tmp_path: Path) -> None:
     tensors = {"in/augment_labels": torch.zeros(2, 9), key: value}
     save_tensors(tmp_path / "one.safetensors", tensors)
-    labels = Folder(tmp_path).load("one").labels(DOUBLE)
+    labels = Folder(tmp_path).load("one").at(DOUBLE).labels()
     assert labels is not None
     assert labels.dtype == kind
     assert torch.equal(labels, value.to(kind))
@@ -139,35 +140,33 @@ Cases = Callable[..., None]
 def only(monkeypatch: pytest.MonkeyPatch) -> Cases:
     """Let some functions be the only cases, each of the file ``one`` or as registered."""
 
-    def register(*functions: Callable[[Golden, torch.dtype], Iterator[Check]]) -> None:
+    def register(*functions: Callable[[Golden], Iterator[Check]]) -> None:
         found = [verification.Case("one", function, (SINGLE, DOUBLE)) for function in functions]
         monkeypatch.setattr(verification, "cases", lambda: found)
 
     return register
 
 
-def doubled(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
-    ours = 2 * golden.input("x", precision)
-    yield compare("y", ours, golden.expected("y", precision), precision)
+def doubled(golden: Golden) -> Iterator[Check]:
+    yield golden.check("y", 2 * golden.input("x"))
     yield exact("z", golden["z"], torch.tensor([3.0], dtype=DOUBLE))
-    yield exact("labels", int(golden.labels(precision, "a/").sum()), 2)
-    yield exact("w", len(golden.weights("net", precision)), 1)
+    yield exact("labels", int(golden.labels("a/").sum()), 2)
+    yield exact("w", len(golden.weights("net")), 1)
     counts = golden.folder.load("two")
     yield exact("counts", [counts["count/a"], counts["count/b"]], [1, 2])
 
 
-def wrong(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def wrong(golden: Golden) -> Iterator[Check]:
     for factor in (2.1, 3.0, 2.0):
-        ours = factor * golden.input("x", precision)
-        yield compare(f"times {factor}", ours, golden.expected("y", precision), precision)
+        yield golden.check("y", factor * golden.input("x"), name=f"times {factor}")
 
 
-def stopped(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def stopped(golden: Golden) -> Iterator[Check]:
     yield exact("first", 1, 1)
     raise RuntimeError("shapes\n\tdiffer")
 
 
-def idle(golden: Golden, precision: torch.dtype) -> Iterator[Check]:
+def idle(golden: Golden) -> Iterator[Check]:
     return iter(())
 
 
@@ -240,7 +239,7 @@ def test_verify_names_what_failed(
     [(stopped, "RuntimeError: shapes differ"), (idle, "nothing was checked")],
 )
 def test_verify_fails_where_a_case_does_not_run(
-    case: Callable[[Golden, torch.dtype], Iterator[Check]],
+    case: Callable[[Golden], Iterator[Check]],
     reason: str,
     folder: Path,
     only: Cases,
