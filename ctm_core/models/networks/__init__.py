@@ -11,8 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-import torch
-
 from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime.errors import UserError
 
@@ -23,15 +21,9 @@ __all__ = ["RawNetwork", "build"]
 
 
 def build(
-    network: Network,
-    *,
-    resolution: int,
-    channels: int,
-    label_dim: int = 0,
-    time_s: bool,
-    generator: torch.Generator | None = None,
+    network: Network, *, resolution: int, channels: int, label_dim: int = 0, time_s: bool
 ) -> RawNetwork:
-    """Make a network with fresh weights.
+    """Make a network with fresh weights from torch's global generator.
 
     Under ``torch.device("meta")`` nothing is drawn or stored: ``load_state_dict(…, assign=True)``
     then gives it the tensors of a file without a second copy.
@@ -41,14 +33,10 @@ def build(
     network
         Architecture and sizes. Its ``augment_dim`` is the teacher's: students have no augmentation
         map, as released.
-    resolution, channels
-        Side and channels of the images.
-    label_dim
-        Classes; 0 for an unconditional network.
+    resolution, channels, label_dim
+        Side and channels of the images, and classes; 0 for an unconditional network.
     time_s
         True for students: the network knows the target time s.
-    generator
-        Source of the weights, a generator on the CPU; default torch's global one.
 
     Raises
     ------
@@ -64,16 +52,12 @@ def build(
         sizes = {key: value for key, value in sizes.items() if key != "augment_dim"}
         sizes["time_s"] = True
     module = importlib.import_module(f"{__name__}.{network.architecture}")
+    common = ("model_channels", "channel_mult", "num_blocks", "attn_resolutions", "dropout")
     made: RawNetwork = module.NETWORK(
         resolution=resolution,
         channels=channels,
         label_dim=label_dim,
-        model_channels=network.model_channels,
-        channel_mult=network.channel_mult,
-        num_blocks=network.num_blocks,
-        attn_resolutions=network.attn_resolutions,
-        dropout=network.dropout,
-        generator=generator,
+        **{key: getattr(network, key) for key in common},
         **sizes,
     )
     return made

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core.models.networks.embeddings import TimestepEmbedding
-from ctm_core.models.networks.initial import draw_default, zero
+from ctm_core.models.networks.initial import zero
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
 from ctm_core.models.networks.levels import LevelledUNet
 
@@ -38,33 +37,15 @@ EPS = 1e-5
 class ADM(LevelledUNet):
     """Raw network F(x, c_noise(t), y); it has no target time s, so it can only be a teacher.
 
-    Parameters
-    ----------
-    channel_mult_emb
-        Width of the embedding in units of ``model_channels``.
-    generator
-        Source of the starting weights; default torch's global one.
-    sizes
-        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`. The bottleneck always attends.
-        A level of fewer than 64 channels has no head and so does not attend, whatever
-        ``attn_resolutions`` says; so do the published networks.
-
-    Raises
-    ------
-    UserError
-        If the levels cannot halve the resolution, or a width cannot be split into norm groups or
-        heads.
+    ``sizes`` are those of :class:`~ctm_core.models.networks.raw.RawNetwork`; the embedding is
+    ``channel_mult_emb * model_channels`` wide. The bottleneck always attends. A level of fewer
+    than 64 channels has no head and so does not attend, whatever ``attn_resolutions`` says; so do
+    the published networks.
     """
 
     every_decoder_block_attends = True
 
-    def __init__(
-        self,
-        *,
-        channel_mult_emb: int = 4,
-        generator: torch.Generator | None = None,
-        **sizes: Any,
-    ) -> None:
+    def __init__(self, *, channel_mult_emb: int = 4, **sizes: Any) -> None:
         super().__init__(**sizes)
         model_channels = self.model_channels
         label_dim, augment_dim = self.label_dim, self.augment_dim
@@ -95,7 +76,6 @@ class ADM(LevelledUNet):
         width = self._add_levels(block, self.levels[0].width)
         self.out_norm = group_norm(width, EPS)
         self.out_conv = Conv2d(width, self.channels, 3)
-        draw_default(self, generator)
         zero(self, ("conv1", "proj", "out_conv"))
 
     @property

@@ -58,23 +58,29 @@ def from_arguments(arguments: Mapping[str, Any]) -> DescribedNetwork:
     )
 
 
+#: What EDM's two networks take where their arguments do not say.
+SONG = {
+    "model_channels": 128, "channel_mult": (1, 2, 2, 2), "num_blocks": 4,
+    "attn_resolutions": (16,), "dropout": 0.1,
+}  # fmt: skip
+DHARIWAL = {
+    "model_channels": 192, "channel_mult": (1, 2, 3, 4), "num_blocks": 3,
+    "attn_resolutions": (32, 16, 8), "dropout": 0.1,
+}  # fmt: skip
+
+
 def _edm(arguments: Mapping[str, Any]) -> DescribedNetwork:
     kind = arguments.get("model_type", "DhariwalUNet")
-    if kind == "SongUNet":
-        network = _song(arguments)
-    elif kind == "DhariwalUNet":
-        network = Network(
-            architecture="adm",
-            model_channels=arguments.get("model_channels", 192),
-            channel_mult=arguments.get("channel_mult", (1, 2, 3, 4)),
-            num_blocks=arguments.get("num_blocks", 3),
-            attn_resolutions=arguments.get("attn_resolutions", (32, 16, 8)),
-            dropout=arguments.get("dropout", 0.1),
-            channel_mult_emb=_unless(arguments.get("channel_mult_emb"), 4),
-            augment_dim=arguments.get("augment_dim") or None,
-        )
-    else:
+    if kind not in ("SongUNet", "DhariwalUNet"):
         raise UserError(f"model_type {kind!r} is not supported; SongUNet and DhariwalUNet are")
+    defaults = DHARIWAL if kind == "DhariwalUNet" else SONG
+    own = {"architecture": "adm"} if kind == "DhariwalUNet" else _song(arguments)
+    network = Network(
+        **own,
+        **{key: arguments.get(key, default) for key, default in defaults.items()},
+        channel_mult_emb=_unless(arguments.get("channel_mult_emb"), 4),
+        augment_dim=arguments.get("augment_dim") or None,
+    )
     return DescribedNetwork(
         network,
         resolution=arguments["img_resolution"],
@@ -83,7 +89,7 @@ def _edm(arguments: Mapping[str, Any]) -> DescribedNetwork:
     )
 
 
-def _song(arguments: Mapping[str, Any]) -> Network:
+def _song(arguments: Mapping[str, Any]) -> dict[str, Any]:
     _only(arguments, "decoder_type", "standard")
     kind = arguments.get("embedding_type", "positional")
     if kind not in ("positional", "fourier"):
@@ -92,17 +98,10 @@ def _song(arguments: Mapping[str, Any]) -> Network:
     _only(arguments, "encoder_type", "standard" if plain else "residual", "standard")
     _only(arguments, "channel_mult_noise", 1 if plain else 2, 1)
     taps = tuple(arguments.get("resample_filter", (1, 1)))
-    return Network(
-        architecture="ddpmpp" if plain else "ncsnpp",
-        model_channels=arguments.get("model_channels", 128),
-        channel_mult=arguments.get("channel_mult", (1, 2, 2, 2)),
-        num_blocks=arguments.get("num_blocks", 4),
-        attn_resolutions=arguments.get("attn_resolutions", (16,)),
-        dropout=arguments.get("dropout", 0.1),
-        channel_mult_emb=_unless(arguments.get("channel_mult_emb"), 4),
-        resample_filter=_unless(taps, (1, 1) if plain else (1, 3, 3, 1)),
-        augment_dim=arguments.get("augment_dim") or None,
-    )
+    return {
+        "architecture": "ddpmpp" if plain else "ncsnpp",
+        "resample_filter": _unless(taps, (1, 1) if plain else (1, 3, 3, 1)),
+    }
 
 
 def _openai(arguments: Mapping[str, Any]) -> DescribedNetwork:

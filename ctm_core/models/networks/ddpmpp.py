@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,23 +29,10 @@ TRAITS: dict[str, Any] = {
 class DDPMpp(LevelledUNet):
     """Raw network F(x, c_noise(t), c_noise(s), y) (EDM's SongUNet, CTM section 5.1).
 
-    Parameters
-    ----------
-    channel_mult_emb
-        Width of the embedding in units of ``model_channels``.
-    resample_filter
-        Taps of the filter of up and down blocks; default the architecture's own.
-    generator
-        Source of the starting weights; default torch's global one.
-    sizes
-        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`. In the decoder only the last
-        block of a level attends. With ``time_s`` there are further parameters ``map_layer0_s``,
-        ``map_layer1_s`` and an ``affine_s`` in each block.
-
-    Raises
-    ------
-    UserError
-        If the levels cannot halve the resolution or a width cannot be split into norm groups.
+    ``sizes`` are those of :class:`~ctm_core.models.networks.raw.RawNetwork`; the embedding is
+    ``channel_mult_emb * model_channels`` wide, ``resample_filter`` holds the taps of up and down
+    blocks. In the decoder only the last block of a level attends. With ``time_s`` there are
+    further parameters ``map_layer0_s``, ``map_layer1_s`` and an ``affine_s`` in each block.
     """
 
     #: Whether each lower level also gets the shrunken input: NCSN++ has it.
@@ -58,7 +44,6 @@ class DDPMpp(LevelledUNet):
         *,
         channel_mult_emb: int = 4,
         resample_filter: Sequence[float] | None = None,
-        generator: torch.Generator | None = None,
         **sizes: Any,
     ) -> None:
         super().__init__(**sizes)
@@ -67,7 +52,7 @@ class DDPMpp(LevelledUNet):
         emb_channels = channel_mult_emb * model_channels
         taps = self.default_filter if resample_filter is None else resample_filter
 
-        self.map_noise = self._embedding(model_channels, generator)
+        self.map_noise = self._embedding(model_channels)
         noise_channels = self.map_noise.channels
         self.map_label = nn.Linear(label_dim, noise_channels) if label_dim else None
         self.map_augment = (
@@ -94,11 +79,9 @@ class DDPMpp(LevelledUNet):
         self._last_norm, self._last_conv = f"{name}_aux_norm", f"{name}_aux_conv"
         self.dec[self._last_norm] = group_norm(width)
         self.dec[self._last_conv] = Conv2d(width, self.channels, 3)
-        draw_xavier(self, ("conv1", "proj", "aux_conv"), generator)
+        draw_xavier(self, ("conv1", "proj", "aux_conv"))
 
-    def _embedding(
-        self, model_channels: int, generator: torch.Generator | None
-    ) -> PositionalEmbedding | FourierEmbedding:
+    def _embedding(self, model_channels: int) -> PositionalEmbedding | FourierEmbedding:
         return PositionalEmbedding(model_channels)
 
     @property

@@ -67,13 +67,13 @@ class FourierEmbedding(nn.Module):
 
     freqs: Tensor
 
-    def __init__(self, channels: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
         freqs = torch.empty(channels // 2)
         self.register_buffer("freqs", freqs)
         if not freqs.is_meta:
-            freqs.normal_(std=FOURIER_SCALE, generator=generator)
+            freqs.normal_(std=FOURIER_SCALE)
 
     def forward(self, a: Tensor) -> Tensor:
         """(B,) to (B, channels), in the dtype of ``a``."""

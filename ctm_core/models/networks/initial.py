@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
-__all__ = ["draw_default", "draw_xavier", "zero"]
+__all__ = ["draw_xavier", "zero"]
 
 #: Scale of the layers that end a residual branch: at the start each block is nearly the identity.
 BRANCH_END_SCALE = 1e-5
 
 
-def draw_xavier(
-    network: nn.Module, ends: tuple[str, ...], generator: torch.Generator | None = None
-) -> None:
+def draw_xavier(network: nn.Module, ends: tuple[str, ...]) -> None:
     """Draw the weights of DDPM++ and NCSN++ in place: Xavier-uniform, zero biases.
 
     Layers whose name ends with one of ``ends`` close a residual branch or the network; they are
@@ -25,7 +21,7 @@ def draw_xavier(
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
-            nn.init.xavier_uniform_(module.weight, generator=generator)
+            nn.init.xavier_uniform_(module.weight)
             if name.endswith(ends):
                 with torch.no_grad():
                     module.weight.mul_(BRANCH_END_SCALE)
@@ -33,27 +29,11 @@ def draw_xavier(
                 nn.init.zeros_(module.bias)
 
 
-def draw_default(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw the weights of both ADMs in place: PyTorch's own laws.
-
-    Uniform within :math:`1/\\sqrt{\\text{fan in}}` for weights and biases of convolutions and
-    linear layers, standard normal for tables of labels. Without a generator the layers keep what
-    they drew when they were made, which are these laws.
-    """
-    if generator is None:
-        return
-    for module in network.modules():
-        if isinstance(module, nn.Embedding) and not module.weight.is_meta:
-            nn.init.normal_(module.weight, generator=generator)
-        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
-            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-            if module.bias is not None:
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-
-
 def zero(network: nn.Module, ends: tuple[str, ...]) -> None:
-    """Zero the layers whose name ends with one of ``ends`` (Dhariwal and Nichol 2021)."""
+    """Zero the layers whose name ends with one of ``ends`` (Dhariwal and Nichol 2021).
+
+    The others keep what PyTorch drew when they were made, as both ADMs have it.
+    """
     for name, module in network.named_modules():
         if name.endswith(ends):
             for parameter in module.parameters():

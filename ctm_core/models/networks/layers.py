@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,7 @@ __all__ = ["Conv2d", "Recomputing", "Resample", "UNetBlock", "attend", "group_no
 
 
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
-    """Group norm with min(32, channels / 4) groups, as every EDM network has it.
-
-    Raises
-    ------
-    UserError
-        If the groups cannot be of equal size.
-    """
+    """Group norm with min(32, channels / 4) equal groups, as every EDM network has it."""
     groups = min(32, channels // 4)
     if groups == 0 or channels % groups:
         raise UserError(
@@ -41,13 +36,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str = "math") -> Tensor:
     r"""Attention :math:`\mathrm{softmax}(q^\top k/\sqrt d)`, applied to v, over places.
 
     Each argument and the result are (B * heads, d, places). The softmax runs in float32 at least:
-    bf16 would lose the small weights.
-
-    Parameters
-    ----------
-    kernel
-        ``math`` as written above; ``sdpa`` by torch's fused kernels, which never hold the whole
-        matrix of weights and round otherwise.
+    bf16 would lose the small weights. The ``sdpa`` kernel is torch's fused one, which never holds
+    the whole matrix of weights and rounds otherwise.
     """
     if kernel == "sdpa":
         q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in (q, k, v))
@@ -102,10 +92,6 @@ class Conv2d(nn.Conv2d):
         resample_filter: Sequence[float] = (1, 1),
         conv_first: bool = False,
     ) -> None:
-        if up and down:
-            raise ValueError("a convolution resamples up or down, not both")
-        if conv_first and not down:
-            raise ValueError("a convolution comes first only before a resampling down")
         border = (len(resample_filter) - 1) // 2 if conv_first else 0
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2 + border)
         self.up = up
@@ -166,26 +152,9 @@ class UNetBlock(Recomputing):
     5.1). In ADM :math:`k=1` and p holds a scale and a shift, which act after the norm:
     :math:`\mathrm{norm}_1(h)\,(1 + p_\text{scale}) + p_\text{shift}`.
 
-    Parameters
-    ----------
-    in_channels, out_channels, emb_channels
-        Widths of input, output and time embedding.
-    up, down
-        Doubles or halves the image before ``conv0``.
-    attention, heads
-        Self-attention after the block and its number of heads; 0 heads are no attention.
-    dropout
-        Probability, active in train mode.
-    adaptive_scale
-        Whether p holds scale and shift (ADM).
-    resample_proj
-        Whether ``skip`` is a 1x1 convolution in every block that resamples (DDPM++, NCSN++), or,
-        where channels are kept, a resampling alone (ADM). Where channels change it always is.
-
-    Raises
-    ------
-    UserError
-        If a width cannot be split into equal norm groups or heads.
+    With 0 heads there is no attention; a width that cannot be split into equal norm groups or
+    heads is a UserError. ``skip`` is a 1x1 convolution where channels change, and with
+    ``resample_proj`` (DDPM++, NCSN++) in every block that resamples, where ADM resamples alone.
     """
 
     def __init__(
@@ -217,10 +186,9 @@ class UNetBlock(Recomputing):
                 f"network: attention over {out_channels} channels cannot be split into "
                 f"{self.heads} equal heads; change model_channels or attn_resolutions"
             )
+        resampling: dict[str, Any] = {"up": up, "down": down, "resample_filter": resample_filter}
         self.norm0 = group_norm(in_channels, eps)
-        self.conv0 = Conv2d(
-            in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter
-        )
+        self.conv0 = Conv2d(in_channels, out_channels, 3, **resampling)
         modulation = out_channels * (2 if adaptive_scale else 1)
         self.affine = nn.Linear(emb_channels, modulation)
         self.affine_s = nn.Linear(emb_channels, modulation) if time_s else None
@@ -228,9 +196,7 @@ class UNetBlock(Recomputing):
         self.conv1 = Conv2d(out_channels, out_channels, 3)
         self.skip: nn.Module | None = None
         if in_channels != out_channels or (resample_proj and (up or down)):
-            self.skip = Conv2d(
-                in_channels, out_channels, 1, up=up, down=down, resample_filter=resample_filter
-            )
+            self.skip = Conv2d(in_channels, out_channels, 1, **resampling)
         elif up or down:
             self.skip = Resample(up=up, resample_filter=resample_filter)
         if self.heads:
@@ -286,8 +252,7 @@ def _resampled(x: Tensor, kernel: Tensor, up: bool, box: bool) -> Tensor:
         return functional.avg_pool2d(x, 2)
     channels, padding = x.shape[1], (kernel.shape[-1] - 1) // 2
     kernel = kernel.to(x.dtype).expand(channels, 1, -1, -1)
+    strided: dict[str, Any] = {"stride": 2, "padding": padding, "groups": channels}
     if up:
-        return functional.conv_transpose2d(
-            x, 4 * kernel, stride=2, padding=padding, groups=channels
-        )
-    return functional.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
+        return functional.conv_transpose2d(x, 4 * kernel, **strided)
+    return functional.conv2d(x, kernel, **strided)

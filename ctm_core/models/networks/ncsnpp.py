@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.embeddings import FourierEmbedding
 
@@ -22,7 +20,7 @@ __all__ = ["NETWORK", "TRAITS", "NCSNpp"]
 
 #: Read by the configuration without importing this file.
 TRAITS: dict[str, Any] = {
-    "keys": {"channel_mult_emb": 4, "resample_filter": (1, 3, 3, 1), "augment_dim": 0},
+    "keys": {"channel_mult_emb": 4, "resample_filter": (1, 3, 3, 1), "augment_dim": 0}
 }
 
 
@@ -31,16 +29,14 @@ class NCSNpp(DDPMpp):
 
     Parameters are those of :class:`~ctm_core.models.networks.ddpmpp.DDPMpp` without ``time_s``.
     Each level but the first has a further layer ``enc.<side>x<side>_aux_residual``, and the buffer
-    ``map_noise.freqs`` (model_channels,) holds the frequencies, drawn from ``generator`` too.
+    ``map_noise.freqs`` (model_channels,) holds the frequencies.
     """
 
     residual_encoder = True
     default_filter = TRAITS["keys"]["resample_filter"]
 
-    def _embedding(
-        self, model_channels: int, generator: torch.Generator | None
-    ) -> FourierEmbedding:
-        return FourierEmbedding(2 * model_channels, generator)
+    def _embedding(self, model_channels: int) -> FourierEmbedding:
+        return FourierEmbedding(2 * model_channels)
 
 
 NETWORK = NCSNpp

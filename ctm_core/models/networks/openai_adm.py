@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core.models.networks.embeddings import TimestepEmbedding
-from ctm_core.models.networks.initial import draw_default, zero
+from ctm_core.models.networks.initial import zero
 from ctm_core.models.networks.layers import Recomputing, attend
 from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime.errors import UserError
@@ -46,42 +46,23 @@ GROUPS: int = TRAITS["width_multiple"]
 class OpenAIADM(RawNetwork):
     """Raw network F(x, c_noise(t), c_noise(s), y).
 
-    Parameters
-    ----------
-    num_head_channels, num_heads
-        Channels of a head; or the number of heads at every level, which then decides.
-    generator
-        Source of the starting weights; default torch's global one.
-    sizes
-        Those of :class:`~ctm_core.models.networks.raw.RawNetwork`; widths are multiples of 32. The
-        middle always attends. The published argument ``attention_resolutions`` lists
-        ``resolution / side`` instead of sides. With ``time_s`` there are further parameters
-        ``time_embed_s`` and an ``emb_layers_s`` in each residual block.
-
-    Raises
-    ------
-    UserError
-        If the levels cannot halve the resolution, or a width cannot be split into heads.
+    ``sizes`` are those of :class:`~ctm_core.models.networks.raw.RawNetwork`; widths are multiples
+    of 32. ``num_heads``, the number of heads at every level, decides over ``num_head_channels``.
+    The middle always attends. The published argument ``attention_resolutions`` lists
+    ``resolution / side`` instead of sides. With ``time_s`` there are further parameters
+    ``time_embed_s`` and an ``emb_layers_s`` in each residual block.
     """
 
     def __init__(
-        self,
-        *,
-        num_head_channels: int = 64,
-        num_heads: int | None = None,
-        generator: torch.Generator | None = None,
-        **sizes: Any,
+        self, *, num_head_channels: int = 64, num_heads: int | None = None, **sizes: Any
     ) -> None:
         super().__init__(**sizes)
         model_channels, time_s = self.model_channels, self.time_s
         emb_channels = 4 * model_channels
 
         def mlp() -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(model_channels, emb_channels),
-                nn.SiLU(),
-                nn.Linear(emb_channels, emb_channels),
-            )
+            first = nn.Linear(model_channels, emb_channels)
+            return nn.Sequential(first, nn.SiLU(), nn.Linear(emb_channels, emb_channels))
 
         block = partial(ResBlock, emb_channels=emb_channels, dropout=self.dropout, time_s=time_s)
 
@@ -109,9 +90,8 @@ class OpenAIADM(RawNetwork):
                 self.input_blocks.append(nn.ModuleList([block(width, width, down=True)]))
                 skips.append(width)
 
-        self.middle_block = nn.ModuleList(
-            [block(width, width), attention(width), block(width, width)]
-        )
+        middle = [block(width, width), attention(width), block(width, width)]
+        self.middle_block = nn.ModuleList(middle)
 
         self.output_blocks = nn.ModuleList()
         for level in reversed(self.levels):
@@ -125,14 +105,12 @@ class OpenAIADM(RawNetwork):
 
         end = nn.Conv2d(width, self.channels, 3, padding=1)
         self.out = nn.Sequential(_norm(width), nn.SiLU(), end)
-        draw_default(self, generator)
         zero(self, ("out_layers.3", "proj_out", "out.2"))
 
     @property
     def output_weight(self) -> Tensor:
         """Weight of the second convolution of the last residual block, (width, width, 3, 3)."""
-        block = self.output_blocks[-1][0]  # type: ignore[index]
-        weight: Tensor = block.out_layers[3].weight
+        weight: Tensor = self.output_blocks[-1][0].out_layers[3].weight  # type: ignore[index]
         return weight
 
     def forward(
@@ -154,8 +132,7 @@ class OpenAIADM(RawNetwork):
         if self.label_emb is not None and labels is not None:
             emb = emb + labels.to(x.dtype) @ self.label_emb.weight
         emb_s = None
-        if self.time_embed_s is not None:
-            assert c_noise_s is not None
+        if self.time_embed_s is not None and c_noise_s is not None:
             emb_s = self.time_embed_s(self.timestep(TIMESTEPS * c_noise_s).to(x.dtype))
 
         def run(layers: nn.Module, x: Tensor) -> Tensor:
@@ -184,19 +161,8 @@ class ResBlock(Recomputing):
        y &= \mathrm{skip}(r(x))
           + \mathrm{conv}(\mathrm{dropout}(\mathrm{silu}(\mathrm{norm}(h)\,(1 + a) + b)))
 
-    where r doubles by copying, halves by averaging 2x2, or does nothing, and ``skip`` is a 1x1
-    convolution where channels change.
-
-    Parameters
-    ----------
-    in_channels, out_channels, emb_channels
-        Widths of input, output and embeddings.
-    up, down
-        What r does.
-    dropout
-        Probability, active in train mode.
-    time_s
-        Whether :math:`W_s` exists.
+    where r doubles by copying (``up``), halves by averaging 2x2 (``down``), or does nothing, and
+    ``skip`` is a 1x1 convolution where channels change. :math:`W_s` exists with ``time_s``.
     """
 
     def __init__(
@@ -217,22 +183,14 @@ class ResBlock(Recomputing):
         def embedded() -> nn.Sequential:
             return nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
 
-        self.in_layers = nn.Sequential(
-            _norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        )
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.in_layers = nn.Sequential(_norm(in_channels), nn.SiLU(), conv)
         self.emb_layers = embedded()
         self.emb_layers_s = embedded() if time_s else None
-        self.out_layers = nn.Sequential(
-            _norm(out_channels),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
-        )
-        self.skip_connection = (
-            nn.Identity()
-            if in_channels == out_channels
-            else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        conv, drop = nn.Conv2d(out_channels, out_channels, 3, padding=1), nn.Dropout(dropout)
+        self.out_layers = nn.Sequential(_norm(out_channels), nn.SiLU(), drop, conv)
+        same = in_channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, emb_s: Tensor | None = None) -> Tensor:
         """(B, in, H, W) and embeddings (B, emb) to (B, out, H', W')."""
@@ -262,13 +220,7 @@ class ResBlock(Recomputing):
 
 
 class AttentionBlock(nn.Module):
-    """Residual self-attention over places; the output of ``qkv`` is ordered ({q, k, v}, head, d).
-
-    Raises
-    ------
-    UserError
-        If the channels cannot be split into ``heads`` equal heads.
-    """
+    """Residual self-attention over places; ``qkv`` puts out ({q, k, v}, head, d)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()

@@ -53,11 +53,6 @@ class RawNetwork(nn.Module):
         Whether the network knows the target time s (CTM, section 5.1).
     dropout
         Probability, active in train mode.
-
-    Raises
-    ------
-    UserError
-        If the side cannot be halved so often.
     """
 
     def __init__(

@@ -35,7 +35,8 @@ SIZES: dict[str, Any] = {
 
 
 def small(**changes: Any) -> ADM:
-    network = ADM(**(SIZES | changes), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    network = ADM(**(SIZES | changes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -114,7 +115,8 @@ def test_what_the_blocks_are_told() -> None:
 
 
 def test_initial_weights() -> None:
-    network = ADM(**SIZES, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    network = ADM(**SIZES)
     for name, module in network.named_modules():
         if name.endswith(("conv1", "proj", "out_conv")):
             assert not any(p.any() for p in module.parameters()), name

@@ -40,11 +40,13 @@ def test_fourier_embedding_closed_form() -> None:
 
 
 def test_fourier_frequencies_are_a_saved_buffer_of_deviation_16() -> None:
-    embedding = FourierEmbedding(20_000, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    embedding = FourierEmbedding(20_000)
     assert list(embedding.state_dict()) == ["freqs"] and not list(embedding.parameters())
     assert abs(float(embedding.freqs.std()) - 16) < 0.5
     assert abs(float(embedding.freqs.mean())) < 0.5
-    again = FourierEmbedding(20_000, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    again = FourierEmbedding(20_000)
     assert torch.equal(embedding.freqs, again.freqs)
 
 

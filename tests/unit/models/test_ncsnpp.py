@@ -34,7 +34,8 @@ SIZES: dict[str, Any] = {
 
 
 def small(**changes: Any) -> NCSNpp:
-    network = NCSNpp(**(SIZES | changes), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    network = NCSNpp(**(SIZES | changes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -36,7 +36,8 @@ SIZES: dict[str, Any] = {
 
 
 def small(**changes: Any) -> OpenAIADM:
-    network = OpenAIADM(**(SIZES | changes), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    network = OpenAIADM(**(SIZES | changes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -188,7 +189,8 @@ def test_the_target_time_enters_and_must_be_given() -> None:
 
 
 def test_initial_weights() -> None:
-    network = OpenAIADM(**SIZES, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    network = OpenAIADM(**SIZES)
     for name, module in network.named_modules():
         if name.endswith(("out_layers.3", "proj_out", "out.2")):
             assert not any(p.any() for p in module.parameters()), name
