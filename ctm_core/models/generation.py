@@ -26,24 +26,13 @@ Tensor = torch.Tensor
 
 
 class Generator:
-    """Draws images from a model by the rules of its weight file.
-
-    Parameters
-    ----------
-    model
-        In eval mode.
-    record
-        The weight file's record.
-    """
+    """Draws images from a model in eval mode by the rules of its weight file's ``record``."""
 
     def __init__(self, model: Trajectory, record: dict[str, Any]) -> None:
         self.model = model
         self.record = record
-        self.shape = (
-            int(record["channels"]),
-            int(record["resolution"]),
-            int(record["resolution"]),
-        )
+        side = int(record["resolution"])
+        self.shape = (int(record["channels"]), side, side)
         self.classes = int(record["label_dim"])
 
     @classmethod
@@ -67,8 +56,7 @@ class Generator:
         """What to sample, with defaults for what is None.
 
         By default a student is sampled with ``gamma`` at NFE 1 and a teacher with ``heun`` at
-        NFE 35; γ is 0, or 1 where nothing else is possible. Raises UserError for an unknown
-        sampler.
+        NFE 35; γ is 0, or 1 where nothing else is possible.
         """
         default, evaluations = (JUMP_SAMPLER, 1) if self.has_jumps else (ODE_SAMPLER, 35)
         sampler = sampler or default
@@ -77,13 +65,7 @@ class Generator:
         return Cell(sampler, evaluations if nfe is None else nfe, gamma)
 
     def class_index(self, label: str) -> int:
-        """The index of a class given by name or index.
-
-        Raises
-        ------
-        UserError
-            If the model is unconditional or has no such class.
-        """
+        """The index of a class given by name or index; raises UserError if there is none."""
         if not self.classes:
             raise UserError("--class needs a class-conditional model; this one is unconditional")
         names = [str(name) for name in self.record["class_names"]]
@@ -116,20 +98,10 @@ class Generator:
     ) -> Iterator[Tensor]:
         """Yield uint8 images (at most ``batch_size``, C, H, W) until ``count`` are made.
 
-        Parameters
-        ----------
-        sampler, nfe, gamma
-            As :func:`ctm_core.diffusion.sampling.sample` takes them.
-        label
-            One class for all samples.
-        labels
-            Explicit classes, int64 (count,), instead of drawn ones.
-
-        Raises
-        ------
-        UserError
-            If the combination cannot be sampled, the labels do not fit the model or the count, or
-            the model gives NaN or infinity.
+        ``sampler``, ``nfe`` and ``gamma`` are those of
+        :func:`ctm_core.diffusion.sampling.sample`. ``label`` is one class for all samples,
+        ``labels`` are explicit classes, int64 (count,), instead of drawn ones. Raises UserError if
+        the combination cannot be sampled, the labels do not fit, or the model gives NaN.
         """
         self._check_labels(count, label, labels)
         cell = Cell(sampler, nfe, gamma)
@@ -139,7 +111,6 @@ class Generator:
             else:
                 y = labels[start : start + batch_size]
                 y = torch.cat([y, y.new_zeros(batch_size - len(y))])
-
             images = self.draw(start, batch_size, cell, seed=seed, labels=y)
             if not bool(torch.isfinite(images).all()):
                 raise UserError(
@@ -160,12 +131,8 @@ class Generator:
     ) -> Tensor:
         """Samples ``start …`` of a seed, unclamped: float (count, C, H, W) on the model's device.
 
-        Parameters
-        ----------
-        labels
-            int64 (count,), or None for an unconditional model.
-        model
-            Called in place of the generator's own, e.g. one that records its calls.
+        ``labels`` are int64 (count,), or None for an unconditional model; ``model`` is called in
+        place of the generator's own, e.g. one that records its calls.
         """
         device = next(self.model.parameters()).device
         return sampling.sample(
@@ -182,7 +149,7 @@ class Generator:
     def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
         if count < 1:
             raise UserError(f"expected at least one sample, but got {count}")
-        given = [label] if label is not None else []
+        given = [] if label is None else [label]
         if labels is not None:
             if labels.shape != (count,) or labels.dtype != torch.int64:
                 raise UserError(

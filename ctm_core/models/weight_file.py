@@ -28,42 +28,26 @@ FORMAT = "ctm-weights-1"
 
 #: What the record of every weight file says.
 RECORD = {
-    "experiment",
-    "model",
-    "objective",
-    "seed",
-    "step",
-    "train_hash",
-    "dataset",
-    "dataset_fingerprint",
-    "network",
-    "diffusion",
-    "resolution",
-    "channels",
-    "label_dim",
-    "class_names",
-    "time_s",
-}
+    "experiment", "model", "objective", "seed", "step", "train_hash", "dataset",
+    "dataset_fingerprint", "network", "diffusion", "resolution", "channels", "label_dim",
+    "class_names", "time_s",
+}  # fmt: skip
 
 
 def build_model(
-    *,
-    network: config.Network,
-    diffusion: config.Diffusion,
-    resolution: int,
-    channels: int,
-    label_dim: int,
-    time_s: bool,
-    inner: str = "edm",
+    *, network: config.Network, diffusion: config.Diffusion, inner: str = "edm", **sizes: Any
 ) -> Trajectory:
-    """A freshly initialised model; torch's global generator decides the weights."""
+    """A freshly initialised model; torch's global generator decides the weights.
+
+    ``sizes`` are resolution, channels, label_dim and time_s, as :func:`.networks.build` has them.
+    """
     from ctm_core.diffusion.trajectory import Trajectory
 
-    net = networks.build(
-        network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
-    )
     return Trajectory(
-        net, sigma_data=diffusion.sigma_data, inner=inner, sigma_min=diffusion.sigma_min
+        networks.build(network, **sizes),
+        sigma_data=diffusion.sigma_data,
+        inner=inner,
+        sigma_min=diffusion.sigma_min,
     )
 
 
@@ -85,13 +69,7 @@ def export(
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of a weight file without its tensors.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged or none of ours.
-    """
+    """The record of a weight file without its tensors; raises UserError if it is none of ours."""
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise UserError(
@@ -112,10 +90,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, Any]]:
     """Rebuild a model from its file alone, in eval mode, with its record.
 
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, none of ours, or its tensors do not fit its record.
+    Raises UserError if the file is missing, damaged, none of ours, or its tensors do not fit.
     """
     record = read_record(path)
     tensors, _ = load_tensors(path)
@@ -123,10 +98,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
         model = build_model(
             network=config.validated(config.Network, record["network"], path),
             diffusion=config.validated(config.Diffusion, record["diffusion"], path),
-            resolution=record["resolution"],
-            channels=record["channels"],
-            label_dim=record["label_dim"],
-            time_s=record["time_s"],
+            **{key: record[key] for key in ("resolution", "channels", "label_dim", "time_s")},
             inner=record.get("inner", "edm"),
         )
     load_state(model, tensors, path)

@@ -42,13 +42,7 @@ def _family(features: str) -> ModuleType:
 
 
 def build_features(protocol: Protocol) -> FeatureExtractor:
-    """The extractor that a protocol asks for, weights loaded and checked.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, or weights or a package are missing or damaged.
-    """
+    """The extractor that a protocol asks for, weights loaded and checked; raises UserError."""
     extractor: FeatureExtractor = _family(protocol.features).build(protocol)
     return extractor
 

@@ -1,6 +1,7 @@
 """A feature extractor: uint8 images in, float32 features out."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -25,56 +26,28 @@ class Further(NamedTuple):
     network: Network
 
 
+@dataclass(eq=False, kw_only=True)
 class FeatureExtractor:
     """A network with the resizing and batching of its protocol.
 
     Batches have one fixed size, the last one padded, so that a sample's features are the same bits
     however many images are scored with it.
-
-    Parameters
-    ----------
-    name, dim, weights_sha256
-        Of the features: the protocol's name for them, their dimensions, and the network's weights.
-    network
-        Maps float32 levels 0 … 255 of shape (batch, C, S, S) to features (batch, dim).
-    protocol
-        Gives input_size S and resizing.
-    channels
-        What the network takes; one-channel images are repeated where it takes three.
-    batch_size
-        Images a forward pass.
-    further
-        Outputs beside the features, by name.
-    absent
-        Outputs that one could expect and that this network lacks: name to the reason.
-    device
-        Where the network is.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        dim: int,
-        weights_sha256: str,
-        network: Network,
-        protocol: Protocol,
-        channels: int,
-        batch_size: int,
-        further: Mapping[str, Further] | None = None,
-        absent: Mapping[str, str] | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.name = name
-        self.dim = dim
-        self.weights_sha256 = weights_sha256
-        self.network = network
-        self.protocol = protocol
-        self.channels = channels
-        self.batch_size = batch_size
-        self.further = dict(further or {})
-        self.absent = dict(absent or {})
-        self.device = device or torch.device("cpu")
+    protocol: Protocol  #: gives input_size S, resizing, and the features' name
+    dim: int
+    weights_sha256: str
+    network: Network  #: float32 levels 0 … 255 (batch, C, S, S) to features (batch, dim)
+    batch_size: int
+    channels: int = 3  #: what the network takes; one channel is repeated where it takes three
+    further: Mapping[str, Further] = field(default_factory=dict)  #: other outputs, by name
+    absent: Mapping[str, str] = field(default_factory=dict)  #: those it lacks, and why
+    device: torch.device | str = "cpu"  #: where the network is
+
+    @property
+    def name(self) -> str:
+        """The protocol's name for the features."""
+        return self.protocol.features
 
     @property
     def outputs(self) -> dict[str, int]:
@@ -104,27 +77,15 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def extract(self, images: torch.Tensor, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Outputs by name, each float32 of shape (N, its dimensions), on the CPU.
+        """Outputs (keys of :attr:`outputs`) of uint8 images (N, C, S, S), float32 on the CPU.
 
-        Parameters
-        ----------
-        images
-            uint8 of shape (N, C, H, W), H = W.
-        names
-            Keys of :attr:`outputs`.
-
-        Raises
-        ------
-        UserError
-            If the network lacks an output, or size or channels are not what protocol and network
-            take.
+        Raises UserError if the network lacks an output, or size or channels are not what protocol
+        and network take.
         """
         wanted = list(dict.fromkeys(names))
         self._check(images, wanted)
-        outputs = {
-            name: torch.empty(len(images), self.outputs[name], dtype=torch.float32)
-            for name in wanted
-        }
+        sizes = self.outputs
+        outputs = {name: torch.empty(len(images), sizes[name]) for name in wanted}
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             count = len(batch)
@@ -141,9 +102,8 @@ class FeatureExtractor:
         if "features" in names or any(f.of == "features" for f in chosen.values()):
             outputs["features"] = self.network(levels)
         for name, further in chosen.items():
-            outputs[name] = further.network(
-                levels if further.of == "levels" else outputs["features"]
-            )
+            source = levels if further.of == "levels" else outputs["features"]
+            outputs[name] = further.network(source)
         return {name: outputs[name] for name in names}
 
     def _check(self, images: torch.Tensor, names: list[str]) -> None:
@@ -172,20 +132,8 @@ def clean_resize(images: torch.Tensor, size: int, channels: int = 3) -> torch.Te
     """clean-fid's resizing (Parmar et al., 2022): PIL's bicubic filter, the result not quantised.
 
     The filter is linear and works along columns and rows alike, so it is two matrix products for a
-    whole batch: equal to PIL's, channel by channel, up to float32 rounding.
-
-    Parameters
-    ----------
-    images
-        uint8 (N, C, H, W), C of 1 or 3.
-    size
-        Side of the result.
-    channels
-        Of the result: 3, or 1 for one-channel images.
-
-    Returns
-    -------
-    Levels 0 … 255, float32 (N, channels, size, size).
+    whole batch: equal to PIL's, channel by channel, up to float32 rounding. Takes uint8
+    (N, C, H, W), C of 1 or 3, to levels 0 … 255, float32 (N, channels, size, size).
     """
     height, width = images.shape[-2:]
     made = _filter(height, size) @ (images.float() @ _filter(width, size).T)

@@ -11,13 +11,7 @@ __all__ = ["checked_file"]
 
 
 def checked_file(asset: str) -> tuple[Path, str]:
-    """Path and SHA-256 of an external file that is there and is what it should be.
-
-    Raises
-    ------
-    UserError
-        If it is missing, is another file, or executes and its hash is not known.
-    """
+    """Path and SHA-256 of an external file that is there and is what it should be."""
     path = assets.require(asset)
     facts = os.stat(path)
     return path, _digest(path.absolute(), facts.st_size, facts.st_mtime_ns)

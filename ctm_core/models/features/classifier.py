@@ -8,9 +8,9 @@ training as metadata, so that everyone's distances compare.
 """
 
 import json
-from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +24,14 @@ from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
-__all__ = [
-    "Classifier",
-    "Recipe",
-    "build",
-    "load_classifier",
-    "train_classifier",
-    "weights_sha256",
-]
+__all__ = ["Recipe", "build", "train_classifier", "weights_sha256"]
 
 DIM = 64
 BATCH_SIZE = 256
 PREFIX = "classifier_"
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """Length and rate of a classifier's training."""
 
     steps: int = 1000
@@ -48,13 +40,7 @@ class Recipe:
 
 
 class Classifier(nn.Module):
-    """The network.
-
-    Parameters
-    ----------
-    resolution, channels, classes
-        Of the data set. Images above 16 pixels are halved twice, smaller ones once.
-    """
+    """The network for a data set; images above 16 pixels are halved twice, smaller ones once."""
 
     def __init__(self, resolution: int, channels: int, classes: int) -> None:
         super().__init__()
@@ -112,32 +98,14 @@ def _accuracy(network: Classifier, dataset: Dataset, rows: torch.Tensor) -> floa
 
 
 def train_classifier(
-    dataset: Dataset,
-    output: str | Path,
-    *,
-    seed: int = 0,
-    recipe: Recipe | None = None,
+    dataset: Dataset, output: str | Path, *, seed: int = 0, recipe: Recipe | None = None
 ) -> dict[str, str]:
-    """Train the network on four fifths of a data set and write its weights.
+    """Train the network on four fifths of a data set and write its weights as safetensors.
 
     Adam with a cosine learning rate, cross-entropy with smoothing 0.1, shifts by up to one pixel,
     and mirroring where the data set allows it. Every draw is counter-based; the other
-    fifth, chosen at random, measures the accuracy and is never trained on.
-
-    Parameters
-    ----------
-    dataset
-        Its labels and images, of any number of channels.
-    output
-        The safetensors file to write.
-    seed
-        Of initialisation, batches and augmentation.
-    recipe
-        Length and rate; None takes the data set's own, or the default.
-
-    Returns
-    -------
-    The record of the training, which is also the file's metadata.
+    fifth, chosen at random, measures the accuracy and is never trained on. Without a ``recipe``
+    the data set's own, or the default, holds. Returns the file's metadata.
     """
     recipe = recipe or Recipe(**traits(dataset.name).classifier)
     network = Classifier(dataset.resolution, dataset.channels, dataset.classes)
@@ -150,10 +118,8 @@ def train_classifier(
     for step in range(recipe.steps):
         chosen = randomness.integers(seed, "classifier/batch", step, 0, batch_size, len(train))
         images, labels = dataset.batch(train[chosen])
-        levels = images.float()
-        levels = _shifted(
-            levels, randomness.integers(seed, "classifier/shift", step, 0, batch_size, 9)
-        )
+        shifts = randomness.integers(seed, "classifier/shift", step, 0, batch_size, 9)
+        levels = _shifted(images.float(), shifts)
         if dataset.flip:
             mirrored = randomness.integers(seed, "classifier/flip", step, 0, batch_size, 2) == 1
             levels[mirrored] = levels[mirrored].flip(-1)
@@ -170,7 +136,7 @@ def train_classifier(
         "resolution": str(dataset.resolution),
         "channels": str(dataset.channels),
         "classes": str(dataset.classes),
-        "training": json.dumps({"seed": seed, **asdict(recipe)}),
+        "training": json.dumps({"seed": seed, **recipe._asdict()}),
         "train_accuracy": f"{_accuracy(network, dataset, train):.4f}",
         "held_out_accuracy": f"{_accuracy(network, dataset, held_out):.4f}",
         "held_out": str(len(held_out)),
@@ -180,13 +146,7 @@ def train_classifier(
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, dict[str, str]]:
-    """The network of a weights file, and the record of its training.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, or no classifier.
-    """
+    """The network of a weights file, and the record of its training; raises UserError."""
     tensors, record = load_tensors(path)
     try:
         network = Classifier(*(int(record[k]) for k in ("resolution", "channels", "classes")))
@@ -215,13 +175,7 @@ def weights_sha256(features: str) -> str:
 
 
 def build(protocol: Protocol) -> FeatureExtractor:
-    """The extractor of ``classifier_<dataset>``.
-
-    Raises
-    ------
-    UserError
-        If there are no weights for the data set, or the protocol feeds another size.
-    """
+    """The extractor of ``classifier_<dataset>``; raises UserError if there are no weights."""
     path = _path(protocol.features)
     network, record = load_classifier(path)
     if protocol.input_size != int(record["resolution"]):
@@ -235,7 +189,6 @@ def build(protocol: Protocol) -> FeatureExtractor:
         return logits.softmax(dim=1)
 
     return FeatureExtractor(
-        name=protocol.features,
         dim=DIM,
         weights_sha256=sha256_file(path),
         network=network.features,

@@ -47,16 +47,9 @@ def weights_sha256(features: str) -> str:
 
 
 def positions(embedding: torch.Tensor, side: int) -> torch.Tensor:
-    """Position embedding for ``side`` × ``side`` patches.
+    """Position embedding for ``side`` × ``side`` patches: (1, 1 + n², D) to (1, 1 + side², D).
 
-    Parameters
-    ----------
-    embedding
-        (1, 1 + n², D): the class token's, then a square of patches.
-
-    Returns
-    -------
-    (1, 1 + side², D); the same tensor if n = side.
+    The first row is the class token's, the others are a square of patches.
     """
     count = math.isqrt(embedding.shape[1] - 1)
     if count == side:
@@ -90,14 +83,7 @@ def _network(state: dict[str, torch.Tensor], input_size: int) -> tuple[Any, int]
 
 
 def build(protocol: Protocol) -> FeatureExtractor:
-    """The extractor.
-
-    Raises
-    ------
-    UserError
-        If the variant is unknown, timm is missing, or the file is missing, is not the known one,
-        or holds another network.
-    """
+    """The extractor; raises UserError if its file is missing or not the known one."""
     path, digest = checked_file(_asset(protocol.features))
     torchvision_shim.apply()
     try:
@@ -120,12 +106,10 @@ def build(protocol: Protocol) -> FeatureExtractor:
         return token
 
     return FeatureExtractor(
-        name=protocol.features,
         dim=dim,
         weights_sha256=digest,
         network=features,
         protocol=protocol,
-        channels=3,
         batch_size=BATCH_SIZE,
         device=device,
     )

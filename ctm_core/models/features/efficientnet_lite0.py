@@ -6,7 +6,6 @@ differently; :func:`timm_name` maps them one to one. Input is (v/255 - 0.5) / 0.
 levels v, grey repeated to three channels, resized as the protocol says.
 """
 
-import hashlib
 import importlib.metadata
 import re
 from functools import cache
@@ -22,6 +21,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file
 
 __all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
 
@@ -34,36 +34,23 @@ CLASSES = 1000
 #: Images a forward pass: 32 of 64 pixels or less, and fewer of larger ones, whose activations
 #: would not stay in the cache: at 299 pixels a batch of 32 takes twice the time.
 BATCH_SIZE, SMALL_SIDE, FEWEST = 32, 64, 4
-#: Blocks in each of the seven stages; the weights number them through, timm by stage.
-STAGES = (1, 2, 2, 3, 3, 4, 1)
+#: Stage and place in it of each block; the weights number them through, timm by stage.
+BLOCKS = [(stage, i) for stage, n in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(n)]
 
 OUTER = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
     "_fc": "classifier",
-}
+}  # fmt: skip
 EXPANDED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
 #: Block 0 widens nothing, so it lacks the first pair.
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 def timm_name(name: str) -> str:
-    """timm's name of a tensor of the weights file.
-
-    Raises
-    ------
-    ValueError
-        If the name follows no rule of the file.
-    """
+    """timm's name of a tensor of the weights file."""
     head, _, rest = name.partition(".")
     if head in OUTER:
         return f"{OUTER[head]}.{rest}"
@@ -72,21 +59,12 @@ def timm_name(name: str) -> str:
         raise ValueError(f"unknown tensor {name}")
     block, part, leaf = int(match[1]), match[2], match[3]
     layer = (EXPANDED if block else FIRST)[part]
-    stage = 0
-    while block >= STAGES[stage]:
-        block -= STAGES[stage]
-        stage += 1
-    return f"blocks.{stage}.{block}.{layer}.{leaf}"
+    stage, index = BLOCKS[block]
+    return f"blocks.{stage}.{index}.{layer}.{leaf}"
 
 
 def weights_file() -> Path:
-    """The weights file inside the installed package.
-
-    Raises
-    ------
-    UserError
-        If the package, or the file in it, is not installed.
-    """
+    """The weights file inside the installed package; raises UserError if there is none."""
     fix = "run `make setup` to install it"
     try:
         listed = importlib.metadata.files(PACKAGE) or []
@@ -101,7 +79,7 @@ def weights_file() -> Path:
 
 @cache
 def _checked(path: Path) -> str:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_file(path)
     if digest != SHA256:
         raise UserError(
             f"{path} has SHA-256 {digest[:16]}…, expected {SHA256[:16]}…; reinstall {PACKAGE}"
@@ -115,13 +93,7 @@ def weights_sha256(features: str) -> str:
 
 
 def load_network(*, num_classes: int = 0) -> nn.Module:
-    """The network in evaluation mode: features (B, 1280), or logits for num_classes=1000.
-
-    Raises
-    ------
-    UserError
-        If timm or the weights are missing, or the weights are not the known file.
-    """
+    """The network in evaluation mode: features (B, 1280), or logits for num_classes=1000."""
     path = weights_file()
     _checked(path)
     torchvision_shim.apply()
@@ -178,11 +150,6 @@ def build(protocol: Protocol) -> FeatureExtractor:
 
     Under ``precision: bf16`` the last stage and the head compute in bf16. Were every layer
     rounded, distances would move by about one percent.
-
-    Raises
-    ------
-    UserError
-        If the protocol names a variant, or timm or the weights are missing or damaged.
     """
     if protocol.features != "efficientnet_lite0":
         raise UserError(
@@ -204,12 +171,10 @@ def build(protocol: Protocol) -> FeatureExtractor:
         return logits.softmax(dim=1)
 
     return FeatureExtractor(
-        name=protocol.features,
         dim=DIM,
         weights_sha256=weights_sha256(protocol.features),
         network=features,
         protocol=protocol,
-        channels=3,
         batch_size=batch_size(protocol.input_size),
         further={"probabilities": Further(CLASSES, "features", probabilities)},
     )

@@ -62,14 +62,7 @@ def enlarge(levels: torch.Tensor) -> torch.Tensor:
 
 
 def build(protocol: Protocol) -> FeatureExtractor:
-    """The extractor.
-
-    Raises
-    ------
-    UserError
-        If the protocol names a variant, or the file is missing, is not the known one, or holds
-        another network.
-    """
+    """The extractor; raises UserError if its file is missing or not the known one."""
     if protocol.features != "inception":
         raise UserError(f"unknown features {protocol.features!r}; this network is inception")
     path, digest = checked_file(ASSETS["inception"])
@@ -90,12 +83,10 @@ def build(protocol: Protocol) -> FeatureExtractor:
     network = network.eval().requires_grad_(False).to(device)
     further, absent = _further(network, inside)
     return FeatureExtractor(
-        name=protocol.features,
         dim=DIM,
         weights_sha256=digest,
         network=network,
         protocol=protocol,
-        channels=3,
         batch_size=BATCH_SIZE,
         further=further,
         absent=absent,

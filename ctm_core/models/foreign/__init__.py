@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from ctm_core.data import assets
 from ctm_core.data.assets import Asset
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.archives import Foreign, opened
-from ctm_core.models.foreign.card import LICENCES, Source, model_card, provenance
+from ctm_core.models.foreign.card import LICENCES, Imported, Source, model_card, provenance
 from ctm_core.models.foreign.edm import PickledNetwork, find_network
 from ctm_core.models.foreign.inference import Hints, Identified
 from ctm_core.models.foreign.kinds import check_arguments, find_state, identify
@@ -53,17 +52,13 @@ def convert(
     path
         An EDM pickle, or a ``.pt`` file of OpenAI, sony/ctm or ctm-cifar10.
     output
-        Folder for ``weights.safetensors`` and ``provenance.json``; untouched if the file is
-        refused.
+        Folder for ``weights.safetensors`` and ``provenance.json``, whose contents are returned;
+        untouched if the file is refused.
     hints
         What the tensors cannot tell.
     url, licence
         Of the file; default: those of the known file of that hash or name, the licence else by
         kind.
-
-    Returns
-    -------
-    The contents of ``provenance.json``.
 
     Raises
     ------
@@ -73,31 +68,24 @@ def convert(
     path = Path(path)
     try:
         with opened(path) as foreign:
-            identified, pickled, model = _imported(foreign, hints or Hints())
-            source = _source(foreign, identified, url, licence)
-            return _written(foreign, identified, pickled, model, source, output)
+            imported = _imported(foreign, hints or Hints())
+            return _written(imported, _source(imported, url, licence), output)
     except Refusal as refusal:
         raise UserError(f"{path} was refused: it {refusal}") from None
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; correct the path") from None
 
 
 def load_foreign(path: str | os.PathLike[str], hints: Hints | None = None) -> Trajectory:
     """The model of a foreign file in eval mode, float32; raises Refusal if it is none."""
     with opened(path) as foreign:
-        return _imported(foreign, hints or Hints())[2].eval()
+        return _imported(foreign, hints or Hints()).model.eval()
 
 
-def _imported(
-    foreign: Foreign, hints: Hints
-) -> tuple[Identified, PickledNetwork | None, Trajectory]:
+def _imported(foreign: Foreign, hints: Hints) -> Imported:
     pickled, sigma_data = None, 0.5
     if foreign.container == "pickle":
         pickled = find_network(foreign.value)
-        state = pickled.tensors
         sigma_data = _sigma_data(pickled)
-    else:
-        state = find_state(foreign.value)
+    state = find_state(foreign.value) if pickled is None else pickled.tensors
     identified = identify(state, hints, name=foreign.path.name, pickled=pickled is not None)
     if pickled is not None:
         identified = check_arguments(pickled, identified)
@@ -109,7 +97,7 @@ def _imported(
     model = identified.build(sigma_data)
     model.load_state_dict(tensors, assign=True)
     _check_filters(model, identified)
-    return identified, pickled, model.requires_grad_(False)
+    return Imported(foreign, identified, pickled, model.requires_grad_(False))
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -139,22 +127,20 @@ def _check_filters(model: Trajectory, identified: Identified) -> None:
             raise Refusal(f"resamples by another filter than {taps.int().tolist()} ({name})")
 
 
-def _source(
-    foreign: Foreign, identified: Identified, url: str | None, licence: str | None
-) -> Source:
+def _source(imported: Imported, url: str | None, licence: str | None) -> Source:
     """What is known of the file: from the user, else from the list of external files."""
-    asset, known_by, known_hash = _known(foreign)
+    asset, known_by, known_hash = _known(imported.file)
     if asset is not None and known_hash is False:
         log.warning(
             "%s has the name of a known file (%s) but not its SHA-256; it may be another file",
-            foreign.path.name,
+            imported.file.path.name,
             asset.title,
         )
     address = None if asset is None else (*asset.urls, asset.by_hand)[0]
     return Source(
         url=url or address,
         url_from="given" if url else known_by if address else None,
-        licence=licence or (asset.licence if asset else LICENCES[identified.origin]),
+        licence=licence or (asset.licence if asset else LICENCES[imported.identified.origin]),
         licence_from="given" if licence else known_by or "kind",
         known_hash=known_hash,
     )
@@ -174,39 +160,22 @@ def _known(foreign: Foreign) -> tuple[Asset | None, str | None, bool | None]:
     return named, "file name", False if (named.hash or "").startswith("sha256:") else None
 
 
-def _step(name: str) -> int:
-    """The training step in the name of a checkpoint, ``ema_0.999_049000.pt``; 0 if none."""
-    match = re.fullmatch(r"(?:ema_0\.\d+_|target_model|model)(\d{1,9})\.pt", name)
-    return int(match[1]) if match else 0
-
-
-def _written(
-    foreign: Foreign,
-    identified: Identified,
-    pickled: PickledNetwork | None,
-    model: Trajectory,
-    source: Source,
-    output: Path,
-) -> dict[str, Any]:
-    step = _step(foreign.path.name)
-    parameters = sum(p.numel() for p in model.parameters())
+def _written(imported: Imported, source: Source, output: Path) -> dict[str, Any]:
+    foreign, identified, pickled, model = imported
     record = {
         "experiment": "imported",
         "model": "ctm" if identified.time_s else "teacher",
         "objective": "ctm" if identified.time_s else "dsm",
         "seed": 0,
-        "step": step,
+        "step": imported.step,
         # What decided these weights is not known; the file stands for it.
         "train_hash": foreign.sha256,
         "dataset": "unknown",
         "dataset_fingerprint": None,
         "network": identified.network.model_dump(mode="json"),
         "diffusion": config.Diffusion(sigma_data=model.sigma_data).model_dump(mode="json"),
-        "resolution": identified.resolution,
-        "channels": identified.channels,
-        "label_dim": identified.label_dim,
+        **identified.sizes,
         "class_names": [str(n) for n in range(identified.label_dim)],
-        "time_s": identified.time_s,
         "imported": {
             "kind": identified.kind,
             "file": foreign.path.name,
@@ -215,17 +184,11 @@ def _written(
             "licence": source.licence,
         },
     }
-    card = model_card(foreign, identified, source, parameters=parameters, step=step)
     weights = output / WEIGHTS
-    weight_file.export(weights, model, record, card=card)
-    written = {
-        "file": WEIGHTS,
-        "bytes": weights.stat().st_size,
-        "sha256": sha256_file(weights),
-    }
-    document = provenance(
-        foreign, identified, pickled, source, weights=written, parameters=parameters
-    )
+    weight_file.export(weights, model, record, card=model_card(imported, source))
+    size, digest = weights.stat().st_size, sha256_file(weights)
+    written = {"file": WEIGHTS, "bytes": size, "sha256": digest}
+    document = provenance(imported, source, written)
     write_json(output / PROVENANCE, document)
     if not identified.time_s and pickled is None and not source.known_hash:
         log.warning(

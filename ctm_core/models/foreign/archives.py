@@ -7,11 +7,9 @@ its pickle run by the same machine before ``torch.load(weights_only=True)`` read
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import mmap
 import os
-import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -35,6 +33,7 @@ from ctm_core.models.foreign.tensors import (
 )
 from ctm_core.models.foreign.values import Budget, Refusal, shown
 from ctm_core.runtime.file_kinds import describe_unusable
+from ctm_core.runtime.untrusted import open_regular
 
 __all__ = ["Foreign", "opened"]
 
@@ -52,13 +51,10 @@ END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
 @dataclass(frozen=True)
 class Foreign:
-    """A file whose values have been described; tensors are :class:`Ref` until they are read.
-
-    ``container`` is ``pickle``, ``torch archive`` or ``torch file`` (the format before 1.6).
-    """
+    """A file whose values have been described; tensors are :class:`Ref` until they are read."""
 
     path: Path
-    container: str
+    container: str  #: ``pickle``, ``torch archive`` or ``torch file`` (the format before 1.6)
     value: Any
     sha256: str
     size: int
@@ -72,10 +68,8 @@ class Foreign:
             state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             tensors = {name: state[name] for name in refs}
         except Exception as error:  # its kinds are not documented; the file is at fault
-            reason = shown(str(error).partition("\n")[0], 120)
-            raise Refusal(
-                f"could not be read by torch.load(weights_only=True): {reason}"
-            ) from None
+            why = shown(str(error).partition("\n")[0], 120)
+            raise Refusal(f"could not be read by torch.load(weights_only=True): {why}") from None
         for name, ref in refs.items():
             loaded = tensors[name]
             if (type(loaded), loaded.shape, loaded.dtype) != (torch.Tensor, ref.shape, ref.dtype):
@@ -87,31 +81,17 @@ class Foreign:
 def opened(path: str | os.PathLike[str]) -> Iterator[Foreign]:
     """Describe a file; its tensors can be read while the context lasts.
 
-    Raises
-    ------
-    Refusal
-        If it is not a network file of a known kind, is damaged, or asks for anything but data.
+    Raises Refusal if it is no network file of a known kind, is damaged, or asks for anything but
+    data, and UserError as :func:`open_regular`.
     """
     path = Path(path)
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Refusal("is not a regular file")
-        if not status.st_size:
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise Refusal("is empty; download it again")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     container, value = _described(data, path)
     digest = hashlib.sha256(data).hexdigest()
     yield Foreign(path, container, value, digest, len(data))
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    try:  # a named pipe would wait for ever
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            raise Refusal("is a socket, not a regular file") from None
-        raise
 
 
 def _described(data: memoryview, path: Path) -> tuple[str, Any]:
@@ -152,25 +132,28 @@ def _is_legacy(head: bytes) -> bool:
 # -- zip archives -----------------------------------------------------------------------------
 
 
+DAMAGED = "is a damaged or truncated zip archive; download it again"
+
+
 def _archive(data: memoryview, path: Path, budget: Budget) -> Any:
     _check_directory(data)
     try:
         with zipfile.ZipFile(path) as archive:
             root = _check_members(archive.infolist(), len(data))
-            if f"{root}/data.pkl" not in archive.NameToInfo:
+            order = archive.NameToInfo.get(f"{root}/byteorder")
+            program = archive.NameToInfo.get(f"{root}/data.pkl")
+            if program is None:
                 raise Refusal(
                     "is a zip archive, but none that torch.save wrote: data.pkl is missing"
                 )
-            order = archive.NameToInfo.get(f"{root}/byteorder")
             if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
                 raise Refusal("was written on a big-endian machine")
-            program = archive.NameToInfo[f"{root}/data.pkl"]
             if program.file_size > PICKLE:
                 raise Refusal("holds a pickle larger than any network's")
             code = archive.read(program)
             sizes = {info.filename: info.file_size for info in archive.infolist()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error):
-        raise Refusal("is a damaged or truncated zip archive; download it again") from None
+        raise Refusal(DAMAGED) from None
     storages: dict[str, Storage] = {}
     value = Machine(memoryview(code), WORDS, budget, persistent_storage(storages)).run()
     for key, storage in storages.items():
@@ -184,13 +167,13 @@ def _check_directory(data: memoryview) -> None:
     tail = len(data) - 22
     if tail < 0 or bytes(data[tail : tail + 4]) != END:
         # torch writes no comment after it, and two ends could be read as two archives.
-        raise Refusal("is a damaged or truncated zip archive; download it again")
+        raise Refusal(DAMAGED)
     entries, size, start = struct.unpack("<HII", data[tail + 10 : tail + 20])
     end, locator = tail, tail - 20
     if locator >= 0 and bytes(data[locator : locator + 4]) == LOCATOR64:
         (place,) = struct.unpack("<Q", data[locator + 8 : locator + 16])
         if place + 56 > locator or bytes(data[place : place + 4]) != END64:
-            raise Refusal("is a damaged or truncated zip archive; download it again")
+            raise Refusal(DAMAGED)
         entries, size, start = struct.unpack("<QQQ", data[place + 32 : place + 56])
         end = place
     if entries > MEMBERS or size > DIRECTORY:
@@ -210,12 +193,7 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> str:
     for member in members:
         name = member.orig_filename
         parts = name.split("/")
-        if (
-            len(parts) < 2
-            or not all(parts)
-            or any(part in (".", "..") for part in parts)
-            or any(c in name for c in "\\:\0")
-        ):
+        if len(parts) < 2 or {"", ".", ".."} & {*parts} or {"\\", ":", "\0"} & {*name}:
             raise Refusal(f"is a zip archive with the foreign member {shown(name)}")
         if parts[0] != root:
             raise Refusal(f"is a zip archive with two roots, {shown(root)} and {shown(parts[0])}")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict, dataclass
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import torch
 
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.foreign.archives import Foreign
 from ctm_core.models.foreign.edm import PickledNetwork
 from ctm_core.models.foreign.inference import Identified
 from ctm_core.runtime.provenance import code_version
 
-__all__ = ["LICENCES", "Source", "model_card", "provenance"]
+__all__ = ["LICENCES", "Imported", "Source", "model_card", "provenance"]
 
 FORMAT = "ctm-provenance-1"
 
@@ -29,89 +30,78 @@ LICENCES = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is known of a file's origin.
-
-    Attributes
-    ----------
-    url, url_from
-        Where it can be had, and who says so: ``given``, ``hash`` or ``file name`` (of a known
-        file), None.
-    licence, licence_from
-        Its licence, and who says so: ``given``, ``hash``, ``file name`` or ``kind``.
-    known_hash
-        Whether its SHA-256 is the published one; None if none is published.
-    """
+class Source(NamedTuple):
+    """What is known of a file's origin."""
 
     url: str | None
-    url_from: str | None
+    url_from: str | None  #: ``given``, ``hash`` or ``file name`` (of a known file)
     licence: str
-    licence_from: str
-    known_hash: bool | None
+    licence_from: str  #: the same, or ``kind``
+    known_hash: bool | None  #: whether its SHA-256 is the published one; None if none is
 
 
-def provenance(
-    foreign: Foreign,
-    identified: Identified,
-    pickled: PickledNetwork | None,
-    source: Source,
-    *,
-    weights: dict[str, Any],
-    parameters: int,
-) -> dict[str, Any]:
+class Imported(NamedTuple):
+    """A network of a foreign file, read and converted."""
+
+    file: Foreign
+    identified: Identified
+    pickled: PickledNetwork | None
+    model: Trajectory
+
+    @property
+    def parameters(self) -> int:
+        """Their number."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def step(self) -> int:
+        """The training step in the name of a checkpoint, ``ema_0.999_049000.pt``; 0 if none."""
+        pattern = r"(?:ema_0\.\d+_|target_model|model)(\d{1,9})\.pt"
+        match = re.fullmatch(pattern, self.file.path.name)
+        return int(match[1]) if match else 0
+
+
+def provenance(imported: Imported, source: Source, weights: dict[str, Any]) -> dict[str, Any]:
     """The contents of ``provenance.json``."""
-    constructor = None
-    if pickled is not None:
-        constructor = {
-            "class": pickled.class_name,
-            "arguments": pickled.arguments,
-            "inner_class": pickled.inner_class,
-            "inner_arguments": pickled.inner_arguments,
-            "attributes": pickled.attributes,
-        }
+    file, identified, pickled, _ = imported
+    constructor = pickled and {
+        "class": pickled.class_name,
+        "arguments": pickled.arguments,
+        "inner_class": pickled.inner_class,
+        "inner_arguments": pickled.inner_arguments,
+        "attributes": pickled.attributes,
+    }
+    origin = {"file": file.path.name, "container": file.container}
     return {
         "format": FORMAT,
         "kind": identified.kind,
-        "source": {
-            "file": foreign.path.name,
-            "container": foreign.container,
-            "bytes": foreign.size,
-            "sha256": foreign.sha256,
-        }
-        | asdict(source),
+        "source": origin | {"bytes": file.size, "sha256": file.sha256} | source._asdict(),
         "weights": weights,
         "constructor": constructor,
         "network": identified.network.model_dump(mode="json"),
-        "parameters": parameters,
+        "parameters": imported.parameters,
         "converter": code_version(),
         "torch": str(torch.__version__),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def model_card(
-    foreign: Foreign, identified: Identified, source: Source, *, parameters: int, step: int
-) -> str:
+def model_card(imported: Imported, source: Source) -> str:
     """A short text about the weights for people, in Markdown; the weight file carries it."""
+    file, identified, side = imported.file, imported.identified, imported.identified.resolution
     labels = f"{identified.label_dim} classes" if identified.label_dim else "without classes"
+    step = f" (step {imported.step:,})" if imported.step else ""
     use = (
         "Samples with `ctm sample` by one jump or more (`--nfe`, `--gamma`)."
         if identified.time_s
         else "Samples with `ctm sample` by Heun's method; teaches with `ctm train --teacher`."
     )
-    where = source.url or "origin not given"
-    lines = [
-        f"# {identified.kind}",
-        "",
-        f"{parameters:,} parameters; images of {identified.channels} x {identified.resolution} x "
-        f"{identified.resolution}, {labels}.",
-        f"Converted from `{foreign.path.name}`"
-        + (f" (step {step:,})" if step else "")
-        + f", {foreign.container}, {where}.",
-        f"SHA-256 of that file: {foreign.sha256}.",
-        f"Licence: {source.licence}.",
-        "The images that it was trained on are not recorded.",
-        use,
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""# {identified.kind}
+
+{imported.parameters:,} parameters; images of {identified.channels} x {side} x {side}, {labels}.
+Converted from `{file.path.name}`{step}, {file.container}, {source.url or "origin not given"}.
+SHA-256 of that file: {file.sha256}.
+Licence: {source.licence}.
+The images that it was trained on are not recorded.
+{use}
+"""

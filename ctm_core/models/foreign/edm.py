@@ -28,23 +28,13 @@ CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 
 @dataclass(frozen=True)
 class PickledNetwork:
-    """A network of a pickle: tensors by name, and what its makers said of it.
+    """A network of a pickle: tensors by name, and what its makers said of it."""
 
-    Attributes
-    ----------
-    class_name, inner_class
-        Of the preconditioning and of the raw network in it.
-    arguments, inner_arguments
-        Keyword arguments of their constructors, plain values.
-    attributes
-        Plain attributes of the preconditioning, such as ``sigma_data``.
-    """
-
-    class_name: str
-    inner_class: str
-    arguments: dict[str, Any]
+    class_name: str  #: of the preconditioning
+    inner_class: str  #: of the raw network in it
+    arguments: dict[str, Any]  #: keyword arguments of their constructors, plain values
     inner_arguments: dict[str, Any]
-    attributes: dict[str, Any]
+    attributes: dict[str, Any]  #: of the preconditioning, plain values such as ``sigma_data``
     tensors: dict[str, Ref]
 
 
@@ -98,13 +88,7 @@ def _persistent(*arguments: Any) -> Record:
 
 
 def find_network(value: Any) -> PickledNetwork:
-    """The network ``ema`` of a pickle's value.
-
-    Raises
-    ------
-    Refusal
-        If there is none, or its tree is none of modules and tensors.
-    """
+    """The network ``ema`` of a pickle's value; raises Refusal if there is none."""
     if isinstance(value, dict) and "ema" in value:
         value = value["ema"]
     elif isinstance(value, dict):
@@ -173,11 +157,8 @@ def _plain_dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
     plain = {key: _plain(entry) for key, entry in list(value.items())[:100]}
-    return {
-        key: entry
-        for key, entry in plain.items()
-        if isinstance(key, str) and len(key) <= 64 and not key.startswith("_") and entry is not ...
-    }
+    short = {k: v for k, v in plain.items() if isinstance(k, str) and len(k) <= 64}
+    return {k: v for k, v in short.items() if not k.startswith("_") and v is not ...}
 
 
 def _plain(value: Any) -> Any:

@@ -32,12 +32,8 @@ def check_imported(
     """Check that converted weights can stand for ``model`` in an experiment.
 
     Their training is unknown, so its hash and data cannot be compared; what can be is: teacher or
-    student, network, sigma_data, and whether classes are given to it.
-
-    Raises
-    ------
-    UserError
-        Naming the first key that differs.
+    student, network, sigma_data, and whether classes are given to it. Raises UserError naming the
+    first key that differs.
     """
     if record["time_s"] != (model != "teacher"):
         is_, is_not = ("a CTM student", "a teacher")[:: 1 if record["time_s"] else -1]
@@ -45,40 +41,23 @@ def check_imported(
             f"{path} was converted from {is_}, so it cannot be the {model} of "
             f"{experiment.experiment}; give the file of {is_not}"
         )
-    own = _comparable(experiment.network)
-    given = _comparable(validated(Network, record["network"], path))
+    sigma_data, classes = record["diffusion"]["sigma_data"], bool(record["label_dim"])
+    given = _comparable(validated(Network, record["network"], path), sigma_data, classes)
+    own = _comparable(experiment.network, experiment.diffusion.sigma_data, experiment.conditional)
     for key in own:
         if own[key] != given[key]:
-            raise _differs(path, experiment, f"network.{key}", given[key], own[key])
-    sigma_data = experiment.diffusion.sigma_data
-    if record["diffusion"]["sigma_data"] != sigma_data:
-        raise _differs(
-            path,
-            experiment,
-            "diffusion.sigma_data",
-            record["diffusion"]["sigma_data"],
-            sigma_data,
-        )
-    if bool(record["label_dim"]) != experiment.conditional:
-        raise _differs(
-            path, experiment, "conditional", bool(record["label_dim"]), experiment.conditional
-        )
+            raise UserError(
+                f"{path} does not fit the experiment {experiment.experiment}: its {key} is "
+                f"{given[key]}, not {own[key]}; correct the config or convert another file"
+            )
 
 
-def _comparable(network: Network) -> dict[str, Any]:
+def _comparable(network: Network, sigma_data: float, conditional: bool) -> dict[str, Any]:
     """What teacher and student share, with an architecture's defaults written out."""
     values = {key: getattr(network, key) for key in Network.model_fields} | network.own_sizes
     values["attn_resolutions"] = sorted(network.attn_resolutions, reverse=True)
-    return {key: value for key, value in values.items() if key not in OWN}
-
-
-def _differs(
-    path: str | os.PathLike[str], experiment: Experiment, key: str, given: object, own: object
-) -> UserError:
-    return UserError(
-        f"{path} does not fit the experiment {experiment.experiment}: its {key} is {given}, not "
-        f"{own}; correct the config or convert another file"
-    )
+    shared = {f"network.{key}": value for key, value in values.items() if key not in OWN}
+    return shared | {"diffusion.sigma_data": sigma_data, "conditional": conditional}
 
 
 def copy_shared(teacher: nn.Module, student: nn.Module) -> None:
@@ -87,11 +66,8 @@ def copy_shared(teacher: nn.Module, student: nn.Module) -> None:
     What only the student has (layers of the target time s) keeps its random start; what only the
     teacher has (its augmentation map) is left out.
     """
-    own = student.state_dict()
-    shared = {
-        name: value
-        for name, value in teacher.state_dict().items()
-        if name in own and own[name].shape == value.shape
-    }
+    shapes = {name: value.shape for name, value in student.state_dict().items()}
+    tensors = teacher.state_dict().items()
+    shared = {name: value for name, value in tensors if value.shape == shapes.get(name)}
     # What is missing was named above: the layers that only the student has.
     student.load_state_dict(shared, strict=False)

@@ -16,7 +16,7 @@ from ctm_core.models import weight_file
 from ctm_core.models.foreign.values import Refusal
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Hints", "Identified", "Role", "Shapes", "edm_form", "openai_form"]
+__all__ = ["Hints", "Identified", "Role", "edm_form", "openai_form"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Role = Literal["teacher", "ctm"]
@@ -24,63 +24,39 @@ Role = Literal["teacher", "ctm"]
 
 @dataclass(frozen=True)
 class Hints:
-    """What the tensors of a file cannot tell.
+    """What the tensors of a file cannot tell."""
 
-    Attributes
-    ----------
-    role
-        What the user takes it for; None: by its tensors and name.
-    resolution
-        Side of the images, for OpenAI's form.
-    num_head_channels
-        Channels of an attention head, for OpenAI's form.
-    """
-
-    role: Role | None = None
-    resolution: int | None = None
-    num_head_channels: int | None = None
+    role: Role | None = None  #: what the user takes it for; None: by its tensors and name
+    resolution: int | None = None  #: for OpenAI's form
+    num_head_channels: int | None = None  #: for OpenAI's form
 
 
 @dataclass(frozen=True)
 class Identified:
-    """A network that a file holds.
+    """A network that a file holds."""
 
-    Attributes
-    ----------
-    kind
-        For people, e.g. ``EDM teacher (DDPM++)``.
-    origin
-        ``edm``, ``ctm-cifar10``, ``sony-ctm`` or ``openai``.
-    names
-        The file's names of the tensors, by ours.
-    """
-
-    kind: str
-    origin: str
+    kind: str  #: for people, e.g. ``EDM teacher (DDPM++)``
+    origin: str  #: ``edm``, ``ctm-cifar10``, ``sony-ctm`` or ``openai``
     network: config.Network
     resolution: int
     channels: int
     label_dim: int
     time_s: bool
-    names: dict[str, str]
+    names: dict[str, str]  #: the file's names of the tensors, by ours
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What :func:`.networks.build` takes beside the network's section."""
+        keys = ("resolution", "channels", "label_dim", "time_s")
+        return {key: getattr(self, key) for key in keys}
 
     def build(self, sigma_data: float = 0.5) -> Trajectory:
-        """The model without memory (on the meta device), to check names and assign tensors to.
-
-        Raises
-        ------
-        Refusal
-            If this project's networks cannot have these sizes.
-        """
+        """The model without memory (on the meta device), to check names and assign tensors to."""
         try:
             with torch.device("meta"):
+                diffusion = config.Diffusion(sigma_data=sigma_data)
                 return weight_file.build_model(
-                    network=self.network,
-                    diffusion=config.Diffusion(sigma_data=sigma_data),
-                    resolution=self.resolution,
-                    channels=self.channels,
-                    label_dim=self.label_dim,
-                    time_s=self.time_s,
+                    network=self.network, diffusion=diffusion, **self.sizes
                 )
         except (UserError, ValidationError) as error:
             raise Refusal(f"holds a network that cannot be built: {error}") from None
@@ -124,28 +100,25 @@ def edm_form(shapes: Shapes, pickled: bool) -> Identified:
     resolution = sides[0]
     if sides != [resolution >> level for level in range(len(sides))]:
         raise Refusal(f"has levels of sides {sides}, which do not halve")
-    num_blocks = 1 + max(index for _, index in blocks)
     adm = "model.out_conv.weight" in shapes
     ncsnpp = any(name.endswith("_aux_residual.weight") for name in shapes)
     first = f"model.enc.{resolution}x{resolution}_conv.weight"
-    model_channels = (
-        _dim(shapes, "model.map_layer0.weight", 1, 2) if adm else _dim(shapes, first, 0, 4)
-    )
+    embedding = "model.map_layer0.weight"
+    model_channels = _dim(shapes, embedding, 1, 2) if adm else _dim(shapes, first, 0, 4)
     mults = []
     for side in sides:
         width = _dim(shapes, f"model.enc.{side}x{side}_block0.conv0.weight", 0, 4)
         mults.append(_ratio(width, model_channels, f"at side {side}"))
-    emb = _ratio(_dim(shapes, "model.map_layer0.weight", 0, 2), model_channels, "in its embedding")
+    emb = _ratio(_dim(shapes, embedding, 0, 2), model_channels, "in its embedding")
     time_s = any(name.startswith("model.map_layer0_s.") for name in shapes)
+    attending = [s for s in sides if f"model.enc.{s}x{s}_block0.qkv.weight" in shapes]
     architecture = "adm" if adm else "ncsnpp" if ncsnpp else "ddpmpp"
     network = _network(
         architecture=architecture,
         model_channels=model_channels,
         channel_mult=tuple(mults),
-        num_blocks=num_blocks,
-        attn_resolutions=tuple(
-            side for side in sides if f"model.enc.{side}x{side}_block0.qkv.weight" in shapes
-        ),
+        num_blocks=1 + max(index for _, index in blocks),
+        attn_resolutions=tuple(attending),
         channel_mult_emb=None if emb == 4 else emb,
         augment_dim=_optional_dim(shapes, "model.map_augment.weight"),
         # The CTM code for CIFAR-10 leaves EDM's default on, whatever its flags say.

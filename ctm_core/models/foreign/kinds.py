@@ -26,14 +26,7 @@ import torch
 
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.edm import PickledNetwork
-from ctm_core.models.foreign.inference import (
-    Hints,
-    Identified,
-    Role,
-    Shapes,
-    edm_form,
-    openai_form,
-)
+from ctm_core.models.foreign.inference import Hints, Identified, Role, edm_form, openai_form
 from ctm_core.models.foreign.tensors import Ref
 from ctm_core.models.foreign.values import Refusal, shown
 
@@ -53,13 +46,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def find_state(value: Any) -> dict[str, Ref]:
-    """The state dict of a torch file.
-
-    Raises
-    ------
-    Refusal
-        If it is something else; the sentence says what.
-    """
+    """The state dict of a torch file; raises Refusal if it is something else."""
     if not isinstance(value, dict):
         raise Refusal(f"holds a {shown(type(value).__name__.lower())}, not a network's state dict")
     if not value:
@@ -77,21 +64,10 @@ def find_state(value: Any) -> dict[str, Ref]:
 
 
 def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool) -> Identified:
-    """Recognise a network and check names, shapes and dtypes.
+    """Recognise the network of a file called ``name`` and check names, shapes and dtypes.
 
-    Parameters
-    ----------
-    state
-        Described tensors by the file's names.
-    name
-        Of the file.
-    pickled
-        Whether NVIDIA's pickle held it.
-
-    Raises
-    ------
-    Refusal
-        If it is none of the known networks, or lacks a tensor, or holds a foreign one.
+    Raises Refusal if it is none of the known networks, or lacks a tensor, or holds a foreign one.
+    ``pickled`` says whether NVIDIA's pickle held it.
     """
     for key in state:
         if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", key):
@@ -104,7 +80,8 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
     elif any(key.startswith("time_embed.") for key in shapes):
         identified = openai_form(shapes, hints)
     else:
-        raise Refusal(f"holds no network of a known kind (its first tensor is {_first(shapes)})")
+        first = shown(next(iter(shapes), "missing"))
+        raise Refusal(f"holds no network of a known kind (its first tensor is {first})")
     _check_role(identified, hints.role, name, pickled)
     own = {key: tuple(value.shape) for key, value in identified.build().state_dict().items()}
     given = {ours: shapes[theirs] for ours, theirs in identified.names.items()}
@@ -114,13 +91,8 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
         if ref.dtype not in FLOATS:
             kind = str(ref.dtype).removeprefix("torch.")
             raise Refusal(f"holds {shown(key)} as {kind}; networks hold float32")
-    return replace(
-        identified, names={ours: prefix + name for ours, name in identified.names.items()}
-    )
-
-
-def _first(shapes: Shapes) -> str:
-    return shown(next(iter(shapes), "missing"))
+    names = {ours: prefix + theirs for ours, theirs in identified.names.items()}
+    return replace(identified, names=names)
 
 
 def _check_role(identified: Identified, role: Role | None, name: str, pickled: bool) -> None:
@@ -145,14 +117,8 @@ CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
 def check_arguments(pickled: PickledNetwork, identified: Identified) -> Identified:
     """Compare a pickle's constructor arguments with what its tensors say.
 
-    Returns
-    -------
-    The same with the dropout, which only the arguments tell.
-
-    Raises
-    ------
-    Refusal
-        If it is another preconditioning than EDM's, or an argument and the tensors disagree.
+    Returns the same with the dropout, which only the arguments tell. Raises Refusal if it is
+    another preconditioning than EDM's, or an argument and the tensors disagree.
     """
     if pickled.class_name != "EDMPrecond":
         raise Refusal(

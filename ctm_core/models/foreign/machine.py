@@ -41,27 +41,13 @@ HIGHEST_PROTOCOL = 5
 
 @dataclass(slots=True)
 class Machine:
-    """Runs one pickle.
-
-    Parameters
-    ----------
-    data
-        Bytes of the file.
-    vocabulary
-        Known globals.
-    budget
-        Shared by all machines of one file.
-    persistent
-        Makes a value of a persistent id; None: they are refused.
-    position
-        Where the pickle starts; after :meth:`run`, where it ended.
-    """
+    """Runs one pickle."""
 
     data: memoryview
     vocabulary: Vocabulary
-    budget: Budget
-    persistent: Callable[[Any], Any] | None = None
-    position: int = 0
+    budget: Budget  #: shared by all machines of one file
+    persistent: Callable[[Any], Any] | None = None  #: makes a value of a persistent id
+    position: int = 0  #: where the pickle starts; after :meth:`run`, where it ended
     _stack: list[Any] = field(default_factory=list)
     _marks: list[list[Any]] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
@@ -69,10 +55,8 @@ class Machine:
     def run(self) -> Any:
         """The value that the pickle describes.
 
-        Raises
-        ------
-        Refusal
-            For an unknown global or opcode, a damaged or truncated file, a spent budget.
+        Raises Refusal for an unknown global or opcode, a damaged or truncated file, a spent
+        budget.
         """
         self._stack, self._marks, self._memo = [], [], {}
         while True:
@@ -86,17 +70,13 @@ class Machine:
                 if self._stack or self._marks:
                     raise Refusal("is damaged: its pickle ends with values left over")
                 return value
-            action = ACTIONS.get(opcode)
-            if action is None:
-                raise self._unknown(opcode, start)
-            action(self)
-
-    def _unknown(self, opcode: int, start: int) -> Refusal:
-        if opcode in REFUSED:
-            return Refusal(
-                f"uses the pickle opcode {REFUSED[opcode]}, which no network file needs"
-            )
-        return Refusal(f"is damaged or not a pickle: byte {start} is not a known opcode")
+            if opcode in REFUSED:
+                raise Refusal(
+                    f"uses the pickle opcode {REFUSED[opcode]}, which no network file needs"
+                )
+            if opcode not in ACTIONS:
+                raise Refusal(f"is damaged or not a pickle: byte {start} is not a known opcode")
+            ACTIONS[opcode](self)
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -155,9 +135,6 @@ class Machine:
         values, self._stack = self._stack, self._marks.pop()
         return values
 
-    def _discard_to_mark(self) -> None:
-        self._since_mark()
-
     def _discard(self) -> None:
         if self._stack:
             self._stack.pop()
@@ -165,8 +142,7 @@ class Machine:
             self._since_mark()
 
     def _tuple(self, count: int) -> None:
-        values = [self._pop() for _ in range(count)]
-        self._push(tuple(reversed(values)))
+        self._push(tuple([self._pop() for _ in range(count)][::-1]))
 
     # -- memo ----------------------------------------------------------------------------------
 
@@ -180,23 +156,20 @@ class Machine:
 
     # -- containers ----------------------------------------------------------------------------
 
-    def _append(self, values: list[Any]) -> None:
+    def _container(self, kind: type, deed: str) -> Any:
         target = self._top()
-        if not isinstance(target, list):
-            raise Refusal(f"appends to {kind_of(target)}, which is not a list")
-        target.extend(values)
+        if not isinstance(target, kind):
+            raise Refusal(f"{deed} {kind_of(target)}, which is not a {kind.__name__}")
+        return target
+
+    def _append(self, values: list[Any]) -> None:
+        self._container(list, "appends to").extend(values)
 
     def _add(self, values: list[Any]) -> None:
-        target = self._top()
-        if not isinstance(target, set):
-            raise Refusal(f"adds to {kind_of(target)}, which is not a set")
-        target.update(as_key(value) for value in values)
+        self._container(set, "adds to").update(as_key(value) for value in values)
 
     def _set_items(self, values: list[Any]) -> None:
-        target = self._top()
-        if not isinstance(target, dict):
-            raise Refusal(f"sets items of {kind_of(target)}, which is not a dict")
-        target.update(_pairs(values))
+        self._container(dict, "sets items of").update(_pairs(values))
 
     # -- globals and objects -------------------------------------------------------------------
 
@@ -219,22 +192,15 @@ class Machine:
         self._global_lines()
         raise Refusal("uses the pickle opcode INST, which no network file needs")
 
-    def _reduce(self) -> None:
+    def _call(self, how: str) -> None:
         arguments, function = self._pop(), self._pop()
-        self._push(self._made(function, arguments, "call"))
-
-    def _new(self) -> None:
-        arguments, cls = self._pop(), self._pop()
-        self._push(self._made(cls, arguments, "new"))
-
-    def _made(self, function: object, arguments: object, how: str) -> Any:
         if not isinstance(function, Global):
             raise Refusal(f"calls {kind_of(function)}, which is not a function")
         known = self.vocabulary[function.module, function.name]
         maker = known.call if how == "call" else known.new
         if maker is None or not isinstance(arguments, tuple):
             raise Refusal(f"calls {function}, which network files only name")
-        return maker(*arguments)
+        self._push(maker(*arguments))
 
     def _build(self) -> None:
         state, target = self._pop(), self._top()
@@ -257,10 +223,8 @@ class Machine:
 
     def _integer_line(self) -> None:
         line = self._line()
-        if line in (b"00", b"01"):
-            self._push(line == b"01")
-        else:
-            self._push(self._parsed(int, line.rstrip(b"L")))
+        boolean = line in (b"00", b"01")
+        self._push(line == b"01" if boolean else self._parsed(int, line.rstrip(b"L")))
 
     def _parsed(self, read: Callable[[bytes], Any], line: bytes) -> Any:
         try:
@@ -313,10 +277,10 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
 STOP = ord(".")
 
 #: What each opcode does, in the order of the protocols that brought them.
-ACTIONS: dict[int, Callable[[Machine], None]] = {
+ACTIONS: dict[int, Callable[[Machine], object]] = {
     ord("("): Machine._mark,
     ord("0"): Machine._discard,
-    ord("1"): Machine._discard_to_mark,
+    ord("1"): Machine._since_mark,
     ord("2"): lambda m: m._push(m._top()),
     ord("N"): lambda m: m._push(None),
     ord("I"): Machine._integer_line,
@@ -349,12 +313,12 @@ ACTIONS: dict[int, Callable[[Machine], None]] = {
     ord("j"): lambda m: m._get(m._number("<I")),
     ord("c"): Machine._global_lines,
     ord("i"): Machine._instance,
-    ord("R"): Machine._reduce,
+    ord("R"): lambda m: m._call("call"),
     ord("b"): Machine._build,
     ord("P"): lambda m: m._persistent(m._decoded(m._line())),
     ord("Q"): lambda m: m._persistent(m._pop()),
     0x80: Machine._protocol,
-    0x81: Machine._new,
+    0x81: lambda m: m._call("new"),
     0x85: lambda m: m._tuple(1),
     0x86: lambda m: m._tuple(2),
     0x87: lambda m: m._tuple(3),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,7 @@ import torch
 from ctm_core.models.foreign.machine import Machine
 from ctm_core.models.foreign.values import Budget, Global, Record, Refusal, Word, as_key, shown
 
-__all__ = [
-    "LEGACY_MAGIC",
-    "WORDS",
-    "Ref",
-    "Storage",
-    "check_amount",
-    "persistent_storage",
-    "read_legacy",
-]
+__all__ = ["WORDS", "Ref", "Storage", "check_amount", "persistent_storage", "read_legacy"]
 
 #: What torch.save wrote before it wrote zip archives begins with this integer.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -250,11 +242,6 @@ def read_legacy(data: memoryview, budget: Budget) -> Any:
 
     Five pickles (magic number, version, byte order, object, storage keys), then for each key the
     number of elements and their bytes.
-
-    Raises
-    ------
-    Refusal
-        If it is damaged or holds anything but tensors and containers.
     """
     storages: dict[str, Storage] = {}
     machine = Machine(data, WORDS, budget)
@@ -273,12 +260,9 @@ def read_legacy(data: memoryview, budget: Budget) -> Any:
         raise Refusal("is damaged: its storage keys are not a list of names")
     if sorted(keys) != sorted(storages):
         raise Refusal("is damaged: its storages are not those that it names")
-    _attach((storages[key] for key in keys), data, machine.position)
-    return value
-
-
-def _attach(storages: Iterable[Storage], data: memoryview, position: int) -> None:
-    for storage in storages:
+    position = machine.position
+    for key in keys:
+        storage = storages[key]
         end = position + 8 + storage.nbytes
         if end > len(data):
             raise Refusal("is truncated: the bytes of a tensor go on beyond its end")
@@ -287,3 +271,4 @@ def _attach(storages: Iterable[Storage], data: memoryview, position: int) -> Non
             raise Refusal(f"is damaged: its storage {shown(storage.key)} has two sizes")
         storage.data = data[position + 8 : end]
         position = end
+    return value

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 __all__ = [
-    "Budget",
-    "Global",
-    "Record",
-    "Refusal",
-    "Vocabulary",
-    "Word",
-    "as_key",
-    "kind_of",
-    "shown",
-]
+    "Budget", "Global", "Record", "Refusal", "Vocabulary", "Word", "as_key", "kind_of", "shown",
+]  # fmt: skip
 
 
 class Refusal(Exception):

@@ -49,7 +49,6 @@ class Recorder:
 
 def extractor(network, channels=1, batch_size=4, **changes):
     return FeatureExtractor(
-        name="recorder",
         dim=channels,
         weights_sha256="0" * 64,
         network=network,
