@@ -52,11 +52,8 @@ class GoldenObjective(CtmObjective):
 
     def draw(self, batch: Batch) -> Draw:
         """The stored k, i and j."""
-        return Draw(
-            int(self.golden["in/heun_steps"]),
-            self.golden["in/idx_t"].long(),
-            self.golden["in/idx_s"].long(),
-        )
+        h, i, j = (self.golden[f"in/{key}"] for key in ("heun_steps", "idx_t", "idx_s"))
+        return Draw(int(h), i.long(), j.long())
 
     def noise_levels(self, batch: Batch) -> Tensor:
         """The stored sigma."""

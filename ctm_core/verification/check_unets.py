@@ -15,6 +15,11 @@ from ctm_core.verification.golden import Check, Golden
 
 __all__ = ["single_block"]
 
+#: What EDM's blocks are where their arguments do not say.
+ADM_BLOCK: dict[str, Any] = {
+    "skip_scale": 1.0, "eps": 1e-5, "adaptive_scale": True, "resample_proj": False,
+}  # fmt: skip
+
 
 @case("edm_ncsnpp")
 def ncsnpp(golden: Golden) -> Iterator[Check]:
@@ -44,18 +49,9 @@ def single_block(arguments: Mapping[str, Any]) -> UNetBlock:
     heads = arguments.get("num_heads")
     if heads is None:
         heads = arguments["out_channels"] // arguments.get("channels_per_head", 64)
-    return UNetBlock(
-        arguments["in_channels"],
-        arguments["out_channels"],
-        arguments["emb_channels"],
-        up=arguments.get("up", False),
-        down=arguments.get("down", False),
-        attention=arguments.get("attention", False),
-        heads=heads,
-        dropout=arguments.get("dropout", 0),
-        skip_scale=arguments.get("skip_scale", 1.0),
-        eps=arguments.get("eps", 1e-5),
-        resample_filter=arguments.get("resample_filter", (1, 1)),
-        adaptive_scale=arguments.get("adaptive_scale", True),
-        resample_proj=arguments.get("resample_proj", False),
-    )
+    keys = (
+        "in_channels", "out_channels", "emb_channels", "up", "down", "attention", "dropout",
+        "skip_scale", "eps", "resample_filter", "adaptive_scale", "resample_proj",
+    )  # fmt: skip
+    given = {key: arguments[key] for key in keys if key in arguments}
+    return UNetBlock(**(ADM_BLOCK | given), heads=heads)
