@@ -11,7 +11,8 @@ An extractor gives ``features`` and, where its network can, ``probabilities`` of
 ``spatial`` activations.
 
 A protocol's ``features`` is the module's name, or the module's name, an underscore, and a variant
-the module knows: ``classifier_digits`` is the module ``classifier``'s net for digits.
+the module knows: ``classifier_digits`` is the module ``classifier``'s net for digits. A module
+whose networks are external files names them in a dict ``ASSETS``, by ``features``.
 """
 
 import importlib
@@ -38,7 +39,11 @@ def _family(features: str) -> ModuleType:
             f"unknown features {features!r}; known are {', '.join(families())} "
             "(classifier_<dataset> for one data set)"
         )
-    return importlib.import_module(f"{__name__}.{max(fitting, key=len)}")
+    module = importlib.import_module(f"{__name__}.{max(fitting, key=len)}")
+    known = getattr(module, "ASSETS", {features: None})
+    if features not in known:
+        raise UserError(f"unknown features {features!r}; known are {', '.join(known)}")
+    return module
 
 
 def build_features(protocol: Protocol) -> FeatureExtractor:

@@ -35,15 +35,9 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def _asset(features: str) -> str:
-    if features not in ASSETS:
-        raise UserError(f"unknown features {features!r}; known are {', '.join(ASSETS)}")
-    return ASSETS[features]
-
-
 def weights_sha256(features: str) -> str:
     """SHA-256 of the weights file, checked against the known one."""
-    return checked_file(_asset(features))[1]
+    return checked_file(ASSETS[features])[1]
 
 
 def positions(embedding: torch.Tensor, side: int) -> torch.Tensor:
@@ -84,7 +78,7 @@ def _network(state: dict[str, torch.Tensor], input_size: int) -> tuple[Any, int]
 
 def build(protocol: Protocol) -> FeatureExtractor:
     """The extractor; raises UserError if its file is missing or not the known one."""
-    path, digest = checked_file(_asset(protocol.features))
+    path, digest = checked_file(ASSETS[protocol.features])
     torchvision_shim.apply()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

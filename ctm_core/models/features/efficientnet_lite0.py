@@ -151,10 +151,6 @@ def build(protocol: Protocol) -> FeatureExtractor:
     Under ``precision: bf16`` the last stage and the head compute in bf16. Were every layer
     rounded, distances would move by about one percent.
     """
-    if protocol.features != "efficientnet_lite0":
-        raise UserError(
-            f"unknown features {protocol.features!r}; this network is efficientnet_lite0"
-        )
     network: Any = fold(load_network(num_classes=CLASSES))
     if protocol.precision == "bf16":
         network.blocks[-1] = InBf16(network.blocks[-1])
