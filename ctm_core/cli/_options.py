@@ -8,7 +8,7 @@ import click
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import printable_lines
 
-__all__ = ["FILE", "FOLDER", "SEED", "echo"]
+__all__ = ["EITHER", "FILE", "FOLDER", "SEED", "echo"]
 
 
 class _Path(click.Path):
@@ -22,6 +22,7 @@ class _Path(click.Path):
         return super().convert(value, *context)
 
 
+EITHER = _Path(path_type=Path)
 FILE = _Path(dir_okay=False, path_type=Path)
 FOLDER = _Path(file_okay=False, path_type=Path)
 SEED = click.IntRange(min=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED, echo
+from ctm_core.cli._options import EITHER, FILE, FOLDER, SEED, echo
 from ctm_core.runtime import devices
 from ctm_core.runtime.errors import UserError
 
@@ -65,7 +65,7 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 )
 @click.option(
     "--samples",
-    type=click.Path(path_type=Path),
+    type=EITHER,
     help="Instead of a model: images to score, a .npy or .npz array or a folder of PNG and JPEG "
     "files.",
 )
