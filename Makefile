@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: setup table test bench lock
+.PHONY: setup moved table test bench lock
 
 VENV := .venv
 # Keep the installed variant until TORCH selects another.
@@ -23,12 +23,25 @@ CORES ?= all
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
+# The scripts of an environment name its place: of a moved or copied checkout, they lead to another.
+MOVED := $(shell python=$$(head -n 2 $(VENV)/bin/pip 2>/dev/null | grep -o '/[^"]*/bin/python[0-9.]*'); \
+	test -z "$$python" || test "$${python%/*}" -ef $(VENV)/bin || echo moved)
+# Snakemake keeps a cache at home, which a container or a service account may not be able to write.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+ifeq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo writable),)
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
+
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: $(INSTALLED)
 
-$(INSTALLED): $(LOCK) pyproject.toml
+moved:
+	@echo "$(VENV) was made at another place; it is made anew"
+	@rm -rf $(VENV)
+
+$(INSTALLED): $(LOCK) pyproject.toml $(MOVED)
 	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 2; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.installed-*

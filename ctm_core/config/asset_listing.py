@@ -138,7 +138,10 @@ class _List(Section):
 def assets_folder() -> Path:
     """The folder for external files: ``$CTM_ASSETS``, or ``assets`` in the project's root."""
     given = os.environ.get(VARIABLE)
-    return Path(os.path.expanduser(given)) if given else ROOT / "assets"
+    folder = Path(os.path.expanduser(given)) if given else ROOT / "assets"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{VARIABLE}: {folder} is not a folder; correct or unset {VARIABLE}")
+    return folder
 
 
 def list_path() -> Path:
