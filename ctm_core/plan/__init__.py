@@ -1,18 +1,4 @@
-"""What a configuration will take, before anything runs: `ctm plan`.
-
-=====================  ==================================================================
-module                 holds
-=====================  ==================================================================
-:mod:`.dag`            the jobs of the workflow
-:mod:`.passes`         forward passes of trainings and evaluations, by network
-:mod:`.network_costs`  operations, weights and activations per image of each network
-:mod:`.speeds`         how fast a device is
-:mod:`.costs`          each job's time and memory, from all these
-:mod:`.storage`        bytes on disk and in memory
-:mod:`.record`         what a finished run measured, beside the prediction
-:mod:`.printout`       all of it as text
-=====================  ==================================================================
-"""
+"""What a configuration will take, before anything runs: `ctm plan`."""
 
 from __future__ import annotations
 
@@ -118,11 +104,6 @@ def plan(
         Another device than the one it was measured on: see :mod:`.speeds`.
     results
         The results of a finished run.
-
-    Raises
-    ------
-    UserError
-        If the config, the speeds or a record is missing or wrong.
     """
     device = parse_device_speed(device_speed)
     measured = read_speed(speed)

@@ -95,8 +95,6 @@ class Costs:
             return self._reference(job, self.project.protocols[job.name])
         return Estimate(job)
 
-    # -- networks --------------------------------------------------------------------------------
-
     def shape(self, experiment: Experiment) -> Shape:
         """The data set of an experiment; a UserError if its size is not known."""
         name = experiment.dataset.name
@@ -132,8 +130,6 @@ class Costs:
             for name, experiment in self.project.experiments.items()
             for model, _ in experiment.runs()
         }
-
-    # -- jobs ------------------------------------------------------------------------------------
 
     def _training(self, job: Job) -> Estimate:
         experiment, model = job.experiment, job.model
@@ -221,7 +217,6 @@ class Costs:
         return Estimate(job, {"features": float(count)}, *self._sums([work]), memory=memory)
 
     def _sums(self, work: Iterable[Work]) -> tuple[float, float]:
-        """Operations and seconds of all of it."""
         operations = seconds = 0.0
         for cost, total, precision, backward in work:
             operations += total

@@ -27,18 +27,12 @@ from ctm_core.training.objective import Mode
 if TYPE_CHECKING:
     from ctm_core.config.protocols import Protocol
 
-#: Dimensions of the features that each network gives.
-DIMENSIONS = {
-    "classifier": classifier.DIM,
-    "dinov2_vitl14": 1024,
-    "efficientnet_lite0": efficientnet_lite0.DIM,
-    "inception": inception.DIM,
-}
-#: Networks of the same layers in timm, by the names of protocols. Their weights are not read.
+#: By the names of protocols: networks of the same layers in timm, whose weights are not read, and
+#: the dimensions of their features.
 SIMILAR = {
-    "dinov2_vitl14": "vit_large_patch14_dinov2",
-    "efficientnet_lite0": "tf_efficientnet_lite0",
-    "inception": "inception_v3",
+    "dinov2_vitl14": ("vit_large_patch14_dinov2", 1024),
+    "efficientnet_lite0": ("tf_efficientnet_lite0", efficientnet_lite0.DIM),
+    "inception": ("inception_v3", inception.DIM),
 }
 INCEPTION_SIDE = 299
 
@@ -153,15 +147,16 @@ def _features(name: str, side: int, channels: int) -> tuple[Cost, int] | None:
         with torch.device("meta"):
             small = classifier.Classifier(side, channels, 10).requires_grad_(False)
             image = torch.zeros(1, channels, side, side)
-            return measured(small, small.features, image), DIMENSIONS["classifier"]
+            return measured(small, small.features, image), classifier.DIM
     if name not in SIMILAR:
         return None
     torchvision_shim.apply()
     import timm
 
+    similar, dimensions = SIMILAR[name]
     size: dict[str, Any] = {"img_size": side} if name.startswith("dinov2") else {}
     with torch.device("meta"):
-        network = timm.create_model(SIMILAR[name], pretrained=False, **size)
+        network = timm.create_model(similar, pretrained=False, **size)
         network.eval().requires_grad_(False)
         image = torch.zeros(1, 3, side, side)
-        return measured(network, network, image), DIMENSIONS[name]
+        return measured(network, network, image), dimensions

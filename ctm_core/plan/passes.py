@@ -144,7 +144,6 @@ def sampled(
 def _trajectories(
     experiment: Experiment, protocols: Mapping[str, Protocol], model: str, step: int
 ) -> tuple[int, int]:
-    """Passes of the model and of the teacher for the trajectory errors."""
     diffusion = experiment.diffusion.model_dump()
     own = teacher = 0
     pairs = []  # jumps to measure, by the first protocol's first seed alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from textwrap import indent
 
 from pandas import DataFrame
@@ -38,46 +39,44 @@ def _head(plan: Plan) -> str:
 
 
 def _trainings(plan: Plan) -> str:
-    trainings = [e for e in plan.estimates if e.job.kind == "train"]
-    if not trainings:
-        return ""
-    used = [name for name in NETWORKS if any(e.passes.get(name) for e in trainings)]
-    rows = [
-        [
-            e.job.label,
-            f"{e.job.step:,}",
-            *(_count_or_dash(e.passes.get(name)) for name in used),
-            hours(e.wall),
-            _memory(e),
-        ]
-        for e in trainings
-    ]
-    header = ["training", "steps", *used, "hours", "memory"]
-    return "Forward passes of trainings, in images:\n" + table(header, rows)
+    groups = {e.job.label: [e] for e in plan.estimates if e.job.kind == "train"}
+    steps = {label: estimate.job.step for label, (estimate,) in groups.items()}
+    return _passes("trainings", ["training", "steps"], groups, steps, NETWORKS)
 
 
 def _evaluations(plan: Plan) -> str:
-    groups: dict[tuple[str, str], list[Estimate]] = {}
+    groups: dict[str, list[Estimate]] = {}
     for estimate in plan.estimates:
         job = estimate.job
         if job.kind == "evaluate" and job.experiment is not None:
-            groups.setdefault((job.experiment.experiment, job.model), []).append(estimate)
+            groups.setdefault(f"{job.experiment.experiment} {job.model}", []).append(estimate)
+    jobs = {label: len(group) for label, group in groups.items()}
+    return _passes("evaluations", ["evaluations of", "jobs"], groups, jobs, KINDS)
+
+
+def _passes(
+    what: str,
+    header: list[str],
+    groups: Mapping[str, list[Estimate]],
+    numbers: Mapping[str, int],
+    kinds: Sequence[str],
+) -> str:
+    """A line for each group of jobs, a column for each kind of passes that any has."""
     if not groups:
         return ""
-    used = [k for k in KINDS if any(e.passes.get(k) for group in groups.values() for e in group)]
+    used = [k for k in kinds if any(e.passes.get(k) for group in groups.values() for e in group)]
     rows = [
         [
-            f"{name} {model}",
-            str(len(group)),
+            label,
+            f"{numbers[label]:,}",
             *(_count_or_dash(sum(e.passes.get(kind, 0.0) for e in group)) for kind in used),
             hours(sum(e.wall for e in group)),
-            size(max(e.memory for e in group)),
+            _memory(max(group, key=lambda estimate: estimate.memory)),
         ]
-        for (name, model), group in groups.items()
+        for label, group in groups.items()
     ]
-    kinds = [kind.replace("_", " ") for kind in used]
-    header = ["evaluations of", "jobs", *kinds, "hours", "memory"]
-    return "Forward passes of evaluations, in images:\n" + table(header, rows)
+    header += [*(kind.replace("_", " ") for kind in used), "hours", "memory"]
+    return f"Forward passes of {what}, in images:\n{table(header, rows)}"
 
 
 def _time(plan: Plan) -> str:
@@ -160,9 +159,6 @@ def _command(plan: Plan) -> str:
     return "On a cluster: {cluster}\nOn one machine: {machine}".format_map(plan.commands)
 
 
-# -- numbers -------------------------------------------------------------------------------------
-
-
 def count(value: float) -> str:
     """``1,234``, ``24.3 k``, ``597 M``."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -200,7 +196,7 @@ def _memory(estimate: Estimate) -> str:
     return each if estimate.processes == 1 else f"{estimate.processes} x {each}"
 
 
-def _count_or_dash(value: float | None) -> str:
+def _count_or_dash(value: float) -> str:
     return count(value) if value else "-"
 
 

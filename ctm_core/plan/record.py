@@ -79,10 +79,7 @@ def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
 
 
 def _belongs(record: Mapping[str, Any], experiment: Experiment, model: str) -> bool:
-    """Whether a record is of this configuration; `precision: auto` is resolved in it.
-
-    A converted file does not say how it was trained, so belongs.
-    """
+    # A converted file does not say how it was trained; `precision: auto` is resolved in a record.
     if experiment.imported(model) is not None:
         return True
     resolved = [experiment.resolved(precision) for precision in ("fp32", "bf16")]

@@ -55,32 +55,17 @@ def parse_device_speed(text: str | None) -> DeviceSpeed:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured.
-
-    Attributes
-    ----------
-    device, threads
-        Of the measured machine.
-    rates
-        Operations per second by operations per image, of each precision, without and with a
-        backward pass.
-    update
-        Seconds per weight and step of the optimiser and one EMA.
-    evaluations
-        Of the denoiser in a likelihood, by the solver's tolerance.
-    process
-        Bytes of a process that has only loaded torch.
-    start
-        Seconds that the command takes before a job's work begins.
-    """
+    """What was measured on one machine."""
 
     device: str
     threads: int
+    #: Operations per second by operations per image, of each precision, without and with a
+    #: backward pass.
     rates: Mapping[tuple[str, bool], Points]
-    update: float
-    evaluations: Points
-    process: float
-    start: float
+    update: float  #: seconds per weight and step of the optimiser and one EMA
+    evaluations: Points  #: of the denoiser in a likelihood, by the solver's tolerance
+    process: float  #: bytes of a process that has only loaded torch
+    start: float  #: seconds that the command takes before a job's work begins
 
     def rate(self, operations: float, precision: str, backward: bool) -> float:
         """Operations per second of a network that takes ``operations`` per image."""

@@ -97,7 +97,6 @@ def on_disk(
 
 
 def _scores(project: Project, job: Job, shapes: Mapping[str, Shape | None]) -> float:
-    """Bytes of an evaluation's cell states and previews."""
     experiment = job.experiment
     assert experiment is not None
     shape = shapes.get(experiment.dataset.name)
@@ -157,16 +156,14 @@ def training_memory(
 def evaluation_memory(
     project: Project, job: Job, network: Cost, shape: Shape, teacher: Cost | None
 ) -> float:
-    """Peak bytes of an evaluation, beside the program itself; rough.
-
-    Without gradients a U-Net keeps what its skip connections carry: a seventh of what a backward
-    pass would need at the paper's sizes, a quarter at that of the digits.
-    """
+    """Peak bytes of an evaluation, beside the program itself; rough."""
     experiment = job.experiment
     assert experiment is not None
     peak = float(SINGLE * network.parameters)
     if teacher is not None:
         peak += SINGLE * teacher.parameters
+    # Without gradients a U-Net keeps what its skip connections carry: of what a backward pass
+    # would need, a seventh at the paper's sizes, a quarter at that of the digits.
     peak += network.activation_bytes * experiment.evaluation.batch_size / 6
     for name in experiment.protocols(job.model, job.step):
         if (known := features(project.protocols[name], shape.image)) is not None:
