@@ -13,11 +13,5 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read such a file as text, so that no hash becomes a number and no number loses a digit.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, or is not CSV.
-    """
+    """Read such a file as text, so that no hash becomes a number and no number loses a digit."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)

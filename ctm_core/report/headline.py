@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label
@@ -15,8 +15,7 @@ from ctm_core.report.selection import last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Outcome, Summary, paired
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """Two cells that differ in one thing. ``outcome`` says how the first compares."""
 
     group: str
@@ -34,9 +33,13 @@ def headline_metric(rows: Iterable[Row]) -> str | None:
 
 def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[Effect]:
     """What γ, NFE and the choice of student do: pairs of cells that differ in that alone."""
-    cells, metric = _cells(rows, experiment)
+    rows = [row for row in rows if row.experiment == experiment]
+    main = main_protocol(rows, experiment) if rows else ""
+    late = last_steps(row for row in rows if row.protocol == main)
+    metric = headline_metric(late)
     if metric is None:
         return []
+    cells = {(row.model, row.cell): row.metrics[metric] for row in late if metric in row.metrics}
     own = sorted(
         (cell for model, cell in cells if model == student and cell.sampler == JUMP_SAMPLER),
         key=lambda cell: (cell.nfe, cell.gamma or 0.0),
@@ -54,22 +57,11 @@ def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[
         pairs += [("student", (student, cell), (other, cell)) for cell in shared]
     compared = []
     for group, one, two in pairs:
-        first, second = cells[one].metrics[metric], cells[two].metrics[metric]
+        first, second = cells[one], cells[two]
         names = [f"{model}, {cell_name(cell)}" for model, cell in (one, two)]
-        difference = paired(first, second)
-        compared.append(Effect(group, names[0], names[1], first, second, difference.outcome))
+        outcome = paired(first, second).outcome
+        compared.append(Effect(group, names[0], names[1], first, second, outcome))
     return compared
-
-
-def _cells(rows: Sequence[Row], experiment: str) -> tuple[dict[tuple[str, Cell], Row], str | None]:
-    """Rows of the main protocol and last steps by (model, cell), and the metric to read."""
-    own = [row for row in rows if row.experiment == experiment]
-    if not own:
-        return {}, None
-    protocol = main_protocol(own, experiment)
-    chosen = last_steps(row for row in own if row.protocol == protocol)
-    metric = headline_metric(chosen)
-    return {(row.model, row.cell): row for row in chosen if metric in row.metrics}, metric
 
 
 def cell_name(cell: Cell, teacher: bool = True) -> str:

@@ -2,9 +2,8 @@
 
 ``config/published.yaml`` lists what others published, each with its source. An entry that names a
 row of ours by an explicit key (experiment, model, step, sampler, γ, NFE) is set beside it if its
-protocol is that row's and the metric has the same name and number of samples. :func:`joined` lists
-the others that name a row too, each with the reason why it is not compared. Everything else is
-reading matter: two protocols never share a difference.
+protocol is that row's and the metric has the same name and number of samples; the others that
+name a row are listed with the reason why not. Two protocols never share a difference.
 """
 
 from __future__ import annotations
@@ -25,17 +24,12 @@ from ctm_core.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Beside:
-    """A published value that is compared with one of ours.
-
-    Attributes
-    ----------
-    delta
-        (ours - published) in half-widths of our interval; None without an interval, and where the
-        published value was read off a figure.
-    """
+    """A published value that is compared with one of ours."""
 
     value: float
     entry: Published
+    #: (ours - published) in half-widths of our interval; None without an interval, and where the
+    #: published value was read off a figure.
     delta: float | None
 
     @property
@@ -45,29 +39,19 @@ class Beside:
 
 
 class Joined(NamedTuple):
-    """A published value, and the row of ours that its entry names.
-
-    ``metric`` is ours of the same kind, empty if there is none. Where the two do not measure one
-    quantity, ``beside`` is None and ``why`` says why.
-    """
+    """A published value, and the row of ours that its entry names."""
 
     entry: Published
     kind: str
     value: float
     row: Row
-    metric: str
+    metric: str  #: ours of the same kind, empty if there is none
     beside: Beside | None
-    why: str
+    why: str  #: the two do not measure one quantity; empty if they do
 
 
 def load_literature(path: str | os.PathLike[str]) -> Literature:
-    """Read and validate the list of published values.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or a key in it is wrong.
-    """
+    """Read and validate the list of published values."""
     return validated(Literature, read_yaml(Path(path)), path)
 
 
@@ -79,7 +63,7 @@ def printed(value: float) -> str:
 def beside(
     rows: Sequence[Row], literature: Literature, path: str | os.PathLike[str]
 ) -> dict[tuple[RowKey, str], Beside]:
-    """Published values by our row and metric; raises as :func:`joined`."""
+    """Published values by our row and metric."""
     # An entry that names a step comes later, and so goes before one of the last step.
     known = sorted(
         joined(rows, literature, path),
@@ -93,10 +77,7 @@ def joined(
 ) -> list[Joined]:
     """Every published value whose entry names a row of ours, in the order of the list.
 
-    Raises
-    ------
-    UserError
-        If an entry names a cell that an evaluated model does not have.
+    A UserError if an entry names a cell that an evaluated model does not have.
     """
     return [
         _join(entry, kind, value, cells)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from ctm_core.runtime.files import read_json, write_text
 
 __all__ = ["write_report"]
 
-TITLE = "Consistency Trajectory Models"
 #: The figures of each part of the page, by kind.
 PLACES = {
     "hero": ("hero",),
@@ -46,9 +45,7 @@ PLACES = {
 SCREEN_INCH = 110
 
 
-def write_report(
-    results: Path, output: Path, *, published: Path | None = None, title: str = TITLE
-) -> None:
+def write_report(results: Path, output: Path, *, published: Path | None = None) -> None:
     """Write the report of ``results`` to ``output``.
 
     Parameters
@@ -63,7 +60,7 @@ def write_report(
     Raises
     ------
     UserError
-        If the table is missing or does not fit the evaluations, or the list is wrong.
+        If the table is missing or does not fit the evaluations.
     """
     records = read_evaluations(read_runs(results))
     if runs_csv(records) != (results / "runs.csv").read_text(encoding="utf-8"):
@@ -72,16 +69,15 @@ def write_report(
             "`ctm table`"
         )
     rows = aggregate(records)
-    experiments = dict.fromkeys(row.experiment for row in rows)
     pictures = catalogue(rows)
     claims = read_findings(results / "claims.json")
     published = published or Path(locate("config/published.yaml"))
     known = joined(rows, load_literature(published), published)
     context = {
-        "title": title,
+        "title": "Consistency Trajectory Models",
         "experiments": [
             _experiment(name, rows, records, pictures, claims, known, results)
-            for name in experiments
+            for name in dict.fromkeys(row.experiment for row in rows)
         ],
         "untested": [claim for claim in claims if claim.verdict == "not testable"],
         "marks": MARKS,
@@ -99,11 +95,13 @@ def write_report(
     environment.filters |= {
         "cell": partial(cell_name, teacher=False),
         "count": "{:,}".format,
+        "detail": detail,
         "counted": counted,
         "display": display,
         "duration": duration,
         "number": number,
         "printed": printed,
+        "training_seeds": lambda row: training_seeds(row, metrics_of([row])[0]),
     }
     write_text(output, environment.get_template("report.html.j2").render(context))
 
@@ -116,9 +114,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-# -- one experiment -----------------------------------------------------------------------------
 
 
 def _experiment(
@@ -134,18 +129,12 @@ def _experiment(
     evaluated = [record for record in records if record.experiment == name]
     findings = [finding for finding in claims if finding.experiment == name]
     drawn = [p for p in pictures if p.experiment == name and _file(p, results).is_file()]
-    shown = {
-        place: [_picture(picture, results) for picture in drawn if picture.kind in kinds]
-        for place, kinds in PLACES.items()
-    }
     main = main_protocol(own, name)
     protocols = [main, *sorted({row.protocol for row in own} - {main})]
     return {
         "name": name,
         "dataset": own[0].dataset,
-        "fingerprint": next(
-            (e.dataset_fingerprint for e in evaluated if e.dataset_fingerprint), ""
-        ),
+        "fingerprint": next(filter(None, (e.dataset_fingerprint for e in evaluated)), ""),
         "ran": _what_ran(own, evaluated, protocols),
         "answer": answer(findings),
         "sentence": in_one_sentence(findings),
@@ -153,7 +142,10 @@ def _experiment(
         "effects": effects(own, name),
         "tables": [_table([row for row in own if row.protocol == p], p) for p in protocols],
         "published": [one for one in known if one.row.experiment == name],
-        **shown,
+        **{
+            place: [_picture(picture, results) for picture in drawn if picture.kind in kinds]
+            for place, kinds in PLACES.items()
+        },
         "weights": evaluated,
         "costs": _costs(name, evaluated, results),
     }
@@ -185,56 +177,26 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-# -- tables -------------------------------------------------------------------------------------
-
-
 def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     metrics = metrics_of(rows)
-    winners = {metric: best(rows, metric) for metric in metrics}
-    scale = _Scale(row.metrics[metrics[0]] for row in rows if metrics[0] in row.metrics)
     return {
         "protocol": protocol,
-        "metrics": [(display(metric), detail(metric)) for metric in metrics],
+        "metrics": metrics,
+        "winners": {metric: best(rows, metric) for metric in metrics},
         "steps": len(last_steps(rows)) != len(rows),
         "rank_deficient": any(row.rank_deficient for row in rows),
-        "scale": scale,
-        "rows": [
-            {
-                "row": row,
-                "scores": [
-                    {
-                        "value": row.metrics.get(metric),
-                        "winner": winners[metric] is row,
-                        "deficient": metric in row.rank_deficient,
-                    }
-                    for metric in metrics
-                ],
-                "methods": sorted({summary.method for summary in row.metrics.values()} - {""}),
-                "seeds": training_seeds(row, metrics_of([row])[0]),
-            }
-            for row in rows
-        ],
+        "place": _scale(row.metrics[metrics[0]] for row in rows if metrics[0] in row.metrics),
+        "rows": rows,
     }
 
 
-class _Scale:
-    """Places values on a line of 0 to 100 percent, logarithmic where all are positive."""
-
-    def __init__(self, summaries: Iterable[Summary]) -> None:
-        ends = [end for summary in summaries for end in summary.ends]
-        self._log = min(ends) > 0
-        self._low = self._to(min(ends))
-        self._span = (self._to(max(ends)) - self._low) or 1.0
-
-    def place(self, value: float) -> float:
-        """Percent from the left, with room for the dot at either end."""
-        return round(4 + 92 * (self._to(value) - self._low) / self._span, 2)
-
-    def _to(self, value: float) -> float:
-        return math.log(value) if self._log else value
-
-
-# -- pictures, provenance, cost -----------------------------------------------------------------
+def _scale(summaries: Iterable[Summary]) -> Callable[[float], float]:
+    """Percent from the left at which a value is drawn; logarithmic where all are positive."""
+    ends = [end for summary in summaries for end in summary.ends]
+    position: Callable[[float], float] = math.log if min(ends) > 0 else float
+    low = position(min(ends))
+    span = (position(max(ends)) - low) or 1.0
+    return lambda value: round(4 + 92 * (position(value) - low) / span, 2)
 
 
 def _file(picture: Picture, results: Path) -> Path:
@@ -262,12 +224,11 @@ def _protocols(records: Iterable[Evaluation]) -> list[dict[str, Any]]:
     facts: dict[str, dict[str, Any]] = {}
     for record in records:
         for name, described in record.protocols.items():
-            flat: dict[str, Any] = {}
-            for key, value in described.items():
-                nested = value if isinstance(value, dict) else {"": value}
-                for inner, what in nested.items():
-                    flat[f"{key} {inner}".strip().replace("_", " ")] = what
-            facts[name] = flat
+            facts[name] = {
+                f"{key} {inner}".strip().replace("_", " "): fact
+                for key, value in described.items()
+                for inner, fact in (value if isinstance(value, dict) else {"": value}).items()
+            }
     return [{"name": name, "facts": facts[name]} for name in sorted(facts)]
 
 

@@ -8,19 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from ctm_core.config import Cell, validated
 from ctm_core.config.sampling_grid import ADAPTIVE
+from ctm_core.report import statistics
 from ctm_core.report.csv_files import read_csv
-from ctm_core.report.statistics import (
-    SampleSeed,
-    Seeds,
-    StandardError,
-    Summary,
-    in_order,
-    summarise,
-)
+from ctm_core.report.statistics import SampleSeed, Seeds, StandardError, Summary
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
@@ -39,14 +33,12 @@ class RowKey(NamedTuple):
         return *self[:2], model_order(self.model), self.step, cell_order(self.cell)
 
 
-class Score(BaseModel):
+class Score(BaseModel, frozen=True):
     """One value: a cell sampled with one seed (or several pooled), scored by one metric.
 
     ``standard_error`` has ``freedom`` degrees of freedom: from leaving out blocks of the samples,
     or the metric's own.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     sample_seed: int | str
     sampler: str
@@ -68,7 +60,7 @@ class Score(BaseModel):
 
     @property
     def error(self) -> StandardError | None:
-        """The standard error of this one value, where it is known."""
+        """The standard error of this one value, if it is known."""
         if self.standard_error is None or self.freedom is None:
             return None
         return StandardError(self.standard_error, self.freedom)
@@ -79,20 +71,16 @@ class Score(BaseModel):
         return Cell.of(self.sampler, self.nfe, self.gamma)
 
 
-class JumpError(BaseModel):
+class JumpError(BaseModel, frozen=True):
     """How far a model's jump from t to s misses the teacher's solution, root mean square."""
-
-    model_config = ConfigDict(frozen=True)
 
     t: float
     s: float
     error: FiniteFloat
 
 
-class Evaluation(BaseModel):
+class Evaluation(BaseModel, frozen=True):
     """An ``evaluation.json``: all scores of one (model, training seed, step)."""
-
-    model_config = ConfigDict(frozen=True)
 
     experiment: str
     dataset: str
@@ -142,18 +130,11 @@ class Row:
         return RowKey(self.experiment, self.protocol, self.model, self.step, self.cell)
 
 
-# -- reading ------------------------------------------------------------------------------------
-
-
 def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
     """Read evaluation files and check that they fit into one table.
 
-    Raises
-    ------
-    UserError
-        If a file is missing or malformed, a model, step and training seed or a cell occurs twice,
-        two files of an experiment are of different data, or one protocol's name means two
-        protocols.
+    Each says what nobody else does, those of an experiment are of the same data, and one
+    protocol's name means one protocol; else a UserError.
     """
     read: dict[tuple[Any, ...], tuple[Path, Evaluation]] = {}
     fingerprints: dict[str, tuple[Path, str]] = {}
@@ -192,13 +173,7 @@ def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
 
 
 def read_runs(results: Path) -> list[Path]:
-    """The evaluation files behind ``results/runs.csv``, so that left-overs of older runs stay out.
-
-    Raises
-    ------
-    UserError
-        If the table is missing, or a file of it is.
-    """
+    """The evaluation files behind ``results/runs.csv``: left-overs of older runs stay out."""
     table = results / "runs.csv"
     try:
         runs = read_csv(table)[["experiment", "model", "train_seed", "step"]]
@@ -245,16 +220,10 @@ def _check_scores(path: Path, evaluation: Evaluation) -> None:
         seen.add(key)
 
 
-# -- summarising --------------------------------------------------------------------------------
-
-
 def aggregate(evaluations: Sequence[Evaluation]) -> list[Row]:
     """One row for each (experiment, model, step, cell, protocol), sorted.
 
-    Raises
-    ------
-    UserError
-        If the training seeds of a cell were not all sampled with the same seeds.
+    A UserError if the training seeds of a cell were not all sampled with the same seeds.
     """
     groups: dict[RowKey, list[tuple[Evaluation, Score]]] = defaultdict(list)
     for evaluation in evaluations:
@@ -276,7 +245,7 @@ def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
         if score.error is not None:
             errors[score.metric][seeds] = score.error
     try:
-        metrics = {m: summarise(values[m], errors[m]) for m in sorted(values)}
+        metrics = {m: statistics.summarise(values[m], errors[m]) for m in sorted(values)}
     except ValueError as error:
         raise UserError(
             f"{key.experiment} {key.model} step {key.step} {key.cell.label} under "
@@ -284,19 +253,15 @@ def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
         ) from None
     by_train_seed = {evaluation.train_seed: evaluation for evaluation, _ in scored}
     evaluations, scores = list(by_train_seed.values()), [score for _, score in scored]
-    cell = key.cell
-    if cell.sampler == ADAPTIVE:
-        cell = Cell(ADAPTIVE, round(sum(score.nfe for score in scores) / len(scores)), None)
+    if key.cell.sampler == ADAPTIVE:
+        nfe = round(sum(score.nfe for score in scores) / len(scores))
+        key = key._replace(cell=Cell(ADAPTIVE, nfe, None))
     return Row(
-        experiment=key.experiment,
+        **key._asdict(),
         dataset=evaluations[0].dataset,
-        model=key.model,
         objective=_joined({e.objective for e in evaluations}),
-        step=key.step,
-        cell=cell,
-        protocol=key.protocol,
         train_seeds=tuple(sorted(by_train_seed)),
-        sample_seeds=tuple(in_order(score.sample_seed for score in scores)),
+        sample_seeds=tuple(statistics.in_order(score.sample_seed for score in scores)),
         n_samples=max(score.n for score in scores),
         params_m=evaluations[0].params_m,
         # Two training seeds may give equal weights only by mistake, so the list keeps duplicates.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -41,10 +41,7 @@ def metric_of(rows: Iterable[Row], kind: str) -> str | None:
 def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
     """The rows that have a metric, the best mean first; none if no value of it is better.
 
-    Raises
-    ------
-    UserError
-        If the rows are of several protocols, whose values nothing can rank.
+    A UserError if they are of several protocols, whose values nothing can rank.
     """
     scored = [row for row in rows if metric in row.metrics]
     protocols = sorted({row.protocol for row in scored})
@@ -61,7 +58,7 @@ def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
 
 
 def best(rows: Iterable[Row], metric: str) -> Row | None:
-    """The row of best mean; None without one. Raises as :func:`ranked`."""
+    """The row of best mean; None without one."""
     return next(iter(ranked(rows, metric)), None)
 
 
@@ -74,8 +71,5 @@ def main_protocol(rows: Iterable[Row], experiment: str) -> str:
 def last_steps(rows: Iterable[Evaluated]) -> list[Evaluated]:
     """Only the rows, or evaluations, of each model's last evaluated step."""
     rows = list(rows)
-    last: dict[tuple[str, str], int] = defaultdict(int)
-    for row in rows:
-        key = (row.experiment, row.model)
-        last[key] = max(last[key], row.step)
+    last = {(r.experiment, r.model): r.step for r in sorted(rows, key=lambda row: row.step)}
     return [row for row in rows if row.step == last[row.experiment, row.model]]

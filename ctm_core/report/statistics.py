@@ -51,15 +51,7 @@ class StandardError(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% interval, and what the interval is taken over.
-
-    Attributes
-    ----------
-    low, high
-        Ends of the interval; None where there is none.
-    method
-        What it is taken over; empty where there is none.
-    """
+    """A mean with its 95% interval, if there is one, and what the interval is taken over."""
 
     mean: float
     low: float | None = None
@@ -82,50 +74,33 @@ class Estimate:
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
     def __str__(self) -> str:
-        """``8.21 [8.10, 8.33]``: as many decimals as give the half-width two digits."""
+        """``8.21 [8.10, 8.33]``."""
         text = self.text(self.mean)
-        if self.interval is not None:
-            text += f" [{self.text(self.interval[0])}, {self.text(self.interval[1])}]"
-        return text
+        return f"{text} [{', '.join(map(self.text, self.interval))}]" if self.interval else text
 
     def text(self, value: float) -> str:
-        """A value with the decimals that this interval allows."""
-        return rounded(value, self.half)
+        """A value with as many decimals as give half the interval two digits."""
+        half = self.half
+        if half is None:
+            return f"{value:.4g}"
+        if half <= 1e-9 * abs(value):  # rounding errors of equal values
+            half = 0.0
+        decimals = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
+        return f"{value:.{decimals}f}"
 
 
 @dataclass(frozen=True)
 class Summary(Estimate):
-    """What the values of one cell and metric say; the mean is over both kinds of seeds.
+    """What the values of one cell and metric say; the mean is over both kinds of seeds."""
 
-    Attributes
-    ----------
-    std
-        Standard deviation (divisor n - 1) of the values that the interval is taken over; None
-        where it is not taken over several.
-    minimum_of_three
-        Smallest of the first three sampling seeds, averaged over training seeds: the number that
-        EDM and its successors print. None with fewer.
-    by_train_seed
-        Mean over sampling seeds, for each training seed.
-    values, errors
-        What it was made of, by (training seed, sampling seed).
-    """
-
+    #: Standard deviation (divisor n - 1) of what the interval is taken over, if that is several.
     std: float | None = None
+    #: Smallest of the first three sampling seeds, averaged over training seeds: the number that
+    #: EDM and its successors print. None with fewer.
     minimum_of_three: float | None = None
     by_train_seed: Mapping[int, float] = field(default_factory=dict)
     values: Mapping[Seeds, float] = field(default_factory=dict, repr=False, compare=False)
     errors: Mapping[Seeds, StandardError] = field(default_factory=dict, repr=False, compare=False)
-
-
-def rounded(value: float, half: float | None) -> str:
-    """A value with as many decimals as give the half-width of its interval two digits."""
-    if half is None:
-        return f"{value:.4g}"
-    if half <= 1e-9 * abs(value):  # rounding errors of equal values
-        half = 0.0
-    decimals = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
-    return f"{value:.{decimals}f}"
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -138,18 +113,8 @@ def summarise(
 ) -> Summary:
     """Summarise the values of one cell and metric.
 
-    Parameters
-    ----------
-    values
-        Keyed by (training seed, sampling seed); every training seed has the same sampling seeds.
-    errors
-        Standard errors of single values, where they are known. Used only where there are neither
-        several sampling seeds nor three training seeds.
-
-    Raises
-    ------
-    ValueError
-        If there is no value, or a training seed lacks a sampling seed that another has.
+    ``errors`` are used only where there are neither several sampling seeds nor three training
+    seeds. A ValueError if a training seed lacks a sampling seed that another has.
     """
     if not values:
         raise ValueError("no values to summarise")
@@ -159,7 +124,7 @@ def summarise(
         raise ValueError(
             f"training seed {missing[0][0]} has no value of sampling seed {missing[0][1]}"
         )
-    known = dict(errors or {})
+    known = errors or {}
     table = [[values[t, s] for s in sample_seeds] for t in train_seeds]
     by_train = dict(zip(train_seeds, map(statistics.fmean, table), strict=True))
     single = [s for s in sample_seeds if isinstance(s, int)][:3]
@@ -175,12 +140,9 @@ def summarise(
         std=interval.std,
         minimum_of_three=minimum,
         by_train_seed=by_train,
-        values=dict(values),
+        values=values,
         errors=known,
     )
-
-
-# -- differences --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -188,17 +150,10 @@ class Difference(Estimate):
     """``first - factor * second`` for two cells, as far as their seeds can be paired.
 
     The mean is over the pairs; over everything where nothing can be paired.
-
-    Attributes
-    ----------
-    pairs
-        Independent differences behind the interval.
-    why
-        Why there is no interval, as a clause; empty where there is one.
     """
 
-    pairs: int = 0
-    why: str = ""
+    pairs: int = 0  #: independent differences behind the interval
+    why: str = ""  #: there is no interval, as a clause
 
     @property
     def outcome(self) -> Outcome:
@@ -222,13 +177,6 @@ def paired(first: Summary, second: Summary, factor: float = 1.0) -> Difference:
     * fewer: each sampling seed is averaged over those pairs first;
     * one sampling seed: both values' standard errors are *added*, :math:`e_x + |c|\,e_y`, which
       bounds the error of the difference whatever the two have in common.
-
-    Parameters
-    ----------
-    first, second
-        As :func:`summarise` gives them.
-    factor
-        c.
     """
     everything = first.mean - factor * second.mean
     if not first.values or not second.values:
@@ -264,9 +212,6 @@ def _pairs_of_trainings(first: Sequence[int], second: Sequence[int]) -> list[tup
     return [(seed, seed) for seed in first if seed in second]
 
 
-# -- the rule -----------------------------------------------------------------------------------
-
-
 class _Interval(NamedTuple):
     half: float | None = None
     method: Method = ""
@@ -293,11 +238,7 @@ def _interval(table: Sequence[Sequence[float]], error: StandardError | None) -> 
 def _joint_error(
     seeds: Iterable[Seeds], errors: Mapping[Seeds, StandardError]
 ) -> StandardError | None:
-    """Standard error of the mean over training seeds of values of one sampling seed.
-
-    They share their noises, so their errors may be correlated; the mean of the errors bounds the
-    error of the mean whatever the correlation.
-    """
+    """Bounds the error of a mean over training seeds, whose noises are shared, by their mean."""
     known = [errors.get(one) for one in seeds]
     if None in known:
         return None

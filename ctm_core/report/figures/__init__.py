@@ -22,12 +22,11 @@ two protocols.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ctm_core.report.figures import curves, grids, jumps, over_training, paths
+from ctm_core.report.figures import curves, grids
 from ctm_core.report.figures.catalogue import COLUMNS, Picture, catalogue, finest, hero_cells
 from ctm_core.report.figures.figure_inputs import Previews, Training, read_trainings
 from ctm_core.report.figures.style import save, style
@@ -36,16 +35,6 @@ from ctm_core.report.scores import Evaluation, Row, aggregate, cell_order, read_
 from ctm_core.report.selection import last_steps
 
 __all__ = ["Picture", "catalogue", "write_figures"]
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """All that figures are drawn from."""
-
-    rows: Sequence[Row]
-    evaluations: Sequence[Evaluation]
-    previews: Previews
-    trainings: Mapping[str, Mapping[tuple[str, int], Training]]
 
 
 def write_figures(
@@ -65,48 +54,50 @@ def write_figures(
     -------
     The files written.
 
-    Raises
-    ------
-    UserError
-        As :func:`ctm_core.report.scores.read_evaluations`, or if a file beside one is missing or
-        damaged.
     """
     records = read_evaluations(evaluations)
-    sources = _Sources(
-        aggregate(records), records, Previews(evaluations), read_trainings(trainings)
-    )
+    rows, previews, trained = aggregate(records), Previews(evaluations), read_trainings(trainings)
     written: list[Path] = []
     with style():
-        for picture in catalogue(sources.rows):
-            figure = _draw(picture, sources)
+        for picture in catalogue(rows):
+            figure = _draw(
+                picture,
+                [row for row in rows if row.experiment == picture.experiment],
+                [record for record in records if record.experiment == picture.experiment],
+                previews,
+                trained.get(picture.experiment, {}),
+            )
             if figure is not None:
                 written += save(figure, output, picture.name, picture.title)
     return written
 
 
-def _draw(picture: Picture, sources: _Sources) -> Figure | None:
-    every = [row for row in sources.rows if row.experiment == picture.experiment]
+def _draw(
+    picture: Picture,
+    every: Sequence[Row],
+    evaluations: Sequence[Evaluation],
+    previews: Previews,
+    trained: Mapping[tuple[str, int], Training],
+) -> Figure | None:
     last = last_steps(every)
     scored = [row for row in last if row.protocol == picture.protocol]
     metric = headline_metric(scored)
-    trained = sources.trainings.get(picture.experiment, {})
     if picture.kind == "training":
         losses = {key: training.curve for key, training in trained.items()}
         return curves.training(losses, picture.title) if losses else None
     if picture.kind == "jumps":
-        own = [e for e in sources.evaluations if e.experiment == picture.experiment]
-        return jumps.errors(own, picture.title)
+        return curves.jump_errors(evaluations, picture.title)
     if picture.kind == "path":
         row = next(row for row in last if row.model == picture.model)
-        return paths.paths(sources.previews.paths(row), picture.title)
+        return grids.denoising_paths(previews.paths(row), picture.title)
     if picture.kind in ("hero", "samples"):
-        return _tiled(picture, last, metric, sources.previews)
+        return _tiled(picture, last, metric, previews)
     if metric is None:
         return None
     if picture.kind == "progress":
         rows = [row for row in every if row.protocol == picture.protocol]
         starts = {model: trained[model, seed].starts_at for model, seed in trained}
-        return over_training.fd_against_step(rows, metric, picture.models, picture.title, starts)
+        return curves.fd_against_step(rows, metric, picture.models, picture.title, starts)
     draw = curves.fd_against_nfe if picture.kind == "fd-nfe" else curves.fd_against_gamma
     return draw(scored, metric, picture.title)
 

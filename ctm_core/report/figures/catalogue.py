@@ -10,7 +10,7 @@ from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import ODE_SAMPLER, samplers
 from ctm_core.evaluation.metrics.names import display
 from ctm_core.evaluation.previews import path_cells
-from ctm_core.report.figures import curves, over_training
+from ctm_core.report.figures import curves
 from ctm_core.report.headline import cell_name, headline_metric
 from ctm_core.report.scores import Row, cell_order, model_order
 from ctm_core.report.selection import last_steps, main_protocol
@@ -24,10 +24,7 @@ HERO_STEPS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that a table calls for: its file's name, and what to say about it.
-
-    ``numbers`` tells those who cannot see the picture what it shows.
-    """
+    """A figure that a table calls for: its file's name, and what to say about it."""
 
     name: str
     kind: Kind
@@ -71,19 +68,13 @@ COMPARISONS = (
 def catalogue(rows: Sequence[Row]) -> list[Picture]:
     """Every picture of a table, experiment by experiment."""
     return [
-        replace(
-            picture,
-            name=f"{name}-{picture.name}",
-            title=f"{name}: {picture.title}",
-            experiment=name,
-        )
+        replace(one, name=f"{name}-{one.name}", title=f"{name}: {one.title}", experiment=name)
         for name in dict.fromkeys(row.experiment for row in rows)
-        for picture in _pictures([row for row in rows if row.experiment == name])
+        for one in _pictures([row for row in rows if row.experiment == name])
     ]
 
 
 def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
-    """The pictures of one experiment, without its name."""
     own = last_steps(rows)
     main = main_protocol(own, rows[0].experiment)
     yield Picture(
@@ -174,7 +165,7 @@ def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
     """Comparisons over training, where two of their models or more have snapshots."""
     metric = headline_metric(rows) or ""
     for comparison in COMPARISONS:
-        models = over_training.comparable(rows, metric, comparison.models)
+        models = curves.comparable(rows, metric, comparison.models)
         if models:
             yield Picture(
                 f"fig{comparison.figure}-{comparison.name}",
@@ -189,7 +180,6 @@ def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
 
 
 def _numbers(rows: Iterable[Row], protocol: str, cells: Sequence[tuple[str, Cell]]) -> str:
-    """The numbers of some cells in words."""
     scored = {(row.model, row.cell): row.metrics for row in rows if row.protocol == protocol}
     metric = headline_metric(row for row in rows if row.protocol == protocol) or ""
     parts = [

@@ -1,4 +1,4 @@
-"""Lines: FD against NFE, FD against gamma, and losses against steps."""
+"""Lines: FD against NFE, gamma and training steps, losses, and errors of single jumps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label, samplers
 from ctm_core.evaluation.metrics import names
-from ctm_core.report.figures.style import (
-    COLORS,
-    MARKERS,
-    TEACHER,
-    by_model,
-    legend,
-    log_if_positive,
-    nfe_axis,
-)
-from ctm_core.report.scores import Row
+from ctm_core.report.figures import style
+from ctm_core.report.scores import Evaluation, Row, model_order
+from ctm_core.report.selection import last_steps
 
 #: Loss terms of one training, each indexed by step.
 Curve = Mapping[str, "pd.Series[float]"]
@@ -38,13 +32,12 @@ TERMS = {
 
 def points(rows: Sequence[Row], metric: str) -> pd.DataFrame:
     """One line for each row that has the metric: model, step, cell, mean and interval."""
-    lines = []
-    for row in rows:
-        if metric in row.metrics:
-            score = row.metrics[metric]
-            known = {"mean": score.mean, "low": score.low, "high": score.high}
-            lines.append({"model": row.model, "step": row.step, **row.cell._asdict(), **known})
-    columns = ["model", "step", "sampler", "nfe", "gamma", "mean", "low", "high"]
+    lines = [
+        (row.model, row.step, *row.cell, score.mean, score.low, score.high)
+        for row in rows
+        if (score := row.metrics.get(metric)) is not None
+    ]
+    columns = ["model", "step", *Cell._fields, "mean", "low", "high"]
     numbers = dict.fromkeys(["gamma", "mean", "low", "high"], float)
     return pd.DataFrame(lines, columns=columns).astype(numbers)
 
@@ -54,16 +47,10 @@ def extent(*drawn: pd.DataFrame) -> list[float]:
     return pd.concat(drawn)[["mean", "low", "high"]].melt()["value"].dropna().tolist()
 
 
-# -- FD -----------------------------------------------------------------------------------------
-
-
 def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """A panel for each student: one line per gamma, the teacher's solver in black.
 
-    Parameters
-    ----------
-    rows
-        Rows of one experiment and protocol, each model at one step.
+    ``rows`` are of one experiment and protocol, each model at one step.
     """
     values = points(rows, metric)
     is_teacher = values["model"] == "teacher"
@@ -75,14 +62,13 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
     for axes, model in zip(grid, models, strict=True):
         _teacher(axes, teacher)
         for sampler, gamma, line in _by_gamma(students[students["model"] == model]):
-            index = len(gammas) if gamma is None else gammas.index(gamma)
-            looks = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+            looks = style.color_and_marker(len(gammas) if gamma is None else gammas.index(gamma))
             dash = "-" if sampler == JUMP_SAMPLER else "--"
             draw_line(axes, "nfe", line, *looks, _line_label(sampler, gamma), dash)
-        nfe_axis(axes, sorted(values["nfe"].unique()))
-        log_if_positive(axes, extent(values))
+        style.nfe_axis(axes, sorted(values["nfe"].unique()))
+        style.log_if_positive(axes, extent(values))
         axes.set_title(model)
-    legend(figure, grid)
+    style.legend(figure, grid)
     label_panels(grid, metric)
     return figure
 
@@ -109,9 +95,9 @@ def _teacher(axes: Axes, teacher: pd.DataFrame) -> None:
         solves = teacher[teacher["sampler"] == sampler].sort_values("nfe")
         if not solves.empty:
             label = f"teacher, {sampler_label(sampler)}"
-            draw_line(axes, "nfe", solves, TEACHER, marker, label, line)
+            draw_line(axes, "nfe", solves, style.TEACHER, marker, label, line)
             finest = solves["mean"].iloc[-1]
-            axes.axhline(finest, color=TEACHER, linestyle=(0, (1, 3)), linewidth=1.0)
+            axes.axhline(finest, color=style.TEACHER, linestyle=(0, (1, 3)), linewidth=1.0)
 
 
 def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | None:
@@ -131,8 +117,7 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
                 (own["nfe"] == nfe) & (own["sampler"] == JUMP_SAMPLER) & own["gamma"].notna()
             ]
             if not line.empty:
-                looks = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-                draw_line(axes, "gamma", line, *looks, f"NFE {nfe}")
+                draw_line(axes, "gamma", line, *style.color_and_marker(index), f"NFE {nfe}")
                 drawn.append(line)
         # To compare with: the student at NFE 1, and the teacher's finest solve.
         single = own[own["nfe"] == 1][:1]
@@ -140,7 +125,7 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
         finest = solves.sort_values("nfe")[-1:]
         for level, label, color, dash in (
             (single, "NFE", "#777777", ":"),
-            (finest, "teacher, NFE", TEACHER, "--"),
+            (finest, "teacher, NFE", style.TEACHER, "--"),
         ):
             for nfe, mean in zip(level["nfe"], level["mean"], strict=True):
                 name = f"{label} {nfe}"
@@ -150,8 +135,53 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
         axes.set_xlabel("γ  (0: exact jumps, 1: fresh noise)")
         axes.set_title(model)
     for axes in grid:
-        log_if_positive(axes, extent(*drawn))
-    legend(figure, grid)
+        style.log_if_positive(axes, extent(*drawn))
+    style.legend(figure, grid)
+    label_panels(grid, metric)
+    return figure
+
+
+def comparable(rows: Sequence[Row], metric: str, models: Sequence[str]) -> list[str]:
+    """Those of ``models`` that have values; none unless two have, one of them at several steps."""
+    values = points([row for row in rows if row.model in models], metric)
+    steps = values.groupby("model")["step"].nunique()
+    if len(steps) < 2 or steps.max() < 2:
+        return []
+    return [model for model in models if model in steps]
+
+
+def fd_against_step(
+    rows: Sequence[Row], metric: str, models: Sequence[str], title: str, starts: Mapping[str, int]
+) -> Figure | None:
+    """A panel for NFE 1 and one for the most evaluations that all models share; a line per model.
+
+    ``rows`` are of one experiment and protocol, at every step; a run that was forked at the step
+    ``starts`` of another is drawn from there.
+    """
+    values = points(
+        [r for r in rows if r.model in models and r.cell.sampler == JUMP_SAMPLER], metric
+    )
+    if values.empty:
+        return None
+    values["at"] = values["step"] + values["model"].map(starts).fillna(0)
+    # Of each NFE, the cell with least noise between jumps.
+    gamma = values["gamma"].fillna(0.0)
+    values = values[gamma == gamma.groupby([values["model"], values["nfe"]]).transform("min")]
+    shared = set.intersection(*(set(own["nfe"]) for _, own in values.groupby("model")))
+    if not shared:
+        return None
+    chosen = sorted({min(shared), max(shared)})
+    values = values[values["nfe"].isin(chosen)]
+    figure, grid = panels([f"NFE {nfe}" for nfe in chosen], title)
+    for axes, nfe in zip(grid, chosen, strict=True):
+        for index, model in enumerate(models):
+            line = values[(values["model"] == model) & (values["nfe"] == nfe)]
+            if not line.empty:
+                draw_line(axes, "at", line, *style.color_and_marker(index), model)
+        axes.set_xlabel("optimiser step")
+        axes.set_title(f"NFE {nfe}")
+        style.log_if_positive(axes, extent(values))
+    style.legend(figure, grid)
     label_panels(grid, metric)
     return figure
 
@@ -206,16 +236,10 @@ def label_panels(grid: Sequence[Axes], metric: str) -> None:
             axes.set_ylabel(names.label(metric))
 
 
-# -- training -----------------------------------------------------------------------------------
-
-
 def training(curves: Mapping[tuple[str, int], Curve], title: str) -> Figure:
-    """A panel for each loss term; every value faint, their running mean strong.
+    """A panel for each loss term, by (model, training seed), the teacher first.
 
-    Parameters
-    ----------
-    curves
-        Keyed by (model, training seed), the teacher first.
+    Every value is faint, their running mean strong.
     """
     terms: dict[str, list[tuple[str, pd.Series[float]]]] = {}
     for (model, _), curve in curves.items():
@@ -225,15 +249,15 @@ def training(curves: Mapping[tuple[str, int], Curve], title: str) -> Figure:
             name = f"teacher: {term}" if model == "teacher" else student
             terms.setdefault(name, []).append((model, values))
     figure, grid = panels(list(terms), title, (PANEL[0], 2.5), (1.2, 0.7), common_axes=False)
-    looks = by_model(list(dict.fromkeys(model for model, _ in curves)))
+    looks = style.by_model(list(dict.fromkeys(model for model, _ in curves)))
     for axes, (name, lines) in zip(grid, terms.items(), strict=True):
         for model, values in lines:
             axes.plot(values, color=looks[model]["color"], alpha=0.22, linewidth=0.7)
             axes.plot(smoothed(values), label=model, **looks[model])
-        log_if_positive(axes, pd.concat([values for _, values in lines]))
+        style.log_if_positive(axes, pd.concat([values for _, values in lines]))
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("optimiser step")
-    legend(figure, grid)
+    style.legend(figure, grid)
     return figure
 
 
@@ -243,3 +267,32 @@ def smoothed(values: pd.Series[float]) -> pd.Series[float]:
     With decay d it is :math:`m_n = \\sum_i d^{n-i} v_i / \\sum_i d^{n-i}`.
     """
     return values.ewm(alpha=1 / max(5.0, len(values) / 10)).mean()
+
+
+def jump_errors(evaluations: Sequence[Evaluation], title: str) -> Figure | None:
+    """A line per model, averaged over training seeds; None where nothing was measured.
+
+    Only jumps to each evaluation's smallest level are drawn.
+    """
+    lines = []
+    for evaluation in last_steps(evaluations):
+        floor = min((jump.s for jump in evaluation.trajectory), default=0.0)
+        jumps = [jump for jump in evaluation.trajectory if jump.s == floor]
+        lines += [(evaluation.model, jump.t, jump.error) for jump in jumps]
+    if not lines:
+        return None
+    measured = pd.DataFrame(lines, columns=["model", "t", "error"])
+    means = measured.groupby(["model", "t"])["error"].mean()
+    models = sorted(measured["model"].unique(), key=model_order)
+    looks = style.by_model(models)
+    figure, (axes,) = panels([""], title)
+    for index, model in enumerate(models):
+        axes.plot(
+            means[model], marker=style.color_and_marker(index)[1], label=model, **looks[model]
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("noise level t that the jump starts from")
+    axes.set_ylabel("root mean square error per pixel")
+    style.log_if_positive(axes, means)
+    style.legend(figure, [axes])
+    return figure

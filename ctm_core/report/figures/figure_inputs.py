@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,21 +18,7 @@ from ctm_core.runtime.scalars import read_log
 from ctm_core.runtime.untrusted import parse_json
 
 
-@dataclass(frozen=True)
-class DenoisingPath:
-    """The states of a few samples on their way through one cell's sampler.
-
-    ``states`` is uint8 (2n, M, C, H, W), in turn before and after each jump; ``levels`` names the
-    noise level of each.
-    """
-
-    gamma: float
-    states: grids.Images
-    levels: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Training:
+class Training(NamedTuple):
     """One training: its loss terms, and the step of another run that it starts from."""
 
     curve: curves.Curve
@@ -62,12 +48,12 @@ class Previews:
         """Labels of the cells of which a row's model has pictures."""
         return set(self._open(row)[1])
 
-    def paths(self, row: Row) -> list[DenoisingPath]:
+    def paths(self, row: Row) -> list[grids.DenoisingPath]:
         """The denoising paths that are kept of a row's model, by rising gamma."""
         file, images, metadata = self._open(row)
         kept = [
-            DenoisingPath(
-                float(label.rsplit("-", 1)[1]), images[PATH_PREFIX + label], tuple(levels)
+            grids.DenoisingPath(
+                float(label.rpartition("-")[2]), images[PATH_PREFIX + label], levels
             )
             for label, levels in parse_json(metadata.get("paths", "{}"), file).items()
         ]
@@ -83,13 +69,7 @@ class Previews:
 
 
 def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Training]]:
-    """Trainings by experiment and (model, training seed), the teacher first.
-
-    Raises
-    ------
-    UserError
-        If a log or the record beside it is missing or damaged.
-    """
+    """Trainings by experiment and (model, training seed), the teacher first."""
     trainings: dict[str, dict[tuple[str, int], Training]] = {}
     for path in paths:
         summary = read_json(path.with_name("training.json"))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ctm_core.evaluation.metrics import names
-from ctm_core.report.figures.style import COLORS, TEACHER
+from ctm_core.report.figures.style import COLORS, TEACHER, plain
 from ctm_core.report.statistics import Summary
 
 Images = NDArray[np.uint8]
@@ -23,14 +23,21 @@ INK = "#222222"
 GREY = "#666666"
 
 
-@dataclass(frozen=True)
-class Strip:
+class Strip(NamedTuple):
     """One row of a picture: a cell's name, its samples (N, C, H, W) and its score."""
 
     model: str
     cell: str
     images: Images
     score: Summary | None
+
+
+class DenoisingPath(NamedTuple):
+    """The states of a few samples on their way through one cell's sampler."""
+
+    gamma: float
+    states: Images  #: (2n, M, C, H, W), in turn before and after each jump
+    levels: Sequence[float]  #: noise level of each
 
 
 def by_class(labels: Sequence[int], count: int) -> list[int]:
@@ -40,11 +47,8 @@ def by_class(labels: Sequence[int], count: int) -> list[int]:
     """
     if not labels:
         return list(range(count))
-    seen: dict[int, int] = {}
-    rank = []
-    for label in labels:
-        rank.append(seen.get(label, 0))
-        seen[label] = seen.get(label, 0) + 1
+    classes = pd.Series(labels)
+    rank = classes.groupby(classes).cumcount()
     even = sorted(range(len(labels)), key=lambda i: (rank[i], labels[i]))[:count]
     return sorted(even, key=lambda i: (labels[i], rank[i]))
 
@@ -103,14 +107,34 @@ class Sheet:
             start += count
 
 
-def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
-    """Rows of samples under their cells' names; every column starts from one noise.
+def denoising_paths(kept: Sequence[DenoisingPath], title: str) -> Figure | None:
+    """For each gamma, above what each jump starts from, below where it lands; None without any.
 
-    Parameters
-    ----------
-    labels
-        Class of each column; none for unconditional models.
+    Of the samples in a file the first is drawn.
     """
+    if not kept:
+        return None
+    jumps = len(kept[0].levels) // 2
+    tile = 0.55
+    left, top, pitch, line = 0.85, 0.6, tile + 0.28, tile + 0.16
+    block = 2 * line + 0.12
+    sheet = Sheet(max(left + jumps * pitch + 0.1, 4.2), top + len(kept) * block + 0.1, title)
+    for index, path in enumerate(kept):
+        y = top + index * block + 0.12
+        sheet.text(0.1, y, f"γ = {path.gamma:g}", fontsize=7.5, weight="bold")
+        for row, what in enumerate(("starts at", "lands at")):
+            upper = y + row * line + 0.16
+            sheet.text(0.1, upper + tile / 2, what, fontsize=7.5, color=GREY)
+            for k in range(jumps):
+                x, state = left + k * pitch, 2 * k + row
+                sheet.images(path.states[state, :1], x, upper, tile)
+                looks = {"ha": "center", "va": "baseline", "fontsize": 6.5, "color": GREY}
+                sheet.text(x + tile / 2, upper - 0.02, f"{path.levels[state]:.3g}", **looks)
+    return sheet.figure
+
+
+def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
+    """Rows of samples under their cells' names; every column starts from one noise and class."""
     count = len(strips[0].images)
     tile, left, right, top = 0.34, 1.75, 0.75, 0.62
     gap = 0.12  # between models
@@ -185,5 +209,5 @@ def _scores(axes: Axes, strips: Sequence[Strip], metric: str) -> None:
     if ends and min(ends) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(ends) / 1.5, max(ends) * 1.5)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_major_formatter(plain())
         axes.xaxis.set_minor_formatter(NullFormatter())

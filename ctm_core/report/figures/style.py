@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from ctm_core.runtime.files import atomic_write
 
@@ -72,15 +73,19 @@ def save(figure: Figure, folder: Path, name: str, title: str) -> list[Path]:
 def by_model(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and dash of each model: black for the teacher, the palette for students in order.
 
-    Where there are more students than colours, those of the second round are dashed, of the third
-    dotted.
+    Students of the second round are dashed, of the third dotted.
     """
-    students = [model for model in models if model != "teacher"]
-    looks: dict[str, dict[str, Any]] = {"teacher": {"color": TEACHER, "linestyle": DASHES[0]}}
-    for index, model in enumerate(students):
-        turn, place = divmod(index, len(COLORS))
-        looks[model] = {"color": COLORS[place], "linestyle": DASHES[turn % len(DASHES)]}
-    return looks
+    students = (model for model in models if model != "teacher")
+    rounds = itertools.cycle(itertools.product(DASHES, COLORS))
+    return {"teacher": {"color": TEACHER, "linestyle": DASHES[0]}} | {
+        model: {"color": color, "linestyle": dash}
+        for model, (dash, color) in zip(students, rounds, strict=False)
+    }
+
+
+def color_and_marker(index: int) -> tuple[str, str]:
+    """Looks of a line by its place among those of a panel."""
+    return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:
@@ -107,21 +112,13 @@ def log_if_positive(axes: Axes, values: Collection[float]) -> None:
         return
     axes.set_yscale("log")
     if max(values) < 1e4 and min(values) > 1e-3:
-        axes.yaxis.set_major_formatter(_Plain())
+        axes.yaxis.set_major_formatter(plain())
         # Within three decades the labels of powers of ten alone would leave the axis bare.
         spread = max(values) / min(values)
         digits = (1, 2, 3, 5, 7) if spread < 10 else (1, 2, 5) if spread < 1000 else ()
-        axes.yaxis.set_minor_formatter(_Plain(digits))
+        axes.yaxis.set_minor_formatter(plain(digits))
 
 
-class _Plain(ScalarFormatter):
-    """Plain numbers at the given leading digits; all of them without any."""
-
-    def __init__(self, digits: tuple[int, ...] | None = None) -> None:
-        super().__init__()
-        self._digits = digits
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        if self._digits is not None and int(f"{x:.0e}"[0]) not in self._digits:
-            return ""
-        return f"{x:g}"
+def plain(digits: Collection[int] = range(10)) -> FuncFormatter:
+    """Plain numbers at ticks of the given leading digits."""
+    return FuncFormatter(lambda x, _: f"{x:g}" if int(f"{abs(x):.0e}"[0]) in digits else "")

@@ -1,14 +1,6 @@
 """The table as files, for programs, for readers and for papers.
 
-====================================  ============================================================
-``runs.csv``                          every single value
-``table.csv``                         every cell, with intervals and published values
-``table.md``, ``table.tex``           the same for reading, and for pasting into a paper
-``metrics.json``                      the means
-``claims.json``, ``claims.md``        the paper's claims, each with its verdict
-``paper/table<1-3>.{csv,md,tex}``     the paper's tables, for whatever experiments there are
-====================================  ============================================================
-
+``runs.csv`` has every single value, ``table.csv`` every cell; docs/results.md lists the others.
 Equal inputs give equal bytes, in whatever order the files are named.
 """
 
@@ -43,13 +35,6 @@ def write_tables(
     claims, published
         The lists of claims and of published values; None takes ``config/claims.yaml`` and
         ``config/published.yaml`` of the working directory or, if there are none, of the project.
-
-    Raises
-    ------
-    UserError
-        As :func:`ctm_core.report.scores.read_evaluations`,
-        :func:`ctm_core.report.scores.aggregate`,
-        :func:`ctm_core.report.literature.beside` and :func:`ctm_core.report.verdicts.load_claims`.
     """
     published = published or Path(locate("config/published.yaml"))
     literature = load_literature(published)
@@ -68,7 +53,5 @@ def write_tables(
     write_text(output / "claims.md", claims_markdown(verdicts))
     for layout in paper.LAYOUTS:
         made = paper.paper_table(layout, rows, compared, literature)
-        file = output / "paper" / layout.name
-        write_text(file.with_suffix(".csv"), paper.csv(made))
-        write_text(file.with_suffix(".md"), paper.markdown(made))
-        write_text(file.with_suffix(".tex"), paper.latex(made))
+        for suffix, text in (("csv", paper.csv), ("md", paper.markdown), ("tex", paper.latex)):
+            write_text(output / "paper" / f"{layout.name}.{suffix}", text(made))

@@ -12,7 +12,6 @@ and γ = 1 for models that know no other. Only the last step of each model is re
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -69,8 +68,7 @@ class Column(NamedTuple):
 
     def holds(self, row: Row) -> bool:
         """Whether a row has a value of this column."""
-        place = row.experiment, row.protocol
-        return place == (self.experiment, self.protocol) and self.metric in row.metrics
+        return (row.experiment, row.protocol) == self[:2] and self.metric in row.metrics
 
 
 class Entry(NamedTuple):
@@ -91,8 +89,7 @@ class Table(NamedTuple):
     values: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class PaperTable:
+class PaperTable(NamedTuple):
     """One of the paper's tables: ours beside published values, then what others published."""
 
     layout: Layout
@@ -103,15 +100,7 @@ class PaperTable:
 def paper_table(
     layout: Layout, rows: Sequence[Row], compared: Compared, literature: Literature
 ) -> PaperTable:
-    """Fill one of the paper's tables.
-
-    Parameters
-    ----------
-    compared
-        Published values that are compared with ours.
-    literature
-        All published values, for the lists below; those of the data sets in ``rows`` are shown.
-    """
+    """Fill one of the paper's tables; below ours, what others published of the same data sets."""
     late = last_steps(rows)
     entries: dict[str, list[Entry]] = {}
     others: list[Table] = []
@@ -127,11 +116,7 @@ def paper_table(
     return PaperTable(layout, ours, others)
 
 
-# -- ours ---------------------------------------------------------------------------------------
-
-
 def _methods(layout: Layout, rows: Sequence[Row]) -> list[Entry]:
-    """The methods of one data set, line by line."""
     columns = list(_columns(layout, rows))
     shown = [row for row in rows if _is_shown(row, rows)]
     lines = {(row.model, _method(row), row.cell.nfe) for row in shown}
@@ -228,7 +213,6 @@ def _ours(layout: Layout, title: str, entries: Sequence[Entry], compared: Compar
 
 
 def _others(layout: Layout, dataset: str, literature: Literature) -> Iterator[Table]:
-    """What others published of a data set, a table per protocol."""
     kinds = ["fid" if kind == "fd" else kind for kind in layout.families]
     own = [
         entry
@@ -254,7 +238,6 @@ def _others(layout: Layout, dataset: str, literature: Literature) -> Iterator[Ta
 
 
 def _line(entry: Published, kinds: Sequence[str]) -> dict[str, str]:
-    """A published row for readers."""
     row = entry.row
     values = {FAMILIES[kind].display: row.values.get(kind) for kind in kinds}
     return (
@@ -266,9 +249,6 @@ def _line(entry: Published, kinds: Sequence[str]) -> dict[str, str]:
     )
 
 
-# -- texts --------------------------------------------------------------------------------------
-
-
 def csv(made: PaperTable) -> str:
     """One line per value, ours and others'."""
     values = [value for table in (*made.ours, *made.others) for value in table.values]
@@ -277,15 +257,11 @@ def csv(made: PaperTable) -> str:
 
 def markdown(made: PaperTable) -> str:
     """The table for reading."""
-    parts = [f"# {made.layout.title}"]
-    if made.ours:
-        parts.append(
-            "[low, high] is a 95% interval; bold, the best of a column; (in brackets) the "
-            "published value under the same protocol. Columns of different protocols are not "
-            "comparable."
-        )
-    else:
-        parts.append(_nothing(made))
+    about = (
+        "[low, high] is a 95% interval; bold, the best of a column; (in brackets) the published "
+        "value under the same protocol. Columns of different protocols are not comparable."
+    )
+    parts = [f"# {made.layout.title}", about if made.ours else _nothing(made)]
     for table in (*made.ours, *made.others):
         parts += [f"## {table.title}", markdown_table(table.frame)]
     return "\n\n".join(parts) + "\n"

@@ -9,8 +9,7 @@ second best is underlined.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -23,22 +22,14 @@ from ctm_core.report.tables.columns import Compared, number
 from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
 
 
-@dataclass(frozen=True)
-class Section:
-    """The rows of one experiment under one protocol.
-
-    Attributes
-    ----------
-    protocol_line
-        The protocol in one sentence.
-    tables
-        The first has the main metric. Columns have two names, in Markdown and in LaTeX; an empty
-        one leaves the column out there.
-    """
+class Section(NamedTuple):
+    """The rows of one experiment under one protocol."""
 
     experiment: str
     protocol: str
     protocol_line: str
+    #: The first has the main metric. Columns have two names, in Markdown and in LaTeX; an empty
+    #: one leaves the column out there.
     tables: tuple[pd.DataFrame, ...]
 
 
@@ -87,7 +78,6 @@ def _words(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(own: Sequence[Row], group: Sequence[str], compared: Compared) -> pd.DataFrame:
-    """The rows of a section that have any metric of a group."""
     rows = [row for row in own if any(metric in row.metrics for metric in group)]
     metrics = metrics_of(own)
     # The metric tells columns of the same heading apart.
@@ -113,15 +103,13 @@ def _table(own: Sequence[Row], group: Sequence[str], compared: Compared) -> pd.D
         ]
         known = [compared.get((row.key, metric)) for row in rows]
         if any(known):
-            values = ["" if one is None else printed(one.value) for one in known]
             columns["published", "", metric] = [
-                "" if one is None else f"{value} ({one.source})"
-                for one, value in zip(known, values, strict=True)
+                f"{printed(one.value)} ({one.source})" if one else "" for one in known
             ]
             columns["Δ", "", metric] = [
                 "" if one is None or one.delta is None else f"{one.delta:+.1f}" for one in known
             ]
-            columns["", "published", metric] = values
+            columns["", "published", metric] = [printed(one.value) if one else "" for one in known]
     if list(group) == metrics[:1]:
         (metric,) = group
         methods = [row.metrics[metric].method.replace("_", " ") for row in rows]

@@ -25,6 +25,10 @@ from ctm_core.runtime.files import read_json
 __all__ = ["Compared", "Finding", "Verdict", "findings", "load_claims", "read_findings", "record"]
 
 
+#: Verdicts on comparisons; the first that there is decides the claim.
+DECISIVE: tuple[Verdict, ...] = ("not testable", "contradicted", "undecided", "reproduced")
+
+
 @dataclass(frozen=True)
 class Finding:
     """A claim and its verdict in one experiment; ``experiment`` is empty where none tests it."""
@@ -42,39 +46,28 @@ class Finding:
     @property
     def evidence(self) -> list[str]:
         """Why it cannot be tested, or one line per comparison."""
-        lines = [
-            f"{one.text}: {one.values}, difference {one.difference_and_why}"
-            for one in self.compared
-        ]
-        return [self.why] if self.why else lines
+        if self.why:
+            return [self.why]
+        return [f"{c.text}: {c.values}, difference {c.difference_and_why}" for c in self.compared]
 
 
 def load_claims(path: Path, literature: Literature) -> Claims:
-    """Read and validate the claims.
-
-    Raises
-    ------
-    UserError
-        If a key is wrong, or a claim refers to a published value that there is not.
-    """
+    """Read and validate the claims; the published values that they refer to must exist."""
     claims = validated(Claims, read_yaml(path), path)
     for claim in claims.claims:
-        for test in claim.tests:
-            for comparison in test.comparisons:
-                second = comparison.second
-                if isinstance(second, PublishedValue) and literature.get(second.published) is None:
-                    raise UserError(
-                        f"{path}: {claim.id} compares with the published value "
-                        f"{second.published}, which the list of published values does not have"
-                    )
+        for second in (one.second for test in claim.tests for one in test.comparisons):
+            if isinstance(second, PublishedValue) and literature.get(second.published) is None:
+                raise UserError(
+                    f"{path}: {claim.id} compares with the published value "
+                    f"{second.published}, which the list of published values does not have"
+                )
     return claims
 
 
 def findings(rows: Sequence[Row], claims: Claims, literature: Literature) -> list[Finding]:
-    """Every claim's verdict in every experiment of the table that tests it, in the file's order.
+    """Every claim's verdict in every experiment that tests it; once, if none does.
 
-    A claim that is tested in none of them occurs once, as not testable. Only the last step of each
-    model is read.
+    Only the last step of each model is read.
     """
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     late = last_steps(rows)
@@ -103,26 +96,15 @@ def _tested(
     protocol = test.protocol or main_protocol(own, experiment)
     scored = [row for row in own if row.protocol == protocol]
     compared = tuple(compare(one, scored, protocol, literature) for one in test.comparisons)
-    verdicts = {one.verdict for one in compared}
     lacking = dict.fromkeys(one.why for one in compared if one.verdict == "not testable")
-    verdict: Verdict = "undecided"
-    if lacking:
-        verdict = "not testable"
-    elif "contradicted" in verdicts:
-        verdict = "contradicted"
-    elif verdicts == {"reproduced"}:
-        verdict = "reproduced"
     return replace(
         about,
         experiment=experiment,
-        verdict=verdict,
+        verdict=min((one.verdict for one in compared), key=DECISIVE.index),
         why="; ".join(lacking),
         note=test.note or "",
         compared=compared,
     )
-
-
-# -- files --------------------------------------------------------------------------------------
 
 
 class _Record(BaseModel):
@@ -135,11 +117,5 @@ def record(made: Iterable[Finding]) -> dict[str, Any]:
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """Read ``claims.json``.
-
-    Raises
-    ------
-    UserError
-        If it is missing or malformed.
-    """
+    """Read ``claims.json``."""
     return list(validated(_Record, read_json(path), path).claims)

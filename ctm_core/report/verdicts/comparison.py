@@ -33,9 +33,8 @@ Verdict = Literal["reproduced", "contradicted", "undecided", "not testable"]
 class Compared:
     """One comparison of a claim and what the table says of it.
 
-    ``first_value`` and ``second_value`` are means with their intervals as text; ``difference`` is
-    that of ``first - factor * second``. All are empty where the table lacks a cell, and ``why``
-    says so.
+    Values and their difference are means with intervals as text, empty where the table lacks a
+    cell; ``why`` says so.
     """
 
     text: str

@@ -68,9 +68,7 @@ def markdown(findings: Sequence[Finding]) -> str:
         "paired difference, the first value minus the factor times the second: reproduced if it "
         "lies on the claimed side, contradicted if on the other side, undecided otherwise.",
     ]
-    for experiment in dict.fromkeys(
-        finding.experiment for finding in findings if finding.experiment
-    ):
+    for experiment in dict.fromkeys(f.experiment for f in findings if f.experiment):
         own = [finding for finding in findings if finding.experiment == experiment]
         tested = [finding for finding in own if finding.verdict != "not testable"]
         parts += [f"## {experiment}", in_one_sentence(own)]
