@@ -206,7 +206,7 @@ def test_a_key_that_cannot_change_results_causes_no_work(branch: Branch) -> None
     project = branch()
     name = "config/experiments/smoke.yaml"
     project.edit(name, "preview_every: 30", "preview_every: 10\n    log_every: 5\n    keep: 7")
-    project.edit(name, "# The shape", "# Another comment: the shape")
+    project.edit(name, "# The default experiment", "# Another comment: the same")
     assert project.planned() == {}
 
 
