@@ -37,14 +37,8 @@ def apply(
 ) -> None:
     """Prepare the networks of a training in place.
 
-    Parameters
-    ----------
-    section
-        Its keys ``precision``, ``channels_last``, ``attention`` and ``recompute`` are read.
-    learning
-        The student and its averages: their weights stay float32.
-    frozen
-        Networks whose weights never change and that no file is written of.
+    The weights of those that learn, the student and its averages, stay float32; ``frozen`` are
+    networks whose weights never change and that no file is written of.
     """
     learning, frozen = list(learning), list(frozen)
     if section.precision == "bf16":

@@ -24,20 +24,17 @@ steps update the discriminator's heads alone. The student's EMAs are updated on 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctm_core import config
 from ctm_core.training.balance import Rule
+from ctm_core.training.batches import Batch
 from ctm_core.training.discriminator import Discriminator, build_discriminator
 from ctm_core.training.discriminator.projected_layers import SpectralConv2d
-
-if TYPE_CHECKING:
-    from ctm_core import config
-    from ctm_core.training.batches import Batch
 
 __all__ = [
     "Adversary",
@@ -55,29 +52,18 @@ LOW, HIGH = 0.01, 10.0
 
 
 def hinge_discriminator(real: Logits, fake: Logits) -> Tensor:
-    """L_D of logits on real and on generated images.
-
-    Parameters
-    ----------
-    real, fake
-        A tensor of logits or several, of any shapes.
-
-    Returns
-    -------
-    Tensor, shape (), float32 or float64
-    """
-    return _mean(real, lambda x: functional.relu(1 - x)) + _mean(
-        fake, lambda x: functional.relu(1 + x)
-    )
+    """L_D, shape (), of logits on real and on generated images: tensors of any shapes."""
+    on_real = _mean(real, lambda x: functional.relu(1 - x))
+    return on_real + _mean(fake, lambda x: functional.relu(1 + x))
 
 
 def hinge_generator(fake: Logits) -> Tensor:
-    """L_G of logits on generated images; see :func:`hinge_discriminator`."""
+    """L_G of logits on generated images."""
     return -_mean(fake, lambda x: x)
 
 
 def log_discriminator(real: Logits, fake: Logits) -> Tensor:
-    """The printed L_D; arguments as :func:`hinge_discriminator`."""
+    """The printed L_D."""
     return _mean(real, lambda x: functional.softplus(-x)) + _mean(fake, functional.softplus)
 
 
@@ -99,24 +85,13 @@ LOSSES = {
 
 
 class Adversary:
-    """A discriminator that is trained alongside the student.
-
-    Parameters
-    ----------
-    discriminator
-        Logits of images; frozen feature networks and projections, heads that learn.
-    section
-        Its part of the configuration.
-    loss
-        ``hinge`` or ``log``.
-    """
+    """A discriminator that is trained alongside the student; ``loss`` is ``hinge`` or ``log``."""
 
     def __init__(
         self, discriminator: Discriminator, section: config.Adversarial, loss: str = "hinge"
     ) -> None:
         self.discriminator = discriminator.train()
         self.section = section
-        self.period = section.period
         #: How the generator's loss is weighted (section 2.5 of the released behaviour).
         self.rule = Rule(section.discriminator_weight, low=LOW, high=HIGH)
         self._generator_loss, self._discriminator_loss = LOSSES[loss]
@@ -126,13 +101,9 @@ class Adversary:
             discriminator.trained(), lr=section.learning_rate, betas=section.betas, foreach=True
         )
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained: the heads."""
-        return self.discriminator.trained()
-
     def feature_networks(self) -> list[nn.Module]:
         """The pretrained networks, which are frozen."""
-        trunks = (branch.backbone.trunk for branch in self.discriminator.branches())
+        trunks = (branch.backbone.trunk for branch in self.discriminator.branches().values())
         return [trunk for trunk in trunks if trunk is not None]
 
     def generator_loss(self, fake: Tensor, batch: Batch) -> Tensor:
@@ -168,21 +139,15 @@ class Adversary:
     @contextlib.contextmanager
     def _frozen(self) -> Iterator[None]:
         """No gradient to the heads, so that their inputs are not kept for it."""
-        trained = self.parameters()
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        trained = nn.ParameterList(self.discriminator.trained()).requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
+            trained.requires_grad_(True)
 
     def advance(self) -> None:
-        """One power iteration of the heads' spectral norms, after each of their steps.
-
-        Once per step, not per forward pass, so that the number of micro-batches and of processes
-        makes no difference.
-        """
+        """One power iteration of the heads' spectral norms, after each of their steps."""
+        # Not per forward pass: the number of micro-batches and processes makes no difference.
         for layer in self._spectral:
             layer.train()
             with torch.no_grad():
@@ -190,17 +155,9 @@ class Adversary:
             layer.eval()
 
     def hashes(self) -> dict[str, str | None]:
-        """SHA-256 of the weights of each feature network, as inputs of a run."""
-        hashes = self.discriminator.weights_sha256()
-        return {f"features {name}": digest for name, digest in hashes.items()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Heads, their norms' vectors and statistics, and the frozen projections."""
-        return self.discriminator.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.discriminator.load_state_dict(state)
+        """SHA-256 of the weights of each feature network, None for random ones."""
+        branches = self.discriminator.branches().items()
+        return {f"features {name}": branch.backbone.weights_sha256 for name, branch in branches}
 
     def statistics(self) -> list[Tensor]:
         """Copies of what a forward pass changes: the running statistics of the batch norms."""
@@ -214,13 +171,7 @@ class Adversary:
 
 
 def build(section: config.Student, seed: int, device: torch.device) -> Adversary:
-    """The adversary of a student's configuration; projections and heads follow the seed.
-
-    Raises
-    ------
-    UserError
-        If a feature network's weights are missing or wrong.
-    """
+    """The adversary of a student's configuration; projections and heads follow the seed."""
     adversarial = section.adversarial
     assert adversarial is not None
     discriminator = build_discriminator(adversarial.discriminator, seed).to(device)

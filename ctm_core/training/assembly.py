@@ -7,31 +7,27 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ctm_core.config import Experiment, Student
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness, sampling
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import check_imported, is_imported
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors
-from ctm_core.training.optimizers import resolve_precision
-
-if TYPE_CHECKING:
-    from ctm_core.diffusion.trajectory import Trajectory
 
 __all__ = [
     "check_dataset",
     "check_inputs",
     "check_teacher",
+    "fit",
     "fresh",
-    "label_dim",
     "load_into",
     "preview",
-    "resolved",
 ]
 
 log = logging.getLogger(__name__)
@@ -40,14 +36,16 @@ log = logging.getLogger(__name__)
 PREVIEWS = 64
 
 
-def resolved(experiment: Experiment, device: torch.device) -> Experiment:
-    """The experiment with every `precision: auto` replaced by what the device computes in."""
-    return experiment.resolved(resolve_precision("auto", device))
-
-
-def label_dim(experiment: Experiment, dataset: Dataset) -> int:
-    """Number of classes the network is conditioned on; 0 if it is unconditional."""
-    return dataset.classes if experiment.conditional else 0
+def fit(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """What a model's record says of its images and network; teacher and student agree in it."""
+    return {
+        "dataset_fingerprint": dataset.fingerprint,
+        "network": experiment.network.model_dump(mode="json"),
+        "diffusion": experiment.diffusion.model_dump(mode="json"),
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
+        "label_dim": dataset.classes if experiment.conditional else 0,
+    }
 
 
 def fresh(
@@ -60,7 +58,7 @@ def fresh(
         diffusion=experiment.diffusion,
         resolution=dataset.resolution,
         channels=dataset.channels,
-        label_dim=label_dim(experiment, dataset),
+        label_dim=dataset.classes if experiment.conditional else 0,
         time_s=time_s,
         inner=inner,
     )
@@ -102,14 +100,7 @@ def check_teacher(
     experiment: Experiment, dataset: Dataset, record: Mapping[str, Any], path: Path
 ) -> None:
     """Raise UserError unless a weight file fits this experiment as a teacher, by its record."""
-    expected = {
-        "dataset_fingerprint": dataset.fingerprint,
-        "network": experiment.network.model_dump(mode="json"),
-        "diffusion": experiment.diffusion.model_dump(mode="json"),
-        "resolution": dataset.resolution,
-        "channels": dataset.channels,
-        "label_dim": label_dim(experiment, dataset),
-    }
+    expected = fit(experiment, dataset)
     if record["model"] != "teacher":
         raise UserError(f"{path} is a student ({record['model']}), not a teacher")
     if is_imported(record):
@@ -117,7 +108,7 @@ def check_teacher(
         for key in ("dataset_fingerprint", "network", "diffusion"):
             del expected[key]
     for key, value in expected.items():
-        if json.loads(json.dumps(record[key])) != json.loads(json.dumps(value)):
+        if record[key] != json.loads(json.dumps(value)):
             if key == "dataset_fingerprint":
                 what = f"was trained on other images of {record['dataset']}"
                 if record["dataset"] != dataset.name:
@@ -147,10 +138,8 @@ def preview(
             latents=latents.to(device),
             labels=None if labels is None else labels.to(device),
             noise=lambda i: randomness.normal(0, "inject", i + 1, 0, PREVIEWS, shape),
-            sigma_min=experiment.diffusion.sigma_min,
-            sigma_max=experiment.diffusion.sigma_max,
-            rho=experiment.diffusion.rho,
             final_only=average.consistency,
+            **sampling.grid_of(experiment.diffusion.model_dump()),
         )
         average.train(mode)
         log.debug("preview in %.2f s", time.monotonic() - began)

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -30,18 +32,11 @@ __all__ = ["Call", "Loss", "Rule", "adaptive_weight", "at_weight", "pull_back", 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a loss is weighted against the reference: the first loss of a step.
+    """How a loss is weighted against the reference: the first loss of a step."""
 
-    Parameters
-    ----------
-    scale
-        Factor on the adaptive weight, or the weight itself if not ``adaptive``.
-    low, high
-        Clip of the ratio: [0, 1e4] for DSM and [0.01, 10] for the adversarial loss as released.
-    """
-
-    scale: float = 1.0
+    scale: float = 1.0  #: factor on the adaptive weight, or the weight itself if not ``adaptive``
     adaptive: bool = True
+    #: Clip of the ratio: [0, 1e4] for DSM and [0.01, 10] for the adversarial loss as released.
     low: float = 0.0
     high: float = 1e4
 
@@ -71,27 +66,11 @@ class Call:
     raw: Tensor
     losses: tuple[Loss, ...]
 
-    def seed(self, weights: Mapping[str, Tensor | float]) -> Tensor:
-        """The sum of lambda delta, to start the backward pass with."""
-        first, *others = (weights.get(loss.name, 1.0) * loss.delta for loss in self.losses)
-        total: Tensor = first
-        for other in others:
-            total = total + other
-        return total
-
 
 def adaptive_weight(
     reference: Tensor, other: Tensor, *, low: float = 0.0, high: float = 1e4
 ) -> Tensor:
-    r"""The detached ratio :math:`\|a\| / (\|b\| + 10^{-4})` of two gradients, clipped.
-
-    Parameters
-    ----------
-    reference, other
-        Gradients of the two losses with respect to the same weight, of one shape; or their norms.
-    low, high
-        Clip.
-    """
+    r"""The detached ratio :math:`\|a\| / (\|b\| + 10^{-4})` of two gradients, clipped."""
     ratio = reference.norm() / (other.norm() + 1e-4)
     weight: Tensor = ratio.clamp(low, high).detach()
     return weight
@@ -106,17 +85,7 @@ def at_weight(call: Call, loss: Loss, w: Tensor) -> Tensor:
 def weigh(
     rules: Mapping[str, Rule], gradients: Mapping[str, Tensor], reference: Tensor | None
 ) -> dict[str, Tensor | float]:
-    """Loss weights by name.
-
-    Parameters
-    ----------
-    rules
-        Of the losses to weigh.
-    gradients
-        Each adaptive loss's gradient at w.
-    reference
-        The reference's, where any of them is adaptive.
-    """
+    """Loss weights by name, from gradients at w: of each adaptive loss, and of the reference."""
     weights: dict[str, Tensor | float] = {}
     for name, rule in rules.items():
         if not rule.adaptive:
@@ -130,4 +99,5 @@ def weigh(
 
 def pull_back(call: Call, weights: Mapping[str, Tensor | float], share: float) -> None:
     """Add ``share`` times the gradient of the weighted losses to the parameters' ``.grad``."""
-    torch.autograd.backward([call.raw], [call.seed(weights) * share])
+    start = reduce(add, (weights.get(loss.name, 1.0) * loss.delta for loss in call.losses))
+    torch.autograd.backward([call.raw], [start * share])

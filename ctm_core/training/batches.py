@@ -6,46 +6,34 @@ epoch shows each image once, in an order of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from ctm_core.config import Training
+from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
 from ctm_core.runtime import distributed
 from ctm_core.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    from ctm_core.config import Training
-    from ctm_core.data.dataset import Dataset
-
 __all__ = ["Batch", "Batches"]
 
-Tensor = torch.Tensor
 
-
+@dataclass(eq=False)
 class Batch:
     """Consecutive samples of one optimisation step, and every random number they need.
 
-    Parameters
-    ----------
-    images
-        Shape (B, C, H, W), float, in [-1, 1].
-    labels
-        Shape (B,), int64, or None for unconditional models.
-    seed, step
-        The run's seed and the step; with ``start`` they are the whole state of the draws.
-    start
-        Index of the first sample within the global batch.
+    The run's seed, the step and ``start`` are the whole state of the draws.
     """
 
-    def __init__(
-        self, images: Tensor, labels: Tensor | None, *, seed: int, step: int, start: int = 0
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.seed = seed
-        self.step = step
-        self.start = start
+    images: Tensor  #: (B, C, H, W), float, in [-1, 1]
+    labels: Tensor | None  #: (B,), int64; None for unconditional models
+    _: KW_ONLY
+    seed: int
+    step: int
+    start: int = 0  #: index of the first sample within the global batch
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,50 +58,24 @@ class Batch:
         return randomness.uniform(self.seed, stream, self.step, 0, 1)[0]
 
 
+@dataclass(eq=False)
 class Batches:
     """Draws the global batch of any step, or this process's part of it.
 
-    Parameters
-    ----------
-    dataset
-        uint8 images and labels.
-    section
-        ``batch_size`` of all processes together, ``micro_batch``, ``channels_last``.
-    title
-        Names the run in messages.
-    labels
-        Whether labels are given to the network.
-    seed
-        The run's seed.
-    device
-        Where batches are put.
-    flip
-        Whether half of the images are mirrored, where the data set allows it.
-
-    Raises
-    ------
-    UserError
-        If the batch cannot be cut evenly over processes and micro-batches.
+    Raises UserError if the batch cannot be cut evenly over processes and micro-batches.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        section: Training,
-        *,
-        title: str,
-        labels: bool,
-        seed: int,
-        device: torch.device,
-        flip: bool = True,
-    ) -> None:
-        self.dataset = dataset
-        self.section = section
-        self.labels = labels
-        self.seed = seed
-        self.device = device
-        self.flip = flip
-        self.micro_batch = _micro_batch(section, title)
+    dataset: Dataset
+    section: Training
+    _: KW_ONLY
+    title: str
+    labels: bool  #: whether the network is given labels
+    seed: int
+    device: torch.device
+    flip: bool = True  #: whether half of the images are mirrored, where the data set allows it
+
+    def __post_init__(self) -> None:
+        self.micro_batch = _micro_batch(self.section, self.title)
         self._order: tuple[int, Any] = (-1, None)
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
+from torch import Tensor
 
 from ctm_core.config import Teacher
 from ctm_core.diffusion import schedule
@@ -24,8 +24,6 @@ from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Objective
 
 __all__ = ["DsmObjective", "dsm_loss"]
-
-Tensor = torch.Tensor
 
 
 def dsm_loss(
@@ -40,14 +38,10 @@ def dsm_loss(
 
     Parameters
     ----------
-    model
-        The denoiser.
     images, noise
         Shape (B, C, H, W): data in [-1, 1] and standard normal noise.
-    sigma
-        Noise levels, shape (B,).
-    labels
-        Shape (B,) int64, or None.
+    sigma, labels
+        Shape (B,): noise levels, and classes (int64) or None.
     augment_labels
         Shape (B, augment_dim): what was done to the images; None: nothing.
 
@@ -66,33 +60,24 @@ def dsm_loss(
 class DsmObjective(Objective):
     """EDM's training of a denoiser: ln sigma ~ N(p_mean, p_std^2), with optional augmentation.
 
-    Parameters
-    ----------
-    section
-        The teacher's configuration.
-    student
-        The denoiser that learns.
-    flip
-        Whether mirrored images belong to the data set; if not, augmentation does not flip.
+    ``flip`` says whether mirrored images belong to the data set; if not, augmentation does not
+    flip. If so, flips are part of the augmentation, and of the network's labels.
     """
 
     def __init__(self, section: Teacher, student: Trajectory, *, flip: bool = True) -> None:
-        super().__init__()
         self.section = section
         self.student = student
+        self.evaluations = {"student": 0}
+        self.flips = section.augment > 0
         self.augmentation = augmentation.EDM._replace(p=section.augment)
         if not flip:
             self.augmentation = self.augmentation._replace(xflip=0.0, yflip=0.0)
 
-    @property
-    def flips(self) -> bool:
-        """Whether flips are part of the augmentation, and so of the network's labels."""
-        return self.section.augment > 0
-
     def calls(self, batch: Batch) -> Iterator[Call]:
         """See :class:`ctm_core.training.objective.Objective`."""
         images, augment_labels = self._augmented(batch)
-        sigma, noise = self._sigma(batch), batch.normal("noise")
+        u, noise = batch.uniform("sigma"), batch.normal("noise")
+        sigma = schedule.lognormal_sigma(u, self.section.p_mean, self.section.p_std).to(images)
         loss, raw = dsm_loss(self.student, images, sigma, noise, batch.labels, augment_labels)
         self.evaluations["student"] += len(batch)
         yield Call(raw, (Loss.of("loss", loss.mean(), raw),))
@@ -103,9 +88,3 @@ class DsmObjective(Objective):
         draws = augmentation.draw(batch.uniform)
         parameters = augmentation.activate(draws, self.augmentation)
         return augmentation.augment(batch.images, parameters, self.augmentation)
-
-    def _sigma(self, batch: Batch) -> Tensor:
-        sigma = schedule.lognormal_sigma(
-            batch.uniform("sigma"), p_mean=self.section.p_mean, p_std=self.section.p_std
-        )
-        return sigma.to(batch.images)

@@ -42,16 +42,9 @@ def update(
     *,
     foreach: bool = True,
 ) -> None:
-    """Move ``average`` towards ``network`` in place.
+    """Move ``average`` towards ``network`` in place, at the 0-based ``step``.
 
-    Parameters
-    ----------
-    rate
-        mu, the decay per step.
-    step
-        0-based step, read only where ``rampup`` is given.
-    foreach
-        One call for all tensors, or one per tensor.
+    ``rate`` is mu, the decay per step; ``foreach``: one call for all tensors, or one per tensor.
     """
     mu = decay(rate, step, rampup)
     averages: list[torch.Tensor] = list(average.parameters())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ctm_core.config import Experiment, Training
+from ctm_core.config import Experiment, Student, Training
 from ctm_core.data.dataset import Dataset
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
 from ctm_core.runtime import distributed
@@ -24,55 +25,36 @@ from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
 from ctm_core.training.objective import Objective
-
-if TYPE_CHECKING:
-    from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.optimizers import resolve_precision
 
 __all__ = ["Place", "train_student", "train_teacher"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training lives and how it was started.
+    """Where a training lives and how it was started."""
 
-    Attributes
-    ----------
-    output
-        Folder that receives the weights and the record.
-    runs, run
-        Parent of the run folders, or the very folder.
-    attempt
-        The workflow's attempt: from the second on, a recorded failure ends at once.
-    allow_world_size
-        Whether a run may go on with another number of processes; it is then no longer exact.
-    """
-
-    output: Path
-    runs: Path = Path("runs")
-    run: Path | None = None
-    attempt: int = 1
+    output: Path  #: folder that receives the weights and the record
+    runs: Path = Path("runs")  #: parent of the run folders
+    run: Path | None = None  #: the very run folder
+    attempt: int = 1  #: of the workflow: from the second on, a recorded failure ends at once
+    #: Whether a run may go on with another number of processes; it is then no longer exact.
     allow_world_size: bool = False
 
 
 def train_teacher(
     experiment: Experiment, dataset: Dataset, *, seed: int | None = None, **place: Any
 ) -> Path:
-    """Train an EDM denoiser from nothing and export its EMA.
+    """Train an EDM denoiser from nothing and export its EMA to ``teacher.safetensors``.
 
-    Parameters
-    ----------
-    place
-        Keywords of :class:`Place`; ``output`` is needed.
-
-    Returns
-    -------
-    ``teacher.safetensors``; ``training.jsonl`` and ``training.json`` are written beside it.
+    ``place`` holds keywords of :class:`Place`, ``output`` at least, which receives the record too:
+    ``training.jsonl`` and ``training.json``.
     """
     training, section = experiment.training("teacher"), experiment.teacher
     assert section is not None
     seed = section.seed if seed is None else seed
     with distributed.session() as device:
-        experiment = assembly.resolved(experiment, device)
+        experiment = experiment.resolved(resolve_precision("auto", device))
         assembly.check_dataset(experiment, dataset)
         student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
         job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
@@ -114,7 +96,7 @@ def train_student(
         that the config needs.
     """
     with distributed.session() as device:
-        experiment = assembly.resolved(experiment, device)
+        experiment = experiment.resolved(resolve_precision("auto", device))
         section = experiment.student(model)
         traits, kind = section.traits, objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
@@ -181,56 +163,39 @@ class _Job:
         return self.experiment.training(self.model)
 
     @property
-    def lambda_scope(self) -> str:
-        if self.model == "teacher":
-            return "microbatch"
-        return self.experiment.student(self.model).lambda_scope
+    def student_section(self) -> Student | None:
+        return self.experiment.students.get(self.model)
 
     @property
-    def train_hash(self) -> str:
-        return self.experiment.train_hash(self.model)
+    def identity(self) -> dict[str, Any]:
+        """What every record says first."""
+        return {
+            "experiment": self.experiment.experiment,
+            "model": self.model,
+            "seed": self.seed,
+            "train_hash": self.experiment.train_hash(self.model),
+        }
 
     @property
     def folder(self) -> Path:
         if self.place.run is not None:
             return self.place.run
         name = f"{self.experiment.experiment}/{self.model}/seed-{self.seed}"
-        return self.place.runs / name / self.train_hash[:12]
-
-    def identity(self) -> dict[str, Any]:
-        """What a run folder is kept for."""
-        return {
-            "experiment": self.experiment.experiment,
-            "model": self.model,
-            "seed": self.seed,
-            "train_hash": self.train_hash,
-            "configuration": self.experiment.model_dump(mode="json"),
-        }
+        return self.place.runs / name / self.experiment.train_hash(self.model)[:12]
 
     def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """The record that a weight file carries."""
-        experiment, dataset = self.experiment, self.dataset
-        return {
-            "experiment": experiment.experiment,
-            "model": self.model,
+        student = self.student_section
+        return self.identity | {
             "objective": self.objective,
-            "seed": self.seed,
-            "train_hash": self.train_hash,
             "ema": self.section.final_ema,
-            "dataset": experiment.dataset.name,
-            "dataset_fingerprint": dataset.fingerprint,
+            "dataset": self.experiment.dataset.name,
+            **assembly.fit(self.experiment, self.dataset),
             "inputs": dict(inputs),
-            "network": experiment.network.model_dump(mode="json"),
-            "diffusion": experiment.diffusion.model_dump(mode="json"),
-            "resolution": dataset.resolution,
-            "channels": dataset.channels,
-            "label_dim": assembly.label_dim(experiment, dataset),
-            "class_names": dataset.class_names,
+            "class_names": self.dataset.class_names,
             "time_s": self.student.time_s,
             "inner": self.student.parametrisation,
-            "final_only": (
-                self.model != "teacher" and self.experiment.student(self.model).traits.final_only
-            ),
+            "final_only": student is not None and student.traits.final_only,
         }
 
     def run(
@@ -242,14 +207,19 @@ class _Job:
         """Train in the run folder, then deliver."""
         section, place = self.section, self.place
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
-        run = RunFolder(self.folder, config=self.identity(), inputs=inputs, attempt=place.attempt)
-        with _held(run):
+        configuration = {"configuration": self.experiment.model_dump(mode="json")}
+        run = RunFolder(
+            self.folder, config=self.identity | configuration, inputs=inputs, attempt=place.attempt
+        )
+        with contextlib.ExitStack() as stack:
+            distributed.on_main(lambda: stack.enter_context(run))
             processes = distributed.count()
             threads = max(1, self.experiment.threads // processes)
             distributed.on_main(
                 lambda: run.restore_environment(threads, processes, place.allow_world_size)
             )
             torch.set_num_threads(distributed.shared(torch.get_num_threads()))
+            student = self.student_section
             trainer = Trainer(
                 title=f"{self.experiment.experiment} {self.model} seed {self.seed}",
                 section=section,
@@ -261,7 +231,7 @@ class _Job:
                 seed=self.seed,
                 run=run,
                 device=next(self.student.parameters()).device,
-                lambda_scope=self.lambda_scope,
+                lambda_scope="microbatch" if student is None else student.lambda_scope,
                 preview=assembly.preview(self.experiment, self.dataset, self.model),
             )
             exports = self.exports(run.path / "exports")
@@ -300,14 +270,9 @@ class _Job:
     ) -> None:
         """Copy the results of the run to the declared outputs, the weights last."""
         last = next(path for path in exports if path.name == self.final)
-        student = self.experiment.students.get(self.model)
-        fork = None if student is None else student.init_from
-        summary = {
-            "experiment": self.experiment.experiment,
-            "model": self.model,
+        fork = None if self.student_section is None else self.student_section.init_from
+        summary = self.identity | {
             "objective": self.objective,
-            "seed": self.seed,
-            "train_hash": self.train_hash,
             "steps": self.section.steps,
             "init_from": None if fork is None else fork.model_dump(mode="json"),
             "parameters": sum(p.numel() for p in self.student.parameters()),
@@ -331,18 +296,3 @@ class _Job:
         for source in (run.path / "training.jsonl", *others, last):
             with atomic_write(folder / source.name) as temporary:
                 shutil.copyfile(source, temporary)
-
-
-@contextlib.contextmanager
-def _held(run: RunFolder) -> Iterator[None]:
-    """Hold the run folder on process 0; every process ends as it does, with its exit code."""
-    distributed.on_main(run.__enter__)
-    try:
-        yield
-    except BaseException as error:
-        if distributed.main():
-            run.__exit__(type(error), error, error.__traceback__)
-        raise
-    else:
-        if distributed.main():
-            run.__exit__(None, None, None)

@@ -23,13 +23,17 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ctm_core.config import Training
+from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.runtime import checkpoint, distributed, interrupts, scalars
 from ctm_core.runtime.errors import Diverged, Interrupted
 from ctm_core.runtime.progress import Progress
@@ -38,109 +42,64 @@ from ctm_core.training import balance, ema, optimizers
 from ctm_core.training.batches import Batch, Batches
 from ctm_core.training.objective import Objective
 
-if TYPE_CHECKING:
-    from ctm_core.data.dataset import Dataset
-    from ctm_core.diffusion.trajectory import Trajectory
-
 __all__ = ["Trainer"]
 
 log = logging.getLogger(__name__)
-
-Tensor = torch.Tensor
 
 
 class _Abandoned(Exception):
     """A signal arrived during a step; nothing of the step is kept."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
-    """One run: a student, its averages, its optimisers, and the step they have reached.
+    """One run: a student, its averages, its optimisers, and the step they have reached."""
 
-    Parameters
-    ----------
-    section
-        Length, batch, rates.
-    objective
-        Turns a batch into gradients; brings the adversary, if there is one.
-    student
-        The network that learns.
-    averages
-        EMAs by decay; the objective's target network is one of them.
-    dataset
-        Training images.
-    labels
-        Whether labels are given to the network.
-    seed
-        The run's seed.
-    run
-        The folder that process 0 holds.
-    lambda_scope
-        What adaptive weights are measured on: each ``microbatch``, or the ``global`` batch.
-    preview
-        Called with the evaluated EMA every ``preview_every`` steps; returns uint8 images.
-    """
+    title: str
+    section: Training
+    #: Turns a batch into gradients; brings the adversary, if there is one.
+    objective: Objective
+    student: Trajectory
+    #: EMAs by decay; the objective's target network is one of them.
+    averages: dict[float, Trajectory]
+    dataset: Dataset
+    #: Whether labels are given to the network.
+    labels: bool
+    seed: int
+    #: The folder that process 0 holds.
+    run: RunFolder
+    device: torch.device
+    #: What adaptive weights are measured on: each ``microbatch``, or the ``global`` batch.
+    lambda_scope: str = "microbatch"
+    #: uint8 images of the evaluated EMA, for a picture every ``preview_every`` steps.
+    preview: Callable[[Trajectory], Tensor] | None = None
 
-    def __init__(
-        self,
-        *,
-        title: str,
-        section: Training,
-        objective: Objective,
-        student: Trajectory,
-        averages: dict[float, Trajectory],
-        dataset: Dataset,
-        labels: bool,
-        seed: int,
-        run: RunFolder,
-        device: torch.device,
-        lambda_scope: str = "microbatch",
-        preview: Callable[[Trajectory], Tensor] | None = None,
-    ) -> None:
-        self.title = title
-        self.section = section
-        self.objective = objective
-        self.student = student
-        self.averages = averages
-        self.seed = seed
-        self.run = run
-        self.device = device
-        self.lambda_scope = lambda_scope
-        self.preview = preview
+    def __post_init__(self) -> None:
         self.step = 0
         self.seconds = 0.0
-        self.optimizer = optimizers.build(section, student.parameters())
-        self.adversary = objective.adversary
+        self.optimizer = optimizers.build(self.section, self.student.parameters())
+        self.adversary = self.objective.adversary
+        #: Steps from one generator update to the next.
+        self.period = 1 if self.adversary is None else self.adversary.section.period
         self.batches = Batches(
-            dataset,
-            section,
-            title=title,
-            labels=labels,
-            seed=seed,
-            device=device,
-            flip=not objective.flips,
+            self.dataset,
+            self.section,
+            title=self.title,
+            labels=self.labels,
+            seed=self.seed,
+            device=self.device,
+            flip=not self.objective.flips,
         )
         self._stop = 0
 
     # -- the loop ------------------------------------------------------------------------------
 
     def train(self, exports: Mapping[Path, int], export: Callable[[Path, Trainer], None]) -> None:
-        """Train to the last step, exporting weights at given steps.
+        """Train to the last step, calling ``export`` for each of ``exports`` at its step.
 
-        Parameters
-        ----------
-        exports
-            Files in the run folder and the steps at which they are written, the last step among
-            them. One that is missing although its step has passed is made again from an earlier
-            checkpoint.
-        export
-            Writes one of them.
-
-        Raises
-        ------
-        Diverged
-            At the first loss term or gradient that is not finite.
-        Interrupted
-            After a signal, with a checkpoint of the last whole step.
+        A file that is missing although its step has passed is made again from an earlier
+        checkpoint. Raises Diverged at the first loss term or gradient that is not finite, and
+        Interrupted after a signal, with a checkpoint of the last whole step.
         """
         self._resume(exports)
         with contextlib.ExitStack() as stack:
@@ -182,19 +141,12 @@ class Trainer:
 
     # -- one step ------------------------------------------------------------------------------
 
-    @property
-    def period(self) -> int:
-        """Steps from one generator update to the next: 2 with an adversary, else 1."""
-        return 1 if self.adversary is None else self.adversary.period
-
     def _step(self) -> dict[str, float]:
         before = dict(self.objective.evaluations)
         statistics = None if self.adversary is None else self.adversary.statistics()
         try:
-            if self.adversary is not None and self.step % self.period:
-                terms = self._discriminator_step()
-            else:
-                terms = self._generator_step()
+            odd = self.step % self.period
+            terms = self._discriminator_step() if odd else self._generator_step()
         except _Abandoned:
             self.objective.evaluations.update(before)
             if self.adversary is not None and statistics is not None:
@@ -209,17 +161,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         weights = self._global_weights()
         shared = self.lambda_scope == "global" and weights is None
+        average = distributed.average if shared else None
         terms = self._accumulate(
-            lambda batch, share: self.objective.backward(
-                batch, share, weights, distributed.average if shared else None
-            )
+            lambda batch, share: self.objective.backward(batch, share, weights, average)
         )
-        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
-        self._apply(self.optimizer, gradients, optimizers.learning_rate(section, self.step))
-        updates = self.step // self.period
-        for rate, average in self.averages.items():
-            foreach = section.kernel != "loop"
-            ema.update(average, self.student, rate, updates, section.ema_rampup, foreach=foreach)
+        self._apply(self.optimizer, optimizers.learning_rate(section, self.step))
+        updates, foreach = self.step // self.period, section.kernel != "loop"
+        for rate, mean in self.averages.items():
+            ema.update(mean, self.student, rate, updates, section.ema_rampup, foreach=foreach)
         return terms
 
     def _discriminator_step(self) -> dict[str, float]:
@@ -235,8 +184,7 @@ class Trainer:
             return terms
 
         terms = self._accumulate(backward)
-        gradients = [p.grad for p in adversary.parameters() if p.grad is not None]
-        self._apply(adversary.optimizer, gradients, adversary.section.learning_rate)
+        self._apply(adversary.optimizer, adversary.section.learning_rate)
         adversary.advance()
         return terms
 
@@ -280,14 +228,13 @@ class Trainer:
         reference = next((g for name, g in sums.items() if name not in rules), None)
         return balance.weigh(rules, sums, reference)
 
-    def _apply(
-        self, optimizer: torch.optim.Optimizer, gradients: list[Tensor], rate: float
-    ) -> None:
+    def _apply(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
+        (group,) = optimizer.param_groups
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
         distributed.average(gradients)
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         self._guard("gradient norm", float(norm))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        group["lr"] = rate
         optimizer.step()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -300,24 +247,16 @@ class Trainer:
         if not math.isfinite(value):
             step = self.step + 1 if step is None else step
             kept = checkpoint.steps(self.run.checkpoints)
-            kept_text = (
-                f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
-            )
+            text = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint yet"
             raise Diverged(
-                f"{self.title}: the {term} became {value} at step {step} ({kept_text}); "
+                f"{self.title}: the {term} became {value} at step {step} ({text}); "
                 "lower the learning rate or change the precision"
             )
 
     # -- data ----------------------------------------------------------------------------------
 
     def _batches(self) -> Iterator[Batch]:
-        """This process's micro-batches of the step; torch's generator is reseeded before each.
-
-        Raises
-        ------
-        _Abandoned
-            If any process received a signal.
-        """
+        """This process's micro-batches of the step; torch's generator is reseeded before each."""
         for start in self.batches.starts:
             if distributed.any_of(self._stop):
                 raise _Abandoned
@@ -336,10 +275,10 @@ class Trainer:
 
     def _save(self) -> None:
         # A step with finite losses and gradients may still end in weights that are not.
-        weights = [p.detach() for p in self.student.parameters()]
+        weights = list(self.student.parameters())
         if self.adversary is not None:
-            weights += [p.detach() for p in self.adversary.parameters()]
-        norm = torch.nn.utils.get_total_norm(weights, foreach=True)
+            weights += self.adversary.discriminator.trained()
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in weights], foreach=True)
         self._guard("norm of the weights", float(norm), self.step)
         evaluations = self.evaluations()
         distributed.on_main(lambda: self._write(evaluations))
@@ -352,7 +291,7 @@ class Trainer:
             "discriminator": {},
         }
         if self.adversary is not None:
-            sections["discriminator"] = self.adversary.state_dict()
+            sections["discriminator"] = self.adversary.discriminator.state_dict()
             sections["discriminator_optimizer"] = optimizers.flatten(self.adversary.optimizer)
         for rate, average in self.averages.items():
             sections[f"ema_{rate}"] = average.state_dict()
@@ -368,15 +307,13 @@ class Trainer:
         checkpoint.prune(self.run.checkpoints, self.section.keep)
 
     def _resume(self, exports: Mapping[Path, int]) -> None:
-        """Go back to the newest checkpoint from which every missing export is still to come.
-
-        Whatever belongs to a later step is deleted, so that the folder holds a single history.
-        """
+        """Go back to the newest checkpoint from which every missing export is still to come."""
 
         def find() -> int:
             missing = [step for path, step in exports.items() if not path.exists()]
             newest = checkpoint.newest(self.run.checkpoints, min(missing, default=None))
             step = 0 if newest is None else newest.step
+            # Nothing of a later step stays, so that the folder holds a single history.
             checkpoint.discard_after(self.run.checkpoints, step)
             scalars.rewind(self.run.path, step)
             return step
@@ -390,7 +327,7 @@ class Trainer:
             average.load_state_dict(saved.sections[f"ema_{rate}"])
         optimizers.restore(self.optimizer, saved.sections["optimizer"])
         if self.adversary is not None:
-            self.adversary.load_state_dict(saved.sections["discriminator"])
+            self.adversary.discriminator.load_state_dict(saved.sections["discriminator"])
             optimizers.restore(self.adversary.optimizer, saved.sections["discriminator_optimizer"])
         if distributed.main():
             self.objective.evaluations.update(saved.state["evaluations"])

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
+from ctm_core.config import Student
+from ctm_core.diffusion.schedule import Draws
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training import balance
+from ctm_core.training.adversary import Adversary
 from ctm_core.training.batches import Batch
 
-if TYPE_CHECKING:
-    from ctm_core.config import Student
-    from ctm_core.diffusion.schedule import Draws
-    from ctm_core.diffusion.trajectory import Trajectory
-    from ctm_core.training.adversary import Adversary
-
 __all__ = ["Mode", "Objective", "Use"]
-
-Tensor = torch.Tensor
 
 #: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
 #: or that to the weights.
@@ -41,24 +38,14 @@ class Use(NamedTuple):
 
 
 class Objective(ABC):
-    """What the training loop asks of an objective.
-
-    Attributes
-    ----------
-    evaluations
-        Evaluations of each network so far, counted in images: teacher, student, target, ….
-    """
+    """What the training loop asks of an objective."""
 
     student: Trajectory
     adversary: Adversary | None = None
-
-    def __init__(self) -> None:
-        self.evaluations: dict[str, int] = {"student": 0}
-
-    @property
-    def flips(self) -> bool:
-        """Whether the objective mirrors images itself, so that batches must not."""
-        return False
+    #: Evaluations of each network so far, counted in images: teacher, student, target, ….
+    evaluations: dict[str, int]
+    #: Whether the objective mirrors images itself, so that batches must not.
+    flips: bool = False
 
     @abstractmethod
     def calls(self, batch: Batch) -> Iterator[balance.Call]:
@@ -77,17 +64,8 @@ class Objective(ABC):
     def passes(cls, section: Student, draws: Draws) -> Iterator[tuple[Use, Tensor]]:
         """Forward passes of :meth:`calls` per sample, by its draw, for ``ctm plan``.
 
-        Parameters
-        ----------
-        section
-            The student's configuration.
-        draws
-            D draws of k, i and j.
-
-        Yields
-        ------
-        A network of the objective's own and counts (D,); those of equal use are summed. By default
-        one call of the student, and two passes of the teacher, if there is one, for each step.
+        Yields a network and counts (D,) for D draws of k, i and j; those of equal use are summed.
+        By default one call of the student, and two passes of the teacher, if any, for each step.
         """
         yield Use("student", "train"), torch.ones_like(draws.k)
         if section.traits.teacher:
@@ -113,9 +91,8 @@ class Objective(ABC):
     def gradients_at_w(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the reference and of every weighted loss at the student's output weight.
 
-        For weights that hold for a whole global batch: these are averaged over micro-batches and
-        processes, :func:`ctm_core.training.balance.weigh` then makes the weights, and
-        :meth:`backward` takes them with the same draws.
+        Averaged over micro-batches and processes, they make weights that hold for a whole global
+        batch, which :meth:`backward` takes with the same draws.
         """
         gradients: dict[str, Tensor] = {}
         for call in self.calls(batch):
@@ -135,17 +112,9 @@ class Objective(ABC):
     ) -> dict[str, float]:
         """Add ``share`` times the gradient of the batch's loss to the student's ``.grad``.
 
-        Parameters
-        ----------
-        weights
-            Loss weights made beforehand; None: made here, from this batch.
-        average
-            Applied to the gradients at w before their norms are taken, if weights are made here:
-            the mean over processes.
-
-        Returns
-        -------
-        Loss terms and weights by name, as Python floats, for the record and the NaN guard.
+        Loss weights are given, or else made of this batch's gradients at w, of which ``average``
+        then takes the mean over processes. Returns loss terms and weights by name, as Python
+        floats, for the record and the NaN guard.
         """
         terms: dict[str, float] = {}
         used: dict[str, Tensor | float] = {}

@@ -6,13 +6,12 @@ import math
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ctm_core.config import Training
+from ctm_core.config import Training
 
 __all__ = ["build", "flatten", "learning_rate", "resolve_precision", "restore"]
 
@@ -27,15 +26,13 @@ def build(
 
     ``section.kernel`` chooses the implementation, which changes rounding alone.
     """
-    how: dict[str, Any] = {"foreach": section.kernel == "foreach"}
-    rate = section.learning_rate
+    common: dict[str, Any] = {"lr": section.learning_rate, "betas": betas}
+    foreach, fused = section.kernel == "foreach", section.kernel == "fused"
     if section.optimizer == "adam":
-        if section.kernel == "fused":
-            how = {"fused": True}
-        return torch.optim.Adam(parameters, lr=rate, betas=betas, **how)
-    if section.kernel == "fused":
-        return FusedRAdam(parameters, lr=rate, betas=betas)
-    return torch.optim.RAdam(parameters, lr=rate, betas=betas, **how)
+        return torch.optim.Adam(parameters, foreach=foreach, fused=fused, **common)
+    if fused:
+        return FusedRAdam(parameters, **common)
+    return torch.optim.RAdam(parameters, foreach=foreach, **common)
 
 
 def learning_rate(section: Training, step: int) -> float:

@@ -39,18 +39,18 @@ def facts(model: Discriminator, side: int) -> dict[str, Any]:
     """What the file records of a discriminator fed with two images of a side, by its keys."""
     images = torch.empty(2, 3, side, side, device="meta")
     logits = model(images)
-    frozen = [
-        p for b in model.branches() for p in (*b.backbone.parameters(), *b.projection.parameters())
-    ]
-    parts = logits.split(logits.shape[1] // len(model.names), dim=1)
+    branches = model.branches()
+    modules = [m for b in branches.values() for m in (b.backbone, b.projection)]
+    frozen = [p for module in modules for p in module.parameters()]
+    parts = logits.split(logits.shape[1] // len(branches), dim=1)
     rows = [row for part in parts for row in part]
     values: dict[str, Any] = {
-        "order_of_backbones": model.names,
+        "order_of_backbones": list(branches),
         "get_xl_feature_returns/len": len(rows),
         "get_xl_feature_returns/shapes": [list(row.shape) for row in rows],
         "trainable_params_in_feature_network": sum(p.numel() for p in frozen if p.requires_grad),
     }
-    for name, branch in zip(model.names, model.branches(), strict=True):
+    for name, branch in branches.items():
         values |= {f"{name}/{key}": value for key, value in _branch(branch, images).items()}
     return values
 

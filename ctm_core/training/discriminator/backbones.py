@@ -35,32 +35,21 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.training.discriminator.projected_layers import Conv2d, ConvTranspose2d
 
-__all__ = ["BACKBONES", "Backbone", "Deit", "EfficientNetLite0", "Tiny", "build_backbone"]
+__all__ = ["Backbone", "Deit", "EfficientNetLite0", "Tiny", "build_backbone"]
 
 
 class Backbone(nn.Module):
-    """A frozen feature network.
-
-    Attributes
-    ----------
-    name
-        As configs and checkpoints have it.
-    mean, std
-        Per channel, of the images it takes, in [0, 1].
-    channels
-        Of the four maps, finest first.
-    trunk
-        The pretrained network, if any: no submodule, so that neither ``train()`` nor
-        ``state_dict()`` nor an optimiser meets it, but moved and cast with the rest.
-    weights_sha256
-        Hash of the file its weights come from; None if they are random.
-    """
+    """A frozen feature network; ``mean`` and ``std`` are those of its images in [0, 1]."""
 
     name: str
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    #: Of the four maps, finest first.
     channels: tuple[int, int, int, int]
+    #: The pretrained network, if any: no submodule, so that neither ``train()`` nor
+    #: ``state_dict()`` nor an optimiser meets it, but moved and cast with the rest.
     trunk: nn.Module | None
+    #: Hash of the file its weights come from; None if they are random.
     weights_sha256: str | None = None
 
     def __init__(self, trunk: nn.Module | None = None) -> None:
@@ -78,17 +67,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor, resolution: int) -> list[Tensor]:
-        """Four maps of images.
+        """Four maps (B, C_l, S/4, S/4), …, (B, C_l, S/32, S/32) of images (B, 1 or 3, H, W).
 
-        Parameters
-        ----------
-        images : Tensor, shape (B, 1 or 3, H, W), floating, in about [-1, 1]
-        resolution
-            Side S to which they are resized, after normalisation, without antialiasing.
-
-        Returns
-        -------
-        list of Tensor, shapes (B, C_l, S/4, S/4), …, (B, C_l, S/32, S/32)
+        They are in about [-1, 1], and resized after normalisation to the side S, ``resolution``,
+        without antialiasing.
         """
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - mean) / std
@@ -160,14 +142,8 @@ class Tiny(Backbone):
     def __init__(self) -> None:
         super().__init__()
         a, b, c, d = self.channels
-        self.stages = nn.ModuleList(
-            [
-                Conv2d(3, a, 4, stride=4),
-                Conv2d(a, b, 2, stride=2),
-                Conv2d(b, c, 2, stride=2),
-                Conv2d(c, d, 2, stride=2),
-            ]
-        )
+        halving = (Conv2d(i, o, 2, stride=2) for i, o in ((a, b), (b, c), (c, d)))
+        self.stages = nn.ModuleList([Conv2d(3, a, 4, stride=4), *halving])
         self.requires_grad_(False)
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -179,28 +155,12 @@ class Tiny(Backbone):
         return maps
 
 
-#: Backbones by name, in the order of the released code.
-BACKBONES: dict[str, type[Backbone]] = {
-    kind.name: kind for kind in (Deit, EfficientNetLite0, Tiny)
-}
-
-
 def build_backbone(name: str, resolution: int, *, pretrained: bool = True) -> Backbone:
     """A feature network, its trunk's weights loaded; random layers are left to the caller.
 
-    Parameters
-    ----------
-    name
-        One of :data:`BACKBONES`.
-    resolution
-        Side of its input; DeiT's position embedding is resampled to it.
-    pretrained
-        False gives random weights: for tests and for measuring time, never for training.
-
-    Raises
-    ------
-    UserError
-        If the weights are missing or are not the known file; the message says where to get them.
+    DeiT's position embedding is resampled to the resolution. ``pretrained`` False gives random
+    weights: for tests and for measuring time, never for training. Raises UserError if the weights
+    are missing or are not the known file; the message says where to get them.
     """
     if name == Tiny.name:
         return Tiny()
@@ -226,13 +186,7 @@ def build_backbone(name: str, resolution: int, *, pretrained: bool = True) -> Ba
 
 
 def load_deit(network: nn.Module, path: Path) -> None:
-    """Fill timm's DeiT from its publisher's file, ``{"model": state_dict}``; nothing executes.
-
-    Raises
-    ------
-    UserError
-        If the file holds something else.
-    """
+    """Fill timm's DeiT from its publisher's file, ``{"model": state_dict}``; nothing executes."""
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     try:

@@ -51,18 +51,11 @@ class DiffAugment(NamedTuple):
 def draw(
     uniform: Callable[[str], Tensor], size: tuple[int, int], stream: str = "diffaugment"
 ) -> DiffAugment:
-    """Parameters by their laws.
+    """Parameters by their laws, for images of a height and width.
 
-    Parameters
-    ----------
-    uniform
-        Maps the name of a stream to one uniform number in (0, 1) per sample, shape (B,), such as
-        :meth:`ctm_core.training.batches.Batch.uniform`.
-    size
-        Height and width of the images.
-    stream
-        Prefix of the seven streams, so that real and generated images, or two feature networks,
-        can have draws of their own.
+    ``uniform`` maps the name of a stream to one uniform number in (0, 1) per sample, shape (B,),
+    such as :meth:`ctm_core.training.batches.Batch.uniform`; ``stream`` begins the names, so that
+    real and generated images, or two feature networks, can have draws of their own.
     """
 
     def integer(name: str, low: int, count: int) -> Tensor:
@@ -82,18 +75,7 @@ def draw(
 
 
 def diffaugment(images: Tensor, parameters: DiffAugment) -> Tensor:
-    """Augment images.
-
-    Parameters
-    ----------
-    images : Tensor, shape (B, C, H, W), floating
-    parameters
-        Of B samples, on any device.
-
-    Returns
-    -------
-    Tensor, shape (B, C, H, W), of the images' dtype and device
-    """
+    """Augment images (B, C, H, W), floating, in their dtype and on their device."""
     brightness, saturation, contrast = (
         value.to(images).view(-1, 1, 1, 1) for value in parameters[:3]
     )

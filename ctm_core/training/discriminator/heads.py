@@ -38,16 +38,7 @@ class DownBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits of one map.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the map.
-    channels
-        Channels after each down block; one that halves its map once ends like one that does so
-        four times.
-    """
+    """Logits of one map; ``channels`` are those after each down block."""
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], batch_norm: BatchNorm) -> None:
         super().__init__()
@@ -64,19 +55,15 @@ class Head(nn.Module):
 def heads(
     in_channels: tuple[int, ...], downs: tuple[int, ...], width: int, batch_norm: BatchNorm
 ) -> nn.ModuleDict:
-    """Heads by the name of their map, ``0`` being the finest.
+    """Heads by the name of their map, ``0`` being the finest, which each halves ``downs`` times.
 
-    Parameters
-    ----------
-    in_channels, downs
-        Channels of each map, and the number of times its head halves it.
-    width
-        Down blocks end with 8, the one before with 4, 2 and 1 times as many channels.
+    Down blocks end with 8, the one before with 4, 2 and 1 times ``width`` channels.
     """
     ladder = (width, 2 * width, 4 * width, 8 * width)
+    levels = enumerate(zip(in_channels, downs, strict=True))
     return nn.ModuleDict(
         {
-            str(level): Head(incoming, ladder[len(ladder) - count :], batch_norm)
-            for level, (incoming, count) in enumerate(zip(in_channels, downs, strict=True))
+            str(n): Head(channels, ladder[4 - count :], batch_norm)
+            for n, (channels, count) in levels
         }
     )

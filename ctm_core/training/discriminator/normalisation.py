@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed import all_reduce
 
 from ctm_core.runtime import distributed
+from ctm_core.training.distance import at_least_single
 
 __all__ = ["GlobalBatchNorm2d"]
 
@@ -51,7 +52,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise images (B, C, H, W), B possibly different on each process."""
         if not self.training or distributed.count() == 1:
             return super().forward(input)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = at_least_single(input)
         count = x.new_tensor([x.numel() / x.shape[1]])
         sums: Tensor = cast(Any, _Sum).apply(torch.cat([x.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
@@ -62,13 +63,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         scale = (variance + self.eps).rsqrt() * self.weight
         result = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
+            running_mean, running_var = self.running_mean, self.running_var
+            assert running_mean is not None and running_var is not None
+            assert self.num_batches_tracked is not None and self.momentum is not None
             self.num_batches_tracked += 1
-            momentum = self.momentum
-            assert momentum is not None
-            self.running_mean.lerp_(mean.flatten().to(self.running_mean), momentum)
-            unbiased = variance * (n / (n - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+            running_mean.lerp_(mean.flatten().to(running_mean), self.momentum)
+            running_var.lerp_((variance * (n / (n - 1))).to(running_var), self.momentum)
         return result.to(input.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,19 +56,8 @@ class SpectralConv2d(Conv2d):
     weight_u: Tensor
     weight_v: Tensor
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
-        )
+    def __init__(self, *sizes: Any, **options: Any) -> None:
+        super().__init__(*sizes, **options)
         self.weight_orig = self.weight
         del self._parameters["weight"]
         rows = self.weight_orig.flatten(1)
@@ -99,34 +89,27 @@ class SpectralConv2d(Conv2d):
 def initialise(module: nn.Module, seed: int, stream: str) -> None:
     """Draw the starting values of every layer of this file inside ``module``.
 
-    Parameters
-    ----------
-    seed, stream
-        The run's seed and a prefix; a tensor's own name in ``module`` completes the stream's.
+    ``stream`` begins the name of each tensor's stream; the tensor's own name completes it.
     """
     for name, layer in module.named_modules():
         if not isinstance(layer, Conv2d | ConvTranspose2d):
             continue
-        spectral = isinstance(layer, SpectralConv2d)
         weight = layer.weight_orig if isinstance(layer, SpectralConv2d) else layer.weight
+        if weight.is_meta:
+            continue
         bound = 1 / math.sqrt(weight[0].numel())
         for leaf, value in (("weight", weight), ("bias", layer.bias)):
-            if value is not None and not value.is_meta:
-                drawn = _drawn("uniform", seed, f"{stream}/{name}.{leaf}", value)
-                value.copy_((2 * drawn - 1) * bound)
-        if spectral and not weight.is_meta:
-            for leaf in ("weight_u", "weight_v"):
-                buffer = getattr(layer, leaf)
-                drawn = _drawn("normal", seed, f"{stream}/{name}.{leaf}", buffer)
-                buffer.copy_(functional.normalize(drawn, dim=0, eps=1e-12))
+            if value is not None:
+                numbers = (seed, f"{stream}/{name}.{leaf}", 0, 0, 1, tuple(value.shape))
+                value.copy_((2 * randomness.uniform(*numbers)[0] - 1) * bound)
+        if isinstance(layer, SpectralConv2d):
+            for leaf, vector in (("weight_u", layer.weight_u), ("weight_v", layer.weight_v)):
+                numbers = (seed, f"{stream}/{name}.{leaf}", 0, 0, 1, tuple(vector.shape))
+                drawn = randomness.normal(*numbers)[0]
+                vector.copy_(functional.normalize(drawn, dim=0, eps=1e-12))
 
 
 def _full_precision(device: str) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()  # the device "meta", which computes nothing
-
-
-def _drawn(law: str, seed: int, stream: str, like: Tensor) -> Tensor:
-    draw = randomness.uniform if law == "uniform" else randomness.normal
-    return draw(seed, stream, 0, 0, 1, tuple(like.shape))[0]

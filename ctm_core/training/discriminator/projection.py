@@ -36,15 +36,7 @@ class ScaleMixing(nn.Module):
 
 
 class Projection(nn.Module):
-    """Four maps of a feature network to the pyramid that the heads see.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the network's maps, finest first.
-    width
-        w of the formulas.
-    """
+    """Four maps of a feature network, finest first, to the pyramid that the heads see."""
 
     def __init__(self, in_channels: Sequence[int], width: int) -> None:
         super().__init__()

@@ -21,13 +21,7 @@ __all__ = ["find"]
 
 
 def find(name: str) -> type[CtmObjective]:
-    """The class of the objective called ``name``; it takes what :class:`CtmObjective` takes.
-
-    Raises
-    ------
-    UserError
-        If there is no such objective.
-    """
+    """The class of the objective called ``name``; raises UserError if there is none."""
     if name not in objectives():
         raise UserError(f"no objective {name!r}; there are: {', '.join(objectives())}")
     kind: type[CtmObjective] = importlib.import_module(f"{__name__}.{name}").OBJECTIVE

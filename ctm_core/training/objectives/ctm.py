@@ -17,27 +17,26 @@ the way to u = s = t_j and has no inner target map. With an adversary, λ_gan L_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ctm_core import config
 from ctm_core.diffusion import schedule
+from ctm_core.diffusion.sampling import grid_of
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.solvers import heun_step
 from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.training.adversary import Adversary
 from ctm_core.training.balance import Call, Loss, Rule
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
+from ctm_core.training.distance import Distance
 from ctm_core.training.objective import Objective, Use
 
-if TYPE_CHECKING:
-    from ctm_core.training.adversary import Adversary
-    from ctm_core.training.distance import Distance
-
 __all__ = ["OBJECTIVE", "TRAITS", "CtmObjective", "Draw", "take"]
-
-Tensor = torch.Tensor
 
 #: See :class:`ctm_core.config.objective_traits.ObjectiveTraits`, whose defaults are CTM's.
 TRAITS: dict[str, object] = {}
@@ -51,52 +50,28 @@ class Draw(NamedTuple):
     j: Tensor
 
 
+@dataclass(kw_only=True, eq=False)
 class CtmObjective(Objective):
-    """CTM + DSM; with other traits, the objectives that it generalises.
+    """CTM + DSM; with other traits, the objectives that it generalises."""
 
-    Parameters
-    ----------
-    section, diffusion
-        The student's and the process's configuration.
-    student
-        The network that learns.
-    target
-        The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
-        passes through it to its input in the estimate.
-    teacher
-        The frozen denoiser that the solver integrates; None if the objective has none.
-    distance
-        d of the consistency loss.
-    adversary
-        Adds the adversarial loss, if any.
-    """
+    section: config.Student
+    diffusion: config.Diffusion
+    #: The network that learns.
+    student: Trajectory
+    #: The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
+    #: passes through it to its input in the estimate.
+    target: Trajectory
+    #: The frozen denoiser that the solver integrates; None if the objective has none.
+    teacher: Trajectory | None
+    #: d of the consistency loss.
+    distance: Distance
+    #: Adds the adversarial loss, if any.
+    adversary: Adversary | None = None
 
-    def __init__(
-        self,
-        *,
-        section: config.Student,
-        diffusion: config.Diffusion,
-        student: Trajectory,
-        target: Trajectory,
-        teacher: Trajectory | None,
-        distance: Distance,
-        adversary: Adversary | None = None,
-    ) -> None:
-        super().__init__()
-        self.section = section
-        self.diffusion = diffusion
-        self.student = student
-        self.target = target
-        self.teacher = teacher
-        self.distance = distance
-        self.adversary = adversary
-        self.sigma_min = diffusion.sigma_min
-        self.grid = schedule.karras_grid(
-            section.grid_points,
-            diffusion.sigma_min,
-            diffusion.sigma_max,
-            diffusion.rho,
-        )
+    def __post_init__(self) -> None:
+        self.sigma_min = self.diffusion.sigma_min
+        self.levels = grid_of(self.diffusion.model_dump())
+        self.grid = schedule.karras_grid(self.section.grid_points, **self.levels)
         self.evaluations = dict.fromkeys(("teacher", "student", "target"), 0)
 
     # -- the step ----------------------------------------------------------------------------
@@ -154,9 +129,8 @@ class CtmObjective(Objective):
         n = self.section.grid_points
         k = 1
         if self.section.matching != "local":
-            k = schedule.heun_steps_from_uniform(
-                batch.shared_uniform("k"), self.section.heun_steps
-            )
+            u = batch.shared_uniform("k")
+            k = schedule.heun_steps_from_uniform(u, self.section.heun_steps)
         i, j = schedule.indices_from_uniforms(
             batch.uniform("t"), batch.uniform("s"), k, n, self.section.traits.final_only
         )
@@ -294,9 +268,7 @@ class CtmObjective(Objective):
             p_mean=dsm.p_mean,
             p_std=dsm.p_std,
             uniform_max=dsm.uniform_max,
-            sigma_min=self.diffusion.sigma_min,
-            sigma_max=self.diffusion.sigma_max,
-            rho=self.diffusion.rho,
+            **self.levels,
         )
 
 

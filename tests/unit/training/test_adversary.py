@@ -89,12 +89,12 @@ def test_gradient_passes_to_the_images_and_not_to_the_heads() -> None:
     fake = (0.5 * given.images).requires_grad_()
     made.generator_loss(fake, given).backward()
     assert fake.grad is not None and float(fake.grad.norm()) > 0
-    assert all(p.grad is None and p.requires_grad for p in made.parameters())
+    assert all(p.grad is None and p.requires_grad for p in made.discriminator.trained())
 
 
 def test_the_discriminator_learns_and_the_frozen_parts_stay() -> None:
     made, given = adversary(), batch()
-    before = {name: value.clone() for name, value in made.state_dict().items()}
+    before = {name: value.clone() for name, value in made.discriminator.state_dict().items()}
     losses = []
     for _ in range(20):
         made.optimizer.zero_grad()
@@ -104,7 +104,7 @@ def test_the_discriminator_learns_and_the_frozen_parts_stay() -> None:
         made.advance()
         losses.append(terms["d_loss"])
     assert losses[-1] < losses[0] - 0.2
-    after = made.state_dict()
+    after = made.discriminator.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(".mini_discs." in name for name in changed)
     assert any(".projection." in name for name in before)  # frozen, and saved
@@ -115,7 +115,7 @@ def test_forward_passes_do_not_move_the_spectral_norms() -> None:
     made, given = adversary(), batch()
 
     def vectors() -> dict[str, torch.Tensor]:
-        state = made.state_dict()
+        state = made.discriminator.state_dict()
         return {k: v.clone() for k, v in state.items() if k.endswith(("_u", "_v"))}
 
     before = vectors()
@@ -128,11 +128,12 @@ def test_forward_passes_do_not_move_the_spectral_norms() -> None:
 
 def test_statistics_of_an_abandoned_step_are_put_back() -> None:
     made, given = adversary(), batch()
-    kept, before = made.statistics(), {k: v.clone() for k, v in made.state_dict().items()}
+    state = made.discriminator.state_dict()  # the tensors themselves
+    kept, before = made.statistics(), {k: v.clone() for k, v in state.items()}
     made.discriminator_loss(given.images, -given.images, given)
-    assert any(not torch.equal(before[k], v) for k, v in made.state_dict().items())
+    assert any(not torch.equal(before[k], v) for k, v in state.items())
     made.restore_statistics(kept)
-    assert all(torch.equal(before[k], v) for k, v in made.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in state.items())
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -161,9 +162,9 @@ def test_state_comes_back() -> None:
     made.optimizer.step()
     made.advance()
     other = Adversary(build_discriminator(SECTION.discriminator, seed=99), SECTION)
-    other.load_state_dict(made.state_dict())
-    for name, value in made.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
+    other.discriminator.load_state_dict(made.discriminator.state_dict())
+    for name, value in made.discriminator.state_dict().items():
+        assert torch.equal(value, other.discriminator.state_dict()[name]), name
     assert float(made.generator_loss(given.images, given)) == float(
         other.generator_loss(given.images, given)
     )
