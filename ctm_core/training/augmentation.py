@@ -149,13 +149,8 @@ class Parameters(NamedTuple):
 def draw(uniform: Callable[[str], Tensor], stream: str = "augment") -> Draws:
     """Draws by their laws.
 
-    Parameters
-    ----------
-    uniform
-        Maps the name of a stream to one uniform number in (0, 1) per sample, shape (B,), such as
-        :meth:`ctm_core.training.batches.Batch.uniform`.
-    stream
-        Prefix of the streams' names.
+    ``uniform`` maps the name of a stream, which ``stream`` begins, to one uniform number in (0, 1)
+    per sample, shape (B,), such as :meth:`ctm_core.training.batches.Batch.uniform`.
     """
 
     def normal(name: str) -> Tensor:
@@ -205,38 +200,29 @@ def augment(
     settings: Settings = EDM,
     margins: tuple[int, int, int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Transform images.
+    """Transformed images (B, C, H, W), floating, and their labels (B, 9), of the same dtype.
 
-    Parameters
-    ----------
-    images : Tensor, shape (B, C, H, W), floating
-    parameters
-        Of B samples, from :func:`activate`.
-    margins
-        Pixels of reflection to the left, right, top and bottom, each less than the side; beyond is
-        zero. None takes as many as there are.
-
-    Returns
-    -------
-    The images, shape (B, C, H, W), and their labels, shape (B, 9), both in the images' dtype.
-    Unless ``margins`` depend on the batch, a sample's result depends on no other sample.
+    ``margins`` are the pixels of reflection to the left, right, top and bottom, each less than the
+    side; beyond is zero. None takes as many as there are. Unless they depend on the batch, a
+    sample's result depends on no other sample.
     """
     parameters = Parameters(*(value.to(images.device) for value in parameters))
     flip = [value.bool().view(-1, 1, 1, 1) for value in parameters[:2]]
     x = torch.where(flip[0], images.flip(3), images)
     x = torch.where(flip[1], x.flip(2), x)
-    inverse = inverse_map(parameters, (images.shape[2], images.shape[3]), settings)
+    height, width = images.shape[2:]
+    inverse = inverse_map(parameters, (height, width), settings)
     # Lookups far outside of their pixels lose what bf16 would keep.
     with torch.autocast(images.device.type, enabled=False):
-        x = _warp(x, inverse, margins or _whole(images))
+        x = _warp(x, inverse, margins or (width - 1, width - 1, height - 1, height - 1))
     return x, parameters.labels().to(images)
 
 
 def inverse_map(parameters: Parameters, size: tuple[int, int], settings: Settings = EDM) -> Tensor:
-    r"""The map from a pixel of the result to the place in the image that it shows.
+    r"""The map (B, 3, 3), float64, from a pixel of the result to the place that it shows.
 
     :math:`C^{-1} S^{-1} R^{-1} A^{-1} T^{-1} C` in pixels from the image's centre, x to the right
-    and y downwards, C the shift of a quarter pixel: shape (B, 3, 3), float64.
+    and y downwards, C the shift of a quarter pixel.
     """
     quarter = torch.full_like(parameters.scale, 0.25, dtype=torch.float64)
     inner = _inverse(parameters, size, settings)
@@ -267,30 +253,18 @@ def batch_margins(
     return left, right, top, bottom
 
 
-def _whole(images: Tensor) -> tuple[int, int, int, int]:
-    height, width = images.shape[2:]
-    return width - 1, width - 1, height - 1, height - 1
-
-
 def _inverse(parameters: Parameters, size: tuple[int, int], settings: Settings) -> Tensor:
     """The map of :func:`inverse_map` without the shift."""
     p = Parameters(*(value.double() for value in parameters))
     height, width = size
     stretch = (2**settings.aniso_std) ** p.aniso
     zoom = (2**settings.scale_std) ** p.scale
-    steps = [
-        _scaling(1 / zoom, 1 / zoom),
-        _rotation(p.angle),
-        _rotation(-p.axis) @ _scaling(1 / stretch, stretch) @ _rotation(p.axis),
-        _translation(
-            -p.translate_x * settings.translate_frac_std * width,
-            -p.translate_y * settings.translate_frac_std * height,
-        ),
-    ]
-    total = steps[0]
-    for step in steps[1:]:
-        total = total @ step
-    return total
+    anisotropic = _rotation(-p.axis) @ _scaling(1 / stretch, stretch) @ _rotation(p.axis)
+    translation = _translation(
+        -p.translate_x * settings.translate_frac_std * width,
+        -p.translate_y * settings.translate_frac_std * height,
+    )
+    return _scaling(1 / zoom, 1 / zoom) @ _rotation(p.angle) @ anisotropic @ translation
 
 
 def _warp(x: Tensor, inverse: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
@@ -317,21 +291,20 @@ def _warp(x: Tensor, inverse: Tensor, margins: tuple[int, int, int, int]) -> Ten
     return functional.conv2d(fine, kernel, stride=2, groups=channels)
 
 
-def _matrix(rows: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+def _affine(*entries: Tensor | float) -> Tensor:
+    """Matrices (B, 3, 3) by the entries of their first two rows: tensors (B,) and constants."""
+    like = next(entry for entry in entries if isinstance(entry, Tensor))
+    columns = [torch.as_tensor(entry).to(like).expand_as(like) for entry in (*entries, 0, 0, 1)]
+    return torch.stack(columns, dim=-1).view(-1, 3, 3)
 
 
 def _translation(x: Tensor, y: Tensor) -> Tensor:
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    return _matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
+    return _affine(1, 0, x, 0, 1, y)
 
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, one]])
+    return _affine(x, 0, 0, 0, y, 0)
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    c, s = angle.cos(), angle.sin()
-    return _matrix([[c, -s, zero], [s, c, zero], [zero, zero, one]])
+    return _affine(angle.cos(), -angle.sin(), 0, angle.sin(), angle.cos(), 0)

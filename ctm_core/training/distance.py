@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ctm_core.config import Perceptual
+from ctm_core.config import Perceptual
 
 __all__ = ["Distance", "at_least_single"]
 
 
 class Distance(nn.Module):
-    """d(a, b), without trainable parameters.
+    """d(a, b), without trainable parameters."""
 
-    Attributes
-    ----------
-    weights_sha256 : str or None
-        Hash of the weight files it reads; None if it reads none.
-    """
-
+    #: Hash of the weight files it reads; None if it reads none.
     weights_sha256: str | None = None
 
     @classmethod
@@ -30,36 +24,19 @@ class Distance(nn.Module):
         return cls()
 
     def read_weights(self) -> None:
-        """Read the external files that its traits name.
-
-        Raises
-        ------
-        UserError
-            If one is missing or corrupt; the message says where to get it.
-        """
+        """Read the external files that its traits name; raises UserError if one is not usable."""
 
     def features(self, images: Tensor) -> list[Tensor]:
         """What is compared, of images (B, C, H, W): the images themselves by default."""
         return [images]
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of samples.
+        """Distance of each pair of samples: shape (B,), float32 or float64.
 
-        Parameters
-        ----------
-        a, b : Tensor, shape (B, C, H, W), floating
-            Images in [-1, 1]; values beyond are taken as they are, never clamped.
-
-        Returns
-        -------
-        Tensor, shape (B,), float32 or float64
-            Differentiable with respect to both arguments.
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ: broadcasting would hide the mistake.
+        Differentiable with respect to both images (B, C, H, W), which are in [-1, 1]; values
+        beyond are taken as they are, never clamped.
         """
+        # Broadcasting would hide the mistake.
         if a.shape != b.shape:
             raise ValueError(f"distance between shapes {tuple(a.shape)} and {tuple(b.shape)}")
         value: Tensor = super().__call__(a, b)

@@ -8,14 +8,11 @@ A distance is a subclass of :class:`ctm_core.training.distance.Distance` with a 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+from ctm_core.config import Perceptual
 from ctm_core.config.distance_traits import distances
 from ctm_core.runtime.errors import UserError
 from ctm_core.training.distance import Distance
-
-if TYPE_CHECKING:
-    from ctm_core.config import Perceptual
 
 __all__ = ["build_distance", "find"]
 
@@ -29,13 +26,7 @@ def find(name: str) -> type[Distance]:
 
 
 def build_distance(name: str, perceptual: Perceptual | None = None) -> Distance:
-    """The distance of a configuration, its weights loaded and frozen, on the CPU in float32.
-
-    Raises
-    ------
-    UserError
-        If weights are missing or corrupt; the message says where to get them.
-    """
+    """The distance of a configuration, its weights loaded and frozen, on the CPU in float32."""
     distance = find(name).configured(perceptual)
     distance.read_weights()
     return distance

@@ -50,18 +50,9 @@ class VggDistance(Distance):
 
     The weights are frozen and nothing depends on train or eval mode; the gradient reaches the
     inputs alone. Features are computed in the weights' dtype (bf16 under autocast), their
-    comparison in float32 at least.
-
-    Parameters
-    ----------
-    resize : int, ≥ 32
-        Side of the square to which images are resized, bilinearly with ``align_corners=False``.
-    pooling
-        The layers between two stages, for the number of channels there.
-
-    Notes
-    -----
-    A new instance holds uninitialised memory.
+    comparison in float32 at least. Images are resized to squares of the side ``resize`` ≥ 32,
+    bilinearly with ``align_corners=False``; ``pooling`` gives the layers between two stages, for
+    the number of channels there. A new instance holds uninitialised memory.
     """
 
     def __init__(self, resize: int, pooling: Callable[[int], list[nn.Module]]) -> None:
@@ -97,17 +88,7 @@ class VggDistance(Distance):
         raise NotImplementedError
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Features of the five stages, not scaled yet, in the dtype of the trunk.
-
-        Parameters
-        ----------
-        images : Tensor, shape (B, 1 or 3, H, W), floating, in [-1, 1]
-
-        Returns
-        -------
-        list of Tensor
-            Shapes (B, C_l, H_l, W_l).
-        """
+        """Features (B, C_l, H_l, W_l) of the five stages, not scaled yet, in the trunk's dtype."""
         x = images.to(self.heads[0].dtype)
         if self.resizes(x):
             size = (self.resize, self.resize)
@@ -131,31 +112,22 @@ class VggDistance(Distance):
         return value
 
     def measured(self, pair: Pair, needed: tuple[bool, bool]) -> tuple[Tensor, Gradients]:
-        """Distances of a few samples, and the gradients of their sum at both images.
-
-        Parameters
-        ----------
-        pair
-            What :meth:`Distance.__call__` takes.
-        needed
-            Whether each of the two needs a gradient; if not, it is None.
-        """
+        """Distances of a few samples, and their sum's gradients at both images, where needed."""
         images, features = [image.detach() for image in pair], []
         for image, need in zip(images, needed, strict=True):
             image.requires_grad_(need)
             with torch.set_grad_enabled(need):
                 features.append(self.features(image))
-        values, slopes = [], []
-        for of_a, of_b, head in zip(*features, self.heads, strict=True):
-            value, gradients = self.compared((of_a.detach(), of_b.detach()), head, needed)
-            values.append(value)
-            slopes.append(gradients)
+        stages = [
+            self.compared((of_a.detach(), of_b.detach()), head, needed)
+            for of_a, of_b, head in zip(*features, self.heads, strict=True)
+        ]
         gradients_at: list[Tensor | None] = [None, None]
         for place in (0, 1):
             if needed[place]:
-                start = [gradients[place] for gradients in slopes]
+                start = [slopes[place] for _, slopes in stages]
                 (gradients_at[place],) = torch.autograd.grad(features[place], images[place], start)
-        return torch.stack(values).sum(0), gradients_at
+        return torch.stack([value for value, _ in stages]).sum(0), gradients_at
 
     def compared(
         self, pair: Pair, head: Tensor, needed: tuple[bool, bool]

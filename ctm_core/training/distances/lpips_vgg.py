@@ -8,7 +8,7 @@ and images whose side is below 256 are resized to 224; the package has max pools
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,12 +35,8 @@ LARGE = 256
 class LpipsVgg(VggDistance):
     """LPIPS; :mod:`ctm_core.training.distances._vgg` has the formula.
 
-    Parameters
-    ----------
-    resize : int, ≥ 32
-        Side to which images below 256 are resized, never clamped; 224 as released.
-    pooling
-        ``average`` as CTM was released, ``max`` as VGG16 was trained and LPIPS calibrated.
+    Images below 256 are resized to the side ``resize``, 224 as released. ``pooling`` is
+    ``average`` as CTM was released, ``max`` as VGG16 was trained and LPIPS calibrated.
     """
 
     def __init__(self, resize: int = 224, pooling: Literal["average", "max"] = "average") -> None:
@@ -82,45 +78,32 @@ class LpipsVgg(VggDistance):
                 head.copy_(values.view_as(head))
 
     def load(self, trunk: Path, heads: Path) -> None:
-        """Fill in the weights from ``vgg16-397923af.pth`` and from the package's ``vgg.pth``.
-
-        Raises
-        ------
-        UserError
-            If a file holds other tensors than these networks have.
-        """
-        pairs = [
-            (f"features.{place}.weight", f"features.{place}.bias")
-            for place in _torchvision_places()
-        ]
-        names = [name for pair in pairs for name in pair]
+        """Fill in the weights from ``vgg16-397923af.pth`` and from the package's ``vgg.pth``."""
+        places = _torchvision_places()
+        names = [f"features.{place}.{kind}" for place in places for kind in ("weight", "bias")]
         state = _read(trunk, "torchvision's VGG16", names)
         linear = [f"lin{layer}.model.1.weight" for layer in range(len(VGG16_STAGES))]
         learned = _read(heads, "LPIPS 0.1 on VGG16", linear)
         try:
-            self.fill([(state[w], state[b]) for w, b in pairs], [learned[n] for n in linear])
+            self.fill(list(zip(state[::2], state[1::2], strict=True)), learned)
         except RuntimeError as error:
             raise UserError(f"{trunk} or {heads} holds tensors of other shapes: {error}") from None
         self.weights_sha256 = f"{sha256_file(trunk)};{sha256_file(heads)}"
 
 
-def _read(path: Path, what: str, names: Sequence[str]) -> dict[str, Tensor]:
+def _read(path: Path, what: str, names: Sequence[str]) -> list[Tensor]:
     """The named tensors of a file that torch saved, without executing anything."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: state[name] for name in names}
+        return [state[name] for name in names]
     except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError):
         raise UserError(f"{path} is not {what}; fetch it again, or correct the path") from None
 
 
-def _torchvision_places() -> Iterator[int]:
+def _torchvision_places() -> list[int]:
     """Places of the convolutions in torchvision's list of layers, in which pools come last."""
-    place = 0
-    for _, count in VGG16_STAGES:
-        for _ in range(count):
-            yield place
-            place += 2
-        place += 1
+    layers = [layer for _, count in VGG16_STAGES for layer in [*["conv", "relu"] * count, "pool"]]
+    return [place for place, layer in enumerate(layers) if layer == "conv"]
 
 
 DISTANCE = LpipsVgg
