@@ -49,18 +49,11 @@ class GaussianMixture:
 
     Parameters
     ----------
-    weights
-        (K,) positive, summing to 1.
-    means
-        (K, C, H, W).
+    weights, means
+        (K,) positive, summing to 1, and (K, C, H, W).
     variances
         Not negative; (K, C, H, W), or (K,) for one per component. 0 is a point mass, whose
         noisy law exists for t > 0 only.
-
-    Raises
-    ------
-    UserError
-        If shapes do not match, or weights or variances are invalid.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
@@ -117,18 +110,9 @@ class GaussianMixture:
         return mean
 
     def sample(self, uniform: Tensor, noise: Tensor, t: float = 0.0) -> Tensor:
-        """Draws from p_t as a function of given random numbers.
+        """Draws from p_t (B, C, H, W), float64, as a function of given random numbers.
 
-        Parameters
-        ----------
-        uniform
-            (B,) in (0, 1), choosing the component.
-        noise
-            (B, C, H, W) standard normal.
-
-        Returns
-        -------
-        Tensor (B, C, H, W), float64.
+        ``uniform`` (B,) in (0, 1) chooses the component; ``noise`` is standard normal.
         """
         bounds = self.weights.cumsum(0)[:-1]
         k = torch.searchsorted(bounds, uniform.double())
@@ -164,13 +148,8 @@ class GaussianMixture:
             Positive, () or (B,); s may lie on either side of t.
         tolerance
             Relative and absolute, of the solver.
-
-        Raises
-        ------
-        UserError
-            If a time is not positive.
         """
-        t, s = _rows(t, x), _rows(s, x)
+        t, s = (torch.as_tensor(v, dtype=torch.float64).expand(len(x)) for v in (t, s))
         return (s / t).view(-1, 1, 1, 1) * x.double() + self.drift(x, t, s, tolerance)
 
     def drift(self, x: Tensor, t: Tensor, s: Tensor, tolerance: float = TOLERANCE) -> Tensor:
@@ -203,11 +182,9 @@ class MixtureNetwork(nn.Module):
     r"""The raw network F that makes :class:`~ctm_core.diffusion.trajectory.Trajectory` exact.
 
     :math:`F = (g - c_\text{skip} x)/c_\text{out}` with the exact g; called as every network is,
-    with c_in x, ln(t)/4 and ln(s)/4. Labels are ignored.
-
-    Its only parameter, ``output_weight`` = (a, b), changes F to :math:`(1 + a) F + b`. It is zero,
-    and objectives can be differentiated with respect to it: an objective is right if its gradient
-    vanishes there.
+    with c_in x, ln(t)/4 and ln(s)/4. Labels are ignored. Its only parameter, ``output_weight`` =
+    (a, b) = 0, changes F to :math:`(1 + a) F + b`: an objective is right if its gradient vanishes
+    there.
     """
 
     time_s = True
@@ -231,24 +208,19 @@ class MixtureNetwork(nn.Module):
         augment_labels: Tensor | None = None,
     ) -> Tensor:
         """F, float64 (B, C, H, W), from the scaled image and times (B,)."""
-        same = c_noise_s is None or bool((c_noise_s == c_noise_t).all())
-        t = (4 * c_noise_t.double()).exp()
+        c_noise_s = c_noise_t if c_noise_s is None else c_noise_s
+        t, s = (4 * c_noise_t.double()).exp(), (4 * c_noise_s.double()).exp()
         c_skip, c_out, c_in, _ = (c.view(-1, 1, 1, 1) for c in scalings(t, self.sigma_data))
         image = x.double() / c_in
-        g = self.mixture.denoise(image, t) if same else self._g(image, t, c_noise_t, c_noise_s)
+        still = (c_noise_s == c_noise_t).view(-1, 1, 1, 1)
+        g = self.mixture.denoise(image, t)
+        if not bool(still.all()):
+            gap = torch.where(still, 1.0, (1 - s / t).view(-1, 1, 1, 1))
+            moved = self.mixture.drift(image, t, s, self.tolerance) / gap
+            g = torch.where(still, g, moved)
         a, b = self.output_weight
         raw: Tensor = (1 + a) * (g - c_skip * image) / c_out + b
         return raw
-
-    def _g(self, x: Tensor, t: Tensor, c_noise_t: Tensor, c_noise_s: Tensor | None) -> Tensor:
-        assert c_noise_s is not None
-        s = (4 * c_noise_s.double()).exp()
-        still = (c_noise_s == c_noise_t).view(-1, 1, 1, 1)
-        gap = (1 - s / t).view(-1, 1, 1, 1)
-        moved = self.mixture.drift(x, t, s, self.tolerance) / torch.where(still, 1.0, gap)
-        if not bool(still.any()):
-            return moved
-        return torch.where(still, self.mixture.denoise(x, t), moved)
 
 
 def exact_model(
@@ -324,7 +296,3 @@ def _solve(
     if not solved.success:
         raise ArithmeticError(f"the flow was not solved: {solved.message}")
     return torch.from_numpy(solved.y[:, 0]).view(start.shape)
-
-
-def _rows(t: Tensor | float, x: Tensor) -> Tensor:
-    return torch.as_tensor(t, dtype=torch.float64).expand(len(x))

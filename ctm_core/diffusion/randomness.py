@@ -65,20 +65,14 @@ def uniform(
 def normal(
     seed: int, stream: str, step: int, start: int, count: int, shape: tuple[int, ...] = ()
 ) -> torch.Tensor:
-    """Standard normal numbers, by the normal quantile of :func:`uniform`'s words.
-
-    Returns
-    -------
-    Tensor of shape (count, \\*shape), float32, on the CPU.
-    """
-    words = _words(seed, stream, step, start, count, math.prod(shape))
-    return torch.from_numpy(ndtri(_unit(words)).astype(np.float32)).reshape(count, *shape)
+    """Standard normal quantiles of :func:`uniform`: (count, \\*shape), float32, on the CPU."""
+    numbers = uniform(seed, stream, step, start, count, shape).numpy()
+    return torch.from_numpy(ndtri(numbers).astype(np.float32)).reshape(count, *shape)
 
 
 def integers(seed: int, stream: str, step: int, start: int, count: int, high: int) -> torch.Tensor:
     """Integers uniform on {0, …, high - 1}, one per sample: shape (count,), int64."""
-    numbers = np.floor(_unit(_words(seed, stream, step, start, count, 1))[:, 0] * high)
-    return torch.from_numpy(numbers.astype(np.int64))
+    return (uniform(seed, stream, step, start, count) * high).floor().long()
 
 
 def permutation(seed: int, stream: str, epoch: int, n: int) -> NDArray[np.int64]:

@@ -127,15 +127,7 @@ def to_zero(levels: Tensor) -> Jumps:
 
 
 def return_jumps(grid: Tensor, down: int, up: int) -> Jumps:
-    """Plan of the released two-jump sampler: to grid[down], noise up to grid[up], to the end.
-
-    Parameters
-    ----------
-    grid
-        (N,) decreasing levels.
-    down, up
-        Indices with down ≥ up, that is grid[down] ≤ grid[up].
-    """
+    """Plan of the released two-jump sampler: to grid[down], noise up to grid[up], to the end."""
     if not 0 < up <= down < len(grid):
         raise UserError(
             f"two jumps over a grid of {len(grid)} points need 0 < up <= down < {len(grid)}, "
@@ -185,19 +177,10 @@ def _module(sampler: str) -> Any:
 
 
 def sample_jumps(move: Move, x: Tensor, jumps: Jumps, noise: Noise | None = None) -> Tensor:
-    """Follow a plan.
+    """Follow a plan from x (B, C, H, W) at level ``jumps.t[0]``.
 
-    Parameters
-    ----------
-    move
-        G with labels bound, or a solver's step.
-    x
-        (B, C, H, W) at level ``jumps.t[0]``.
-    jumps
-        The plan.
-    noise
-        Unit noise of the k-th injection, which follows move k; k ≤ n - 2. Needed only where the
-        plan adds any.
+    ``noise`` is the unit noise of the k-th injection, which follows move k ≤ n - 2; it is needed
+    only where the plan adds any.
     """
     if noise is None and bool((jumps.noise > 0).any()):
         raise UserError("this sampler injects noise between its jumps: give noise")

@@ -85,22 +85,7 @@ def scalings(t: Tensor, sigma_data: float = 0.5) -> Scalings:
 def inner_coefficients(
     name: str, t: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
 ) -> Coefficients:
-    """Coefficients of g at times ``t``.
-
-    Parameters
-    ----------
-    name
-        One of :data:`INNER`.
-    t
-        Any shape, float, positive.
-    sigma_data, sigma_min
-        Standard deviation of the data; the time at which ``cm`` is the identity.
-
-    Raises
-    ------
-    UserError
-        For another name.
-    """
+    """Coefficients of g, by a name of :data:`INNER`, at positive times ``t`` of any shape."""
     if name == "edm":
         return Coefficients(*scalings(t, sigma_data)[:2])
     if name == "cm":
@@ -116,21 +101,9 @@ def inner_coefficients(
 def outer_coefficients(
     name: str, t: Tensor, s: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
 ) -> Coefficients:
-    """Coefficients of G from ``t`` to ``s`` ≤ t.
+    """Coefficients of G from ``t`` to ``s`` ≤ t, by a name of :data:`OUTER`.
 
-    Parameters
-    ----------
-    name
-        One of :data:`OUTER`. Each is (1, 0) at s = t, so that G(x, t, t) = x.
-    t, s
-        Float tensors that broadcast.
-    sigma_data, sigma_min
-        Used by the variance ratio.
-
-    Raises
-    ------
-    UserError
-        For another name.
+    Each is (1, 0) at s = t, so that G(x, t, t) = x. ``t`` and ``s`` broadcast.
     """
     ratio = s / t
     if name == "euler":
@@ -173,23 +146,7 @@ def loss_weight(
     ``uniform_g``      :math:`1/(1 - s/t)`, which weighs errors of g in G alike; infinite at s = t
     =================  ==========================================================================
 
-    Parameters
-    ----------
-    name
-        One of :data:`WEIGHTS`.
-    t, s
-        Float tensors of one shape; only ``uniform_g`` reads ``s``.
-    sigma_data
-        Standard deviation of the data.
-
-    Returns
-    -------
-    Tensor of the shape and dtype of ``t``.
-
-    Raises
-    ------
-    UserError
-        For another name, or if ``uniform_g`` is given no ``s``.
+    The weight has the shape and dtype of ``t``; only ``uniform_g`` reads ``s``.
     """
     if name not in WEIGHTS:
         raise UserError(f"unknown loss weight {name!r}; allowed: {', '.join(WEIGHTS)}")

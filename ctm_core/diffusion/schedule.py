@@ -47,13 +47,9 @@ def karras_grid(
     rho: float = 7.0,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Grid of ``n`` noise levels, i = 0 at exactly sigma_max, the last exactly sigma_min.
+    """Grid (n,) of noise levels, i = 0 at exactly sigma_max, the last exactly sigma_min.
 
     Point i is :func:`karras_sigma` at i / (n - 1). One point is sigma_max alone.
-
-    Returns
-    -------
-    Tensor (n,), strictly decreasing, on the CPU.
     """
     if n < 1:
         raise UserError(f"a time grid needs at least one point, not {n}")
@@ -69,13 +65,6 @@ def heun_steps_from_uniform(u: Tensor | float, max_steps: int) -> int:
 
     CTM draws one k a training step, for the whole batch over all processes (released code; a
     stronger weight on long solves than a uniform k).
-
-    Parameters
-    ----------
-    u
-        One uniform number.
-    max_steps
-        M.
     """
     mass = float(u) * (max_steps * (max_steps + 1) // 2)  # in units of P(1)
     k = 1
@@ -101,11 +90,6 @@ def indices_from_uniforms(
         Solver steps, 1 ≤ k ≤ n - 1, and points of the grid.
     final_only
         Whether s is sigma_min always.
-
-    Returns
-    -------
-    i, j
-        int64 (B,).
     """
     if not 1 <= k <= n - 1:
         raise UserError(f"a grid of {n} points has room for 1 to {n - 1} solver steps, not {k}")
@@ -130,11 +114,6 @@ def all_draws(n: int, max_steps: int, final_only: bool = False) -> Draws:
 
     The two functions above are piecewise constant, so the midpoints of the pieces give each draw
     as often as it is likely.
-
-    Parameters
-    ----------
-    n, max_steps, final_only
-        N, M, and whether j = N - 1: see :func:`indices_from_uniforms`.
     """
 
     def midpoints(pieces: int) -> Tensor:
@@ -181,20 +160,7 @@ def dsm_sigma(
     :math:`\sigma \in (0.318, 80]`, to stress large noise. The released code splits each
     micro-batch by position; by sample index the split is the same however a batch is divided.
 
-    Parameters
-    ----------
-    u
-        Uniforms (B,) in (0, 1).
-    sample_index
-        int64 (B,), index of each sample in the global batch.
-    group
-        Period of the split.
-    uniform_max
-        Upper end of xi; 0.7 as released.
-
-    Returns
-    -------
-    Tensor (B,) of the dtype of ``u``.
+    ``u`` are uniforms (B,) in (0, 1), ``sample_index`` int64 (B,).
     """
     curve = karras_sigma(u * uniform_max, sigma_min, sigma_max, rho)
     return torch.where(sample_index % group < group // 2, lognormal_sigma(u, p_mean, p_std), curve)

@@ -26,13 +26,6 @@ def heun_step(denoiser: Denoiser, x: Tensor, t: Tensor, t_next: Tensor) -> Tenso
     .. math::
        d = (x - D(x, t))/t,\quad x' = x + (t' - t)\,d,\quad d' = (x' - D(x', t'))/t',\quad
        x + (t' - t)\,(d + d')/2
-
-    Parameters
-    ----------
-    x
-        (B, C, H, W) at time t.
-    t, t_next
-        () or (B,), t > t_next > 0.
     """
     step = _wide(t_next - t, x)
     slope = _slope(denoiser, x, t)
@@ -44,22 +37,8 @@ def heun_solve(denoiser: Denoiser, x: Tensor, grid: Tensor, i: Tensor, k: int) -
     """Carry each sample ``k`` Heun steps down the grid, from its own index i to i + k.
 
     Every step is a full Heun step, the one onto the grid's last point too, which is sigma_min and
-    not 0 (CTM's Solver). Takes 2k evaluations of the whole batch.
-
-    Parameters
-    ----------
-    x
-        (B, C, H, W) at times ``grid[i]``.
-    grid
-        (N,) decreasing positive times, any float dtype; cast to that of x.
-    i
-        int64 (B,) with i + k ≤ N - 1.
-    k
-        Steps, the same for the whole batch.
-
-    Returns
-    -------
-    Tensor (B, C, H, W) at times ``grid[i + k]``.
+    not 0 (CTM's Solver). Takes 2k evaluations of the whole batch. The grid (N,) holds decreasing
+    positive times of any float dtype; i is int64 (B,) with i + k ≤ N - 1.
     """
     grid = grid.to(device=x.device, dtype=x.dtype)
     i = i.to(x.device)

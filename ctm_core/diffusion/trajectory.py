@@ -139,32 +139,22 @@ class Trajectory(nn.Module):
         y: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """The anytime map g(x, t, s); without ``s`` the denoiser. Raises as :meth:`raw`."""
+        """The anytime map g(x, t, s); without ``s`` the denoiser."""
         return self.inner(self.raw(x, t, s, y, augment_labels), x, t)
 
     def G(
         self, x: Tensor, t: Tensor | float, s: Tensor | float, y: Tensor | None = None
     ) -> Tensor:
-        """The jump from t to s along the trajectory through x.
-
-        Raises
-        ------
-        UserError
-            As :meth:`raw`; for a consistency model if ``s`` is not sigma_min.
-        """
+        """The jump from t to s along the trajectory; in a consistency model to sigma_min alone."""
         if self.consistency and bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
             raise UserError("this is a consistency model: it jumps to sigma_min alone")
         return self.jump(self.raw(x, t, None if self.consistency else s, y), x, t, s)
 
     def inner(self, raw: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
         """g from the raw output F of (x, t, s): c_skip x + c_out F."""
-        coefficients = inner_coefficients(
-            self.parametrisation,
-            _times(t, x),
-            sigma_data=self.sigma_data,
-            sigma_min=self.sigma_min,
-        )
-        return _scale(coefficients.c_skip, x) + _scale(coefficients.c_out, raw)
+        constants = {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min}
+        c_skip, c_out = inner_coefficients(self.parametrisation, _times(t, x), **constants)
+        return _scale(c_skip, x) + _scale(c_out, raw)
 
     def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """G from the raw output F of (x, t, s); of (x, t) in a consistency model."""
@@ -180,13 +170,7 @@ class Trajectory(nn.Module):
         y: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known.
-
-        Raises
-        ------
-        UserError
-            As :meth:`raw`; for a consistency model, which has none.
-        """
+        """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known."""
         if self.consistency:
             raise UserError(
                 "this is a consistency model, which has no denoiser: it jumps to sigma_min alone"
