@@ -187,7 +187,7 @@ def memory_of(size: str, way: str, count: int) -> None:
 
 def kind() -> str:
     """Whether this CPU has bf16 matrix units."""
-    return "AMX" if optimizers.resolve_precision("auto") == "bf16" else "no AMX"
+    return "AMX" if optimizers.native_precision() == "bf16" else "no AMX"
 
 
 def markdown(result: dict[str, Any]) -> str:

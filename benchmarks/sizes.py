@@ -22,7 +22,7 @@ from ctm_core.diffusion import schedule
 from ctm_core.models import weight_file
 from ctm_core.training import acceleration, distances, ema
 from ctm_core.training.adversary import Adversary
-from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.distances._vgg import VGG16_STAGES
 from ctm_core.training.distances.lpips_vgg import LpipsVgg
 from ctm_core.training.loop import Trainer
@@ -144,7 +144,7 @@ def trainer(
     adversary = None
     if section.adversarial is not None:
         torch.manual_seed(3)
-        judge = build_discriminator(section.adversarial.discriminator, 0, pretrained=False)
+        judge = Discriminator(section.adversarial.discriminator, 0, pretrained=False)
         adversary = Adversary(judge, section.adversarial, section.adversarial_loss)
     made = objective(
         section=section,

@@ -37,7 +37,7 @@ from ctm_core.diffusion import schedule
 from ctm_core.models import weight_file
 from ctm_core.runtime.files import sha256_file, write_json
 from ctm_core.training import adversary, distances, jobs
-from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,7 +131,7 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
         return sizes.lpips(section.resize) if wanted == "lpips_vgg" else build(wanted, section)
 
     distances.build_distance = distance
-    adversary.build_discriminator = partial(build_discriminator, pretrained=False)
+    adversary.Discriminator = partial(Discriminator, pretrained=False)
     stopwatch.install()
     taken: dict[str, float] = {}
 

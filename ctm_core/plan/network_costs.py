@@ -125,10 +125,10 @@ def perceptual(distance: str, section: Perceptual, shape: tuple[int, int, int]) 
 @cache
 def discriminator(section: Discriminator, shape: tuple[int, int, int]) -> Cost:
     """A discriminator: all its feature networks, projections, and the heads that learn."""
-    from ctm_core.training.discriminator import build_discriminator
+    from ctm_core.training import discriminator as networks
 
     with torch.device("meta"):
-        network = build_discriminator(section, seed=0, pretrained=False)
+        network = networks.Discriminator(section, seed=0, pretrained=False)
         network.requires_grad_(False)
         for weight in network.trained():
             weight.requires_grad_(True)

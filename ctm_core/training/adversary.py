@@ -33,8 +33,9 @@ from torch.nn import functional
 from ctm_core import config
 from ctm_core.training.balance import Rule
 from ctm_core.training.batches import Batch
-from ctm_core.training.discriminator import Discriminator, build_discriminator
+from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.discriminator.projected_layers import SpectralConv2d
+from ctm_core.training.distance import at_least_single
 
 __all__ = [
     "Adversary",
@@ -74,8 +75,7 @@ def log_generator(fake: Logits) -> Tensor:
 
 def _mean(logits: Logits, of: Callable[[Tensor], Tensor]) -> Tensor:
     several = [logits] if isinstance(logits, Tensor) else list(logits)
-    wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in several)
-    return torch.stack([of(x).mean() for x in wide]).mean()
+    return torch.stack([of(at_least_single(x)).mean() for x in several]).mean()
 
 
 LOSSES = {
@@ -170,9 +170,10 @@ class Adversary:
             value.copy_(before)
 
 
-def build(section: config.Student, seed: int, device: torch.device) -> Adversary:
-    """The adversary of a student's configuration; projections and heads follow the seed."""
+def build(section: config.Student, seed: int, device: torch.device) -> Adversary | None:
+    """The adversary of a student's configuration, if any; its random parts follow the seed."""
     adversarial = section.adversarial
-    assert adversarial is not None
-    discriminator = build_discriminator(adversarial.discriminator, seed).to(device)
+    if adversarial is None:
+        return None
+    discriminator = Discriminator(adversarial.discriminator, seed).to(device)
     return Adversary(discriminator, adversarial, section.adversarial_loss)

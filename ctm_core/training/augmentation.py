@@ -132,17 +132,10 @@ class Parameters(NamedTuple):
 
     def labels(self) -> Tensor:
         """The augmentation labels: shape (B, 9), in the dtype of ``scale``."""
-        columns = [
-            self.xflip,
-            self.yflip,
-            self.scale,
-            self.angle.cos() - 1,
-            self.angle.sin(),
-            self.aniso * self.axis.cos(),
-            self.aniso * self.axis.sin(),
-            self.translate_x,
-            self.translate_y,
-        ]
+        rotation = self.angle.cos() - 1, self.angle.sin()
+        anisotropy = self.aniso * self.axis.cos(), self.aniso * self.axis.sin()
+        translation = self.translate_x, self.translate_y
+        columns = (self.xflip, self.yflip, self.scale, *rotation, *anisotropy, *translation)
         return torch.stack([column.to(self.scale.dtype) for column in columns], dim=1)
 
 

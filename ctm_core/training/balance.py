@@ -20,18 +20,19 @@ one pass through the network that fills the gradient. Losses through the same ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ctm_core.training.distance import at_least_single
+
 __all__ = ["Call", "Loss", "Rule", "adaptive_weight", "at_weight", "pull_back", "weigh"]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """How a loss is weighted against the reference: the first loss of a step."""
 
     scale: float = 1.0  #: factor on the adaptive weight, or the weight itself if not ``adaptive``
@@ -41,8 +42,7 @@ class Rule:
     high: float = 1e4
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """A loss of one call: its mean over the batch, detached, and its gradient at F."""
 
     name: str
@@ -59,8 +59,7 @@ class Loss:
         return cls(name, value.detach(), delta, rule)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of the student: its raw output F (B, C, H, W) with its graph, and its losses."""
 
     raw: Tensor
@@ -79,7 +78,7 @@ def adaptive_weight(
 def at_weight(call: Call, loss: Loss, w: Tensor) -> Tensor:
     """Gradient of one loss with respect to w, pulled back from F; in float32 or wider."""
     (gradient,) = torch.autograd.grad(call.raw, w, loss.delta, retain_graph=True)
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return at_least_single(gradient)
 
 
 def weigh(

@@ -100,15 +100,13 @@ class Batches:
 
     def indices(self, step: int, start: int, size: int) -> list[int]:
         """Places in the data set of those samples."""
-        first = step * self.section.batch_size + start
-        return [self._index(position) for position in range(first, first + size)]
-
-    def _index(self, position: int) -> int:
-        count = len(self.dataset)
-        epoch, place = divmod(position, count)
-        if self._order[0] != epoch:
-            self._order = (epoch, randomness.permutation(self.seed, "order", epoch, count))
-        return int(self._order[1][place])
+        first, count, places = step * self.section.batch_size + start, len(self.dataset), []
+        for position in range(first, first + size):
+            epoch, place = divmod(position, count)
+            if self._order[0] != epoch:
+                self._order = (epoch, randomness.permutation(self.seed, "order", epoch, count))
+            places.append(int(self._order[1][place]))
+        return places
 
 
 def _micro_batch(section: Training, title: str) -> int:

@@ -25,7 +25,7 @@ from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
 from ctm_core.training.objective import Objective
-from ctm_core.training.optimizers import resolve_precision
+from ctm_core.training.optimizers import native_precision
 
 __all__ = ["Place", "train_student", "train_teacher"]
 
@@ -54,7 +54,7 @@ def train_teacher(
     assert section is not None
     seed = section.seed if seed is None else seed
     with distributed.session() as device:
-        experiment = experiment.resolved(resolve_precision("auto", device))
+        experiment = experiment.resolved(native_precision(device))
         assembly.check_dataset(experiment, dataset)
         student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
         job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
@@ -96,7 +96,7 @@ def train_student(
         that the config needs.
     """
     with distributed.session() as device:
-        experiment = experiment.resolved(resolve_precision("auto", device))
+        experiment = experiment.resolved(native_precision(device))
         section = experiment.student(model)
         traits, kind = section.traits, objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
@@ -120,10 +120,7 @@ def train_student(
             for average in averages.values():
                 assembly.load_into(average, init_average)
         distance = distances.build_distance(section.distance, section.perceptual).to(device)
-        adversary = None
-        if section.adversarial is not None:
-            adversary = build_adversary(section, seed, device)
-
+        adversary = build_adversary(section, seed, device)
         objective = kind(
             section=section,
             diffusion=experiment.diffusion,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctm_core.config import Training
 
-__all__ = ["build", "flatten", "learning_rate", "resolve_precision", "restore"]
+__all__ = ["build", "flatten", "learning_rate", "native_precision", "restore"]
 
 
 def build(
@@ -66,11 +66,10 @@ class FusedRAdam(torch.optim.RAdam):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of all parameters that have a gradient; there is no closure."""
         assert closure is None
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        moving = [p for p in parameters if p.grad is not None]
+        (group,) = self.param_groups
+        moving = [p for p in group["params"] if p.grad is not None]
         states = [self.state[p] for p in moving]
         done = {int(state["step"]) if state else 0 for state in states}
-        (group,) = self.param_groups
         rectified = _rectification(min(done, default=0) + 1, group["betas"][1])
         on_cpu = all(p.device.type == "cpu" for p in moving)
         if len(done) != 1 or rectified is None or not on_cpu:
@@ -129,10 +128,8 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
-    """`auto` becomes bf16 where the device computes in it natively, else fp32."""
-    if precision != "auto":
-        return precision
+def native_precision(device: torch.device | str = "cpu") -> str:
+    """What `precision: auto` means: bf16 where the device computes in it natively, else fp32."""
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     try:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctm_core.training.discriminator import Branch, Discriminator, build_backbone
+from ctm_core import config
+from ctm_core.training.discriminator import Branch, Discriminator
 from ctm_core.verification import case
 from ctm_core.verification.golden import SINGLE, Check, Golden, exact, leaves
 
@@ -24,8 +25,8 @@ def discriminator(golden: Golden) -> Iterator[Check]:
         side = int(entry.removeprefix("input_").split("x")[0])
         names = golden[f"{entry}/order_of_backbones"]
         with torch.device("meta"):
-            backbones = [build_backbone(name, RESOLUTION, pretrained=False) for name in names]
-            model = Discriminator(backbones, resolution=RESOLUTION, seed=0)
+            section = config.Discriminator(backbones=names, resolution=RESOLUTION)
+            model = Discriminator(section, 0, pretrained=False)
         ours = facts(model, side)
         keys = golden.keys(f"{entry}/.*")
         expected = {key.removeprefix(f"{entry}/"): golden[key] for key in keys}

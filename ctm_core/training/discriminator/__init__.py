@@ -14,7 +14,6 @@ The projections are drawn from the run's seed and belong to the state, unlike in
 where every process drew its own and no checkpoint kept them.
 """
 
-from ctm_core.training.discriminator.backbones import build_backbone
-from ctm_core.training.discriminator.projected import Branch, Discriminator, build_discriminator
+from ctm_core.training.discriminator.projected import Branch, Discriminator
 
-__all__ = ["Branch", "Discriminator", "build_backbone", "build_discriminator"]
+__all__ = ["Branch", "Discriminator"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +13,25 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.training.discriminator import diffaugment
 from ctm_core.training.discriminator.backbones import Backbone, build_backbone
 from ctm_core.training.discriminator.diffaugment import DiffAugment
-from ctm_core.training.discriminator.heads import BatchNorm, heads
+from ctm_core.training.discriminator.heads import heads
 from ctm_core.training.discriminator.projected_layers import initialise
 from ctm_core.training.discriminator.projection import Projection
 from ctm_core.training.distance import at_least_single
 
-__all__ = ["Branch", "Discriminator", "build_discriminator"]
+__all__ = ["Branch", "Discriminator"]
 
 
 class Branch(nn.Module):
-    """One frozen feature network, its projections, and its four heads.
+    """One frozen feature network, its projections, and its four heads."""
 
-    ``resolution`` is the side of its input, ``width`` the channels of the finest map (the others
-    have 1, 2 and 4 times as many), ``batch_norm`` the heads' statistics: ``local`` or ``global``.
-    """
-
-    def __init__(
-        self, backbone: Backbone, *, resolution: int, width: int, batch_norm: BatchNorm
-    ) -> None:
+    def __init__(self, backbone: Backbone, section: config.Discriminator) -> None:
         super().__init__()
-        self.resolution = resolution
+        self.resolution = section.resolution
         self.backbone = backbone
-        self.projection = Projection(backbone.channels, width)
+        self.projection = Projection(backbone.channels, section.width)
+        downs = down_blocks(section.resolution)
         channels = self.projection.channels
-        self.mini_discs = heads(channels, down_blocks(resolution), width, batch_norm)
+        self.mini_discs = heads(channels, downs, section.width, section.batch_norm)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Projected features, finest first, of images (B, 1 or 3, H, W) in about [-1, 1]."""
@@ -55,23 +50,18 @@ class Discriminator(nn.Module):
 
     What trains are the heads alone (``<backbone>.mini_discs.…``); frozen random layers
     (``<backbone>.projection.…``, ``<backbone>.backbone.…``) belong to the state beside them.
-    Starting values depend on ``seed`` and on nothing else. Backbones have different names;
-    :func:`ctm_core.config.gan.down_blocks` says which resolutions there are.
+    Starting values depend on ``seed`` and on nothing else. ``pretrained`` False gives the feature
+    networks random weights: for tests and for measuring time alone. Raises UserError if their
+    weights are missing or wrong.
     """
 
     def __init__(
-        self,
-        backbones: Iterable[Backbone],
-        *,
-        resolution: int = 224,
-        width: int = 64,
-        batch_norm: BatchNorm = "local",
-        seed: int,
+        self, section: config.Discriminator, seed: int, *, pretrained: bool = True
     ) -> None:
         super().__init__()
-        for backbone in backbones:
-            branch = Branch(backbone, resolution=resolution, width=width, batch_norm=batch_norm)
-            self.add_module(backbone.name, branch)
+        for name in section.backbones:
+            backbone = build_backbone(name, section.resolution, pretrained=pretrained)
+            self.add_module(name, Branch(backbone, section))
         initialise(self, seed, "discriminator")
 
     def branches(self) -> dict[str, Branch]:
@@ -127,20 +117,3 @@ class Discriminator(nn.Module):
             if names:
                 raise UserError(f"the discriminator's state {problem} {min(names)}")
         self.load_state_dict(state, strict=False)  # only what is not a head is missing
-
-
-def build_discriminator(
-    section: config.Discriminator, seed: int, *, pretrained: bool = True
-) -> Discriminator:
-    """The discriminator of a config, on the CPU in float32, drawn from the run's seed.
-
-    ``pretrained`` False gives the feature networks random weights: for tests and for measuring
-    time alone. Raises UserError if a feature network's weights are missing or wrong.
-    """
-    return Discriminator(
-        [build_backbone(n, section.resolution, pretrained=pretrained) for n in section.backbones],
-        resolution=section.resolution,
-        width=section.width,
-        batch_norm=section.batch_norm,
-        seed=seed,
-    )

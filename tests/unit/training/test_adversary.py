@@ -16,7 +16,7 @@ from ctm_core.training.adversary import (
     log_generator,
 )
 from ctm_core.training.batches import Batch
-from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.discriminator.diffaugment import DiffAugment
 
 
@@ -75,7 +75,7 @@ SECTION = config.Adversarial.model_validate(
 
 def adversary(**changes: Any) -> Adversary:
     section = config.Adversarial.model_validate(SECTION.model_dump() | changes)
-    return Adversary(build_discriminator(section.discriminator, seed=3), section)
+    return Adversary(Discriminator(section.discriminator, seed=3), section)
 
 
 def batch(start: int = 0, stop: int = 6) -> Batch:
@@ -161,7 +161,7 @@ def test_state_comes_back() -> None:
     loss.backward()
     made.optimizer.step()
     made.advance()
-    other = Adversary(build_discriminator(SECTION.discriminator, seed=99), SECTION)
+    other = Adversary(Discriminator(SECTION.discriminator, seed=99), SECTION)
     other.discriminator.load_state_dict(made.discriminator.state_dict())
     for name, value in made.discriminator.state_dict().items():
         assert torch.equal(value, other.discriminator.state_dict()[name]), name

@@ -772,8 +772,7 @@ def test_bf16_trains_and_differs(ctm_case: Case, student: Trained) -> None:
 def test_precision_auto_is_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, expected in (("flags: avx amx_bf16", "bf16"), ("flags: avx", "fp32")):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
-        assert optimizers.resolve_precision("auto") == expected
-        assert optimizers.resolve_precision("bf16") == "bf16"
+        assert optimizers.native_precision() == expected
 
 
 def test_off_the_main_thread_signals_are_left_alone(ctm_case: Case) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from ctm_core import config
-from ctm_core.training.discriminator import build_discriminator
+from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.discriminator.normalisation import GlobalBatchNorm2d
 
 SHARES = (slice(0, 3), slice(3, 8))  # of a batch of eight
@@ -49,7 +49,7 @@ def models(kind: str) -> dict[str, tuple[nn.Module, Tensor]]:
     layer = norm(GlobalBatchNorm2d if kind == "global" else nn.BatchNorm2d)
     return {
         "layer": (layer, batch(4, 5, 3)),
-        "discriminator": (build_discriminator(section, seed=0).double(), batch(3, 8, 8) / 5),
+        "discriminator": (Discriminator(section, seed=0).double(), batch(3, 8, 8) / 5),
     }
 
 
