@@ -65,10 +65,9 @@ class Batches:
     Raises UserError if the batch cannot be cut evenly over processes and micro-batches.
     """
 
+    title: str
     dataset: Dataset
     section: Training
-    _: KW_ONLY
-    title: str
     labels: bool  #: whether the network is given labels
     seed: int
     device: torch.device

@@ -88,12 +88,6 @@ def train_student(
     Returns
     -------
     ``student.safetensors``, with snapshots and the record beside it.
-
-    Raises
-    ------
-    UserError
-        If the teacher was trained for another data set, network or process, or a file is missing
-        that the config needs.
     """
     with distributed.session() as device:
         experiment = experiment.resolved(native_precision(device))
@@ -204,10 +198,8 @@ class _Job:
         """Train in the run folder, then deliver."""
         section, place = self.section, self.place
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
-        configuration = {"configuration": self.experiment.model_dump(mode="json")}
-        run = RunFolder(
-            self.folder, config=self.identity | configuration, inputs=inputs, attempt=place.attempt
-        )
+        config = self.identity | {"configuration": self.experiment.model_dump(mode="json")}
+        run = RunFolder(self.folder, config=config, inputs=inputs, attempt=place.attempt)
         with contextlib.ExitStack() as stack:
             distributed.on_main(lambda: stack.enter_context(run))
             processes = distributed.count()
@@ -241,7 +233,7 @@ class _Job:
 
             trainer.train(exports, export)
             evaluations = trainer.evaluations()
-            distributed.on_main(lambda: self.deliver(run, trainer, exports, inputs, evaluations))
+            distributed.on_main(lambda: self.deliver(trainer, exports, evaluations))
         return place.output / self.final
 
     @property
@@ -258,14 +250,10 @@ class _Job:
         return files | {folder / self.final: section.steps}
 
     def deliver(
-        self,
-        run: RunFolder,
-        trainer: Trainer,
-        exports: Mapping[Path, int],
-        inputs: Mapping[str, str | None],
-        evaluations: Mapping[str, int],
+        self, trainer: Trainer, exports: Mapping[Path, int], evaluations: dict[str, int]
     ) -> None:
         """Copy the results of the run to the declared outputs, the weights last."""
+        run, folder = trainer.run, self.place.output
         last = next(path for path in exports if path.name == self.final)
         fork = None if self.student_section is None else self.student_section.init_from
         summary = self.identity | {
@@ -275,17 +263,16 @@ class _Job:
             "parameters": sum(p.numel() for p in self.student.parameters()),
             "seconds": round(trainer.seconds, 3),
             "exact": run.exact,
-            "forward_passes": dict(evaluations),
+            "forward_passes": evaluations,
             "processes": distributed.count(),
             "hardware": environment(),
             "precision": self.section.precision,
             "weights_sha256": sha256_file(last),
             "dataset_fingerprint": self.dataset.fingerprint,
-            "teacher_sha256": inputs.get("teacher"),
+            "teacher_sha256": run.inputs.get("teacher"),
             "code_version": code_version(),
         }
         run.confirm()
-        folder = self.place.output
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.path / "training.json", summary)
         write_json(folder / "training.json", summary)

@@ -81,15 +81,8 @@ class Trainer:
         self.adversary = self.objective.adversary
         #: Steps from one generator update to the next.
         self.period = 1 if self.adversary is None else self.adversary.section.period
-        self.batches = Batches(
-            self.dataset,
-            self.section,
-            title=self.title,
-            labels=self.labels,
-            seed=self.seed,
-            device=self.device,
-            flip=not self.objective.flips,
-        )
+        sources = (self.title, self.dataset, self.section, self.labels, self.seed, self.device)
+        self.batches = Batches(*sources, flip=not self.objective.flips)
         self._stop = 0
 
     # -- the loop ------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from ctm_core.training.batches import Batches
 
 def batches(digits: Dataset, *, labels: bool = True, **section: object) -> Batches:
     return Batches(
+        "t",
         digits,
         Training.model_validate({"steps": 10, "batch_size": 8, "ema": [0.5]} | section),
-        title="t",
         labels=labels,
         seed=3,
         device=torch.device("cpu"),
