@@ -65,9 +65,9 @@ class DsmObjective(Objective):
     """
 
     def __init__(self, section: Teacher, student: Trajectory, *, flip: bool = True) -> None:
+        super().__init__()
         self.section = section
         self.student = student
-        self.evaluations = {"student": 0}
         self.flips = section.augment > 0
         self.augmentation = augmentation.EDM._replace(p=section.augment)
         if not flip:

@@ -42,10 +42,12 @@ class Objective(ABC):
 
     student: Trajectory
     adversary: Adversary | None = None
-    #: Evaluations of each network so far, counted in images: teacher, student, target, ….
-    evaluations: dict[str, int]
     #: Whether the objective mirrors images itself, so that batches must not.
     flips: bool = False
+
+    def __init__(self) -> None:
+        #: Evaluations of each network so far, counted in images: teacher, student, target, ….
+        self.evaluations: dict[str, int] = {"student": 0}
 
     @abstractmethod
     def calls(self, batch: Batch) -> Iterator[balance.Call]:
