@@ -41,8 +41,6 @@ from ctm_core.runtime.files import atomic_write, read_json, remove_tree, sha256_
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Dataset", "open_dataset", "prepare", "to_float"]
-
 FORMAT = 1
 AGAIN = "delete the folder and run `ctm data` again"
 MANIFEST_TYPES = {

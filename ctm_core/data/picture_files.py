@@ -29,8 +29,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import printable, read_bytes
 
-__all__ = ["LARGEST_FILE", "Listing", "Refused", "decode", "list_pictures", "read_picture"]
-
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 #: Pixels of the largest picture, and bytes of the largest file: far beyond any photograph.

@@ -13,8 +13,6 @@ from PIL import Image
 
 from ctm_core.runtime.files import atomic_write
 
-__all__ = ["grid", "save_grid"]
-
 
 def grid(
     images: torch.Tensor, columns: int | None = None, scale: int | None = None

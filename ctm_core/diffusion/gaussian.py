@@ -38,8 +38,6 @@ from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["GaussianMixture", "MixtureNetwork", "exact_model", "three_modes"]
-
 #: Relative and absolute tolerance of the solver; the flow is then good to about 1e-11.
 TOLERANCE = 1e-13
 

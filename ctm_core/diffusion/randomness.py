@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-__all__ = ["integers", "normal", "permutation", "torch_seed", "uniform"]
-
 
 def _key(seed: int, stream: str) -> NDArray[np.uint64]:
     digest = hashlib.sha256(stream.encode()).digest()

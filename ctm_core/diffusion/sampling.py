@@ -20,26 +20,6 @@ from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.solvers import Denoiser
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "ROUNDINGS",
-    "Grid",
-    "Jumps",
-    "Move",
-    "Noise",
-    "Recorder",
-    "denoiser",
-    "grid_of",
-    "move",
-    "plan",
-    "return_jumps",
-    "sample",
-    "sample_jumps",
-    "sigmas",
-    "to_uint8",
-    "to_zero",
-    "variance_gap",
-]
-
 ROUNDINGS = ("truncate", "round")
 
 #: From x (B, C, H, W) at t to s, which are scalar tensors in the dtype of x: G or a solver's step.

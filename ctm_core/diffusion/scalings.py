@@ -39,18 +39,6 @@ from torch import Tensor
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "INNER",
-    "OUTER",
-    "WEIGHTS",
-    "Coefficients",
-    "Scalings",
-    "inner_coefficients",
-    "loss_weight",
-    "outer_coefficients",
-    "scalings",
-]
-
 INNER = ("edm", "cm", "no")
 OUTER = ("euler", "variance", "euler_variance_mixed")
 

@@ -13,17 +13,6 @@ from torch import Tensor
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "Draws",
-    "all_draws",
-    "dsm_sigma",
-    "heun_steps_from_uniform",
-    "indices_from_uniforms",
-    "karras_grid",
-    "karras_sigma",
-    "lognormal_sigma",
-]
-
 
 def karras_sigma(
     fraction: Tensor, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0

@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-__all__ = ["Denoiser", "euler_step", "heun_solve", "heun_step"]
-
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 

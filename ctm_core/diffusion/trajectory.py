@@ -28,8 +28,6 @@ from torch.nn import functional
 from ctm_core.diffusion.scalings import inner_coefficients, outer_coefficients, scalings
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Trajectory"]
-
 
 class Trajectory(nn.Module):
     """D, g and G over a network.

@@ -35,8 +35,6 @@ from ctm_core.runtime.files import sha256_bytes, sha256_file, sha256_json, write
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.untrusted import open_regular, parse_json, printable, read_bytes
 
-__all__ = ["Images", "score_files"]
-
 BATCH = 256
 
 log = logging.getLogger(__name__)

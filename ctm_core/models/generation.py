@@ -20,8 +20,6 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.weight_file import load_weights
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Generator"]
-
 Tensor = torch.Tensor
 
 

@@ -9,8 +9,6 @@ import torch
 
 from ctm_core.models.generation import Generator
 
-__all__ = ["Model"]
-
 Tensor = torch.Tensor
 
 

@@ -10,8 +10,6 @@ import sys
 
 import torch
 
-__all__ = ["apply"]
-
 _library: torch.library.Library | None = None
 
 

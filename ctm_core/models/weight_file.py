@@ -22,8 +22,6 @@ from ctm_core.runtime.untrusted import parse_json
 if TYPE_CHECKING:
     from ctm_core.diffusion.trajectory import Trajectory
 
-__all__ = ["build_model", "export", "load_state", "load_weights", "misfit", "read_record"]
-
 FORMAT = "ctm-weights-1"
 
 #: What the record of every weight file says.

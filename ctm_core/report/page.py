@@ -32,8 +32,6 @@ from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_se
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_text
 
-__all__ = ["write_report"]
-
 #: The figures of each part of the page, by kind.
 PLACES = {
     "hero": ("hero",),

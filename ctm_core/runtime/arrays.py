@@ -17,8 +17,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write
 from ctm_core.runtime.untrusted import PathLike, open_regular, printable
 
-__all__ = ["Archive", "load_array", "save_array", "write_header"]
-
 #: Bytes of an archive's table of contents.
 LARGEST_DIRECTORY = 2**20
 #: An array of an archive that is larger than this many bytes is not smaller than a share of it.

@@ -27,8 +27,6 @@ from ctm_core.runtime.files import (
     write_json,
 )
 
-__all__ = ["Checkpoint", "discard_after", "newest", "prune", "read", "save", "steps"]
-
 log = logging.getLogger(__name__)
 
 FORMAT = 1

@@ -20,8 +20,6 @@ from ctm_core.runtime import launch, slurm
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import lock
 
-__all__ = ["LOCKS", "WORKFLOW_JOB", "claim"]
-
 log = logging.getLogger(__name__)
 
 #: Environment variable with the folder of the locks, on this machine's own disk.

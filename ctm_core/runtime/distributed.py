@@ -35,8 +35,6 @@ from ctm_core.runtime import launch
 from ctm_core.runtime.errors import Ended, Interrupted, UserError
 from ctm_core.runtime.untrusted import printable
 
-__all__ = ["any_of", "average", "count", "main", "on_main", "rank", "session", "shared", "total"]
-
 log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")

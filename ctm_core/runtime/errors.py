@@ -11,8 +11,6 @@ code   class               meaning
 
 import errno
 
-__all__ = ["CtmError", "Diverged", "Ended", "Interrupted", "UserError", "plain_sentence"]
-
 
 class CtmError(Exception):
     """An expected failure of a command. ``exit_code`` is what the shell sees."""

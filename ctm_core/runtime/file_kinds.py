@@ -10,8 +10,6 @@ import zipfile
 
 from ctm_core.runtime.untrusted import PathLike, open_regular
 
-__all__ = ["describe_other", "describe_unusable"]
-
 #: Bytes at the start of a file that are looked at.
 HEAD = 512
 

@@ -24,23 +24,6 @@ from ctm_core.runtime.untrusted import PathLike, open_regular, parse_json, print
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "atomic_write",
-    "load_tensors",
-    "lock",
-    "read_json",
-    "read_metadata",
-    "read_record",
-    "remove_tree",
-    "save_tensors",
-    "sha256_bytes",
-    "sha256_file",
-    "sha256_json",
-    "sync_folder",
-    "write_json",
-    "write_text",
-]
-
 
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256 of ``data``."""

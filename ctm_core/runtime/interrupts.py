@@ -10,8 +10,6 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-__all__ = ["SIGNALS", "caught"]
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 

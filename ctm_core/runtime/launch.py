@@ -26,8 +26,6 @@ from ctm_core.runtime import interrupts
 from ctm_core.runtime.errors import CtmError, Diverged, Ended, Interrupted, UserError
 from ctm_core.runtime.untrusted import printable
 
-__all__ = ["STORE", "follow_parent", "is_secondary", "launched", "number", "world_size"]
-
 #: Set in the copies, to the number of the process that started them; they start none.
 MARK = "CTM_LAUNCHED"
 #: Set by torchrun.

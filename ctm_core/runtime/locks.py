@@ -43,8 +43,6 @@ from ctm_core.runtime.errors import Interrupted, UserError
 from ctm_core.runtime.files import lock
 from ctm_core.runtime.untrusted import parse_json, read_bytes
 
-__all__ = ["Lock"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds between heartbeats, after how many without one an owner may be dead, and for how many

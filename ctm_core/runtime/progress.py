@@ -9,8 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "Transferred"]
-
 
 class _Display:
     def __init__(

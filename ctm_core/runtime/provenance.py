@@ -7,8 +7,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["code_version"]
-
 #: A change elsewhere (docs, notes, DVC's lock file) does not change what a number means.
 CODE = ("ctm_core", "workflow", "Snakefile")
 

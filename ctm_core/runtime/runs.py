@@ -28,8 +28,6 @@ from ctm_core.runtime.errors import CtmError, Diverged, UserError, plain_sentenc
 from ctm_core.runtime.files import read_record, write_json
 from ctm_core.runtime.locks import Lock
 
-__all__ = ["RunFolder", "environment"]
-
 log = logging.getLogger(__name__)
 
 #: What a training makes of its inputs, apart from the records of its environment.

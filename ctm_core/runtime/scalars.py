@@ -17,8 +17,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_text
 from ctm_core.runtime.untrusted import parse_json, read_bytes
 
-__all__ = ["Scalars", "read_log", "rewind"]
-
 FILE = "training.jsonl"
 #: Bytes of the longest one: ten million steps.
 LARGEST_LOG = 2 * 2**30

@@ -13,18 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = [
-    "current_job",
-    "job_number",
-    "jobs_of",
-    "keeps_accounts",
-    "lives",
-    "nodes",
-    "refusal",
-    "restarts",
-    "stop",
-]
-
 #: Seconds that a command may take to answer.
 PATIENCE = 30.0
 #: Seconds between polls of cancelled jobs, and how long to poll: Slurm gives them KillWait (30 s

@@ -19,17 +19,6 @@ from typing import Any
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = [
-    "LARGEST_TEXT",
-    "file_name",
-    "open_regular",
-    "parse_json",
-    "printable",
-    "printable_lines",
-    "read_bytes",
-    "table_cell",
-]
-
 PathLike = str | os.PathLike[str]
 
 #: Bytes of a text file (YAML, JSON, CSV) that is read whole.

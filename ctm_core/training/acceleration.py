@@ -16,8 +16,6 @@ from ctm_core.config import Training
 from ctm_core.models.networks.layers import Recomputing, UNetBlock
 from ctm_core.models.networks.openai_adm import AttentionBlock
 
-__all__ = ["apply", "channels_last", "round_frozen"]
-
 #: Layers that autocast runs in bf16, whatever the dtype of their weights.
 ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -37,15 +37,6 @@ from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.discriminator.projected_layers import SpectralConv2d
 from ctm_core.training.distance import at_least_single
 
-__all__ = [
-    "Adversary",
-    "build",
-    "hinge_discriminator",
-    "hinge_generator",
-    "log_discriminator",
-    "log_generator",
-]
-
 Logits = Tensor | Sequence[Tensor]
 
 #: Clip of lambda_gan in the released code.

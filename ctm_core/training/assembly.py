@@ -19,16 +19,6 @@ from ctm_core.models.foreign.fit import check_imported, is_imported
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors
 
-__all__ = [
-    "check_dataset",
-    "check_inputs",
-    "check_teacher",
-    "fit",
-    "fresh",
-    "load_into",
-    "preview",
-]
-
 log = logging.getLogger(__name__)
 
 #: Images of a preview.

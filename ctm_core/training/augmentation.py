@@ -37,19 +37,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "EDM",
-    "LABEL_DIM",
-    "SYM6",
-    "Draws",
-    "Parameters",
-    "Settings",
-    "activate",
-    "augment",
-    "batch_margins",
-    "draw",
-]
-
 #: Number of augmentation labels.
 LABEL_DIM = 9
 

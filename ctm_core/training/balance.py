@@ -29,8 +29,6 @@ from torch import Tensor
 
 from ctm_core.training.distance import at_least_single
 
-__all__ = ["Call", "Loss", "Rule", "adaptive_weight", "at_weight", "pull_back", "weigh"]
-
 
 class Rule(NamedTuple):
     """How a loss is weighted against the reference: the first loss of a step."""

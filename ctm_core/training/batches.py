@@ -18,8 +18,6 @@ from ctm_core.diffusion import randomness
 from ctm_core.runtime import distributed
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Batch", "Batches"]
-
 
 @dataclass(eq=False)
 class Batch:

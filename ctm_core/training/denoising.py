@@ -23,8 +23,6 @@ from ctm_core.training.balance import Call, Loss
 from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Objective
 
-__all__ = ["DsmObjective", "dsm_loss"]
-
 
 def dsm_loss(
     model: Trajectory,

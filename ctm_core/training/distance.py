@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ctm_core.config import Perceptual
 
-__all__ = ["Distance", "at_least_single"]
-
 
 class Distance(nn.Module):
     """d(a, b), without trainable parameters."""

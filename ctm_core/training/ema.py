@@ -14,8 +14,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-__all__ = ["frozen_copy", "update"]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 

@@ -27,8 +27,6 @@ from ctm_core.training.loop import Trainer
 from ctm_core.training.objective import Objective
 from ctm_core.training.optimizers import native_precision
 
-__all__ = ["Place", "train_student", "train_teacher"]
-
 
 @dataclass(frozen=True)
 class Place:

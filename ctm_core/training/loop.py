@@ -42,8 +42,6 @@ from ctm_core.training import balance, ema, optimizers
 from ctm_core.training.batches import Batch, Batches
 from ctm_core.training.objective import Objective
 
-__all__ = ["Trainer"]
-
 log = logging.getLogger(__name__)
 
 

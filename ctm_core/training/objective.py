@@ -23,8 +23,6 @@ from ctm_core.training import balance
 from ctm_core.training.adversary import Adversary
 from ctm_core.training.batches import Batch
 
-__all__ = ["Mode", "Objective", "Use"]
-
 #: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
 #: or that to the weights.
 Mode = Literal["forward", "through", "twice", "train"]

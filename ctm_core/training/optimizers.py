@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ctm_core.config import Training
 
-__all__ = ["build", "flatten", "learning_rate", "native_precision", "restore"]
-
 
 def build(
     section: Training,

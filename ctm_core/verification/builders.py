@@ -15,8 +15,6 @@ from ctm_core.models import networks
 from ctm_core.models.networks.constructor_arguments import from_arguments
 from ctm_core.verification.golden import Golden
 
-__all__ = ["build", "denoiser", "student", "teacher"]
-
 
 def build(
     golden: Golden,

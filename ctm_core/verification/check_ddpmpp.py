@@ -13,8 +13,6 @@ from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, Check, Golden, error, exact
 
-__all__ = ["denoiser_checks", "jump_checks"]
-
 
 @case("edm_ddpmpp")
 def ddpmpp(golden: Golden) -> Iterator[Check]:

@@ -20,8 +20,6 @@ from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Golden, compare, exact
 
-__all__ = ["follow"]
-
 
 @case("ctm_sampling")
 @torch.no_grad()

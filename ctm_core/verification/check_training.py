@@ -21,8 +21,6 @@ from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, exact
 
-__all__ = ["GoldenBatch", "GoldenObjective", "loss_checks", "objective", "step_values"]
-
 #: Settings of the reference's eight steps.
 LEARNING_RATE = 4e-4
 TARGET_EMA = 0.999

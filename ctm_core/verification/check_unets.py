@@ -13,8 +13,6 @@ from ctm_core.verification.builders import denoiser
 from ctm_core.verification.check_ddpmpp import denoiser_checks
 from ctm_core.verification.golden import Check, Golden
 
-__all__ = ["single_block"]
-
 #: What EDM's blocks are where their arguments do not say.
 ADM_BLOCK: dict[str, Any] = {
     "skip_scale": 1.0, "eps": 1e-5, "adaptive_scale": True, "resample_proj": False,

@@ -22,11 +22,6 @@ from torch import Tensor
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
 
-__all__ = [
-    "DOUBLE", "FLOAT32_CALL", "FLOAT32_SOLVE", "FLOAT64_STORED32", "FLOAT64_STORED64", "SINGLE",
-    "Check", "Folder", "Golden", "compare", "error", "exact", "leaves", "likely",
-]  # fmt: skip
-
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 #: Relative errors allowed, per sample.

@@ -16,8 +16,6 @@ from ctm_core.runtime.files import write_json
 from ctm_core.verification import Result
 from ctm_core.verification.golden import Folder
 
-__all__ = ["verify"]
-
 #: Failed checks of one case that are written out.
 SHOWN = 5
 

@@ -42,8 +42,6 @@ from ctm_core.data.assets.transfer import (
 from ctm_core.runtime.errors import UserError, plain_sentence
 from ctm_core.runtime.files import lock, read_json, write_json
 
-__all__ = ["LICENCES", "fetch", "fetch_all", "selected"]
-
 PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from ctm_core.config.dag import Job, graph
 from ctm_core.config.project import open_project
 
-__all__ = ["needs"]
-
 
 def needs(path: str | Path) -> dict[str, tuple[str, ...]]:
     """The files that a config's jobs read, each with the experiments and protocols that need it.

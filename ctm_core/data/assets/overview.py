@@ -12,8 +12,6 @@ from ctm_core.data.assets.needs import needs
 from ctm_core.data.assets.states import State, describe
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["chosen", "overview"]
-
 
 def chosen(
     config: Path | None = None, experiment: str | None = None

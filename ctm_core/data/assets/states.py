@@ -30,21 +30,6 @@ from ctm_core.config.asset_listing import LIST, Asset, list_path
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
-__all__ = [
-    "State",
-    "describe",
-    "expected",
-    "look",
-    "pin_file",
-    "pin_given",
-    "pin_present",
-    "problem",
-    "remedy",
-    "shown",
-    "state",
-    "unlike",
-]
-
 PathLike = str | os.PathLike[str]
 
 ALGORITHMS = {"sha256": "SHA-256", "md5": "MD5"}

@@ -32,16 +32,6 @@ from ctm_core.runtime.files import read_json, sync_folder
 from ctm_core.runtime.progress import Transferred
 from ctm_core.runtime.untrusted import printable
 
-__all__ = [
-    "Patience",
-    "TransferError",
-    "check_part",
-    "download",
-    "forget",
-    "install",
-    "remove",
-]
-
 log = logging.getLogger(__name__)
 
 #: Bytes per write; at most this many are lost when a connection stalls.

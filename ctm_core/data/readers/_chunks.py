@@ -35,8 +35,6 @@ from ctm_core.runtime.files import read_json, remove_tree, write_json
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.untrusted import read_bytes
 
-__all__ = ["Chunks", "make_chunks"]
-
 CHUNK = 512
 #: Errors of the machine rather than of a file.
 TRANSIENT = {

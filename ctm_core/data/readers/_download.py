@@ -7,8 +7,6 @@ from typing import TypeGuard
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["fetched", "is_url"]
-
 
 def is_url(source: str | None) -> TypeGuard[str]:
     """Whether a source is to be downloaded."""

@@ -13,8 +13,6 @@ from PIL import Image, features
 
 from ctm_core.data.picture_files import decode
 
-__all__ = ["decoder", "shrink"]
-
 
 def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
     """A JPEG or PNG file's content as uint8 of shape (3, side, side).

@@ -32,8 +32,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.runtime.untrusted import open_regular, read_bytes
 
-__all__ = ["parse_batch", "read"]
-
 TRAITS: dict[str, Any] = {
     "splits": ("train", "test"),
     "counts": {"train": 50_000, "test": 10_000},

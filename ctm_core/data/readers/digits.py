@@ -12,8 +12,6 @@ import numpy as np
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["read"]
-
 TRAITS = {
     "splits": ("train",),
     "counts": {"train": 1797},

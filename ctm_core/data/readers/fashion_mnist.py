@@ -22,8 +22,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_bytes
 from ctm_core.runtime.untrusted import read_bytes
 
-__all__ = ["parse_idx", "read"]
-
 TRAITS = {
     "splits": ("train", "test"),
     "counts": {"train": 60_000, "test": 10_000},

@@ -31,8 +31,6 @@ from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import printable, read_bytes
 
-__all__ = ["read"]
-
 #: ILSVRC2012's own counts; the source names the classes.
 TRAITS: dict[str, Any] = {
     "splits": ("train", "test"),

@@ -24,8 +24,6 @@ from ctm_core.evaluation.metrics.moments import Moments
 from ctm_core.runtime.arrays import Archive
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["PublishedStatistics", "read_published"]
-
 #: No statistics have more dimensions, and no file of them more images.
 LARGEST_DIM = 16_384
 LARGEST_BYTES = 2**31

@@ -13,8 +13,6 @@ from PIL import Image
 from ctm_core.config.protocols import Protocol
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["FeatureExtractor", "Further", "clean_resize"]
-
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from ctm_core.data import assets
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["checked_file"]
-
 
 def checked_file(asset: str) -> tuple[Path, str]:
     """Path and SHA-256 of an external file that is there and is what it should be."""

@@ -24,8 +24,6 @@ from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_file
 
-__all__ = ["Recipe", "build", "train_classifier", "weights_sha256"]
-
 DIM = 64
 BATCH_SIZE = 256
 PREFIX = "classifier_"

@@ -21,8 +21,6 @@ from ctm_core.models.features._extractor import FeatureExtractor
 from ctm_core.models.features._files import checked_file
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["build", "positions", "weights_sha256"]
-
 ASSETS = {"dinov2_vitl14": "dinov2-vitl14"}
 HEAD_CHANNELS = 64
 BATCH_SIZE = 32

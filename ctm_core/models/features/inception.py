@@ -31,8 +31,6 @@ from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.models.features._files import checked_file
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["build", "enlarge", "weights_sha256"]
-
 ASSETS = {"inception": "inception"}
 FILE = "inception-2015-12-05.pt"  # the name that clean-fid looks for
 DIM = 2048

@@ -35,8 +35,6 @@ from ctm_core.models.foreign.values import Budget, Refusal, shown
 from ctm_core.runtime.file_kinds import describe_unusable
 from ctm_core.runtime.untrusted import open_regular
 
-__all__ = ["Foreign", "opened"]
-
 #: Members of an archive; the largest network has about 1,100 tensors.
 MEMBERS = 20_000
 #: Bytes of an archive's table of contents, and of its pickle.

@@ -14,8 +14,6 @@ from ctm_core.models.foreign.edm import PickledNetwork
 from ctm_core.models.foreign.inference import Identified
 from ctm_core.runtime.provenance import code_version
 
-__all__ = ["LICENCES", "Imported", "Source", "model_card", "provenance"]
-
 FORMAT = "ctm-provenance-1"
 
 #: Licences as the publishers of each kind of file state them.

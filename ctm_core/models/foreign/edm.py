@@ -14,8 +14,6 @@ from typing import Any
 from ctm_core.models.foreign.tensors import WORDS, Ref, Storage, read_legacy
 from ctm_core.models.foreign.values import Budget, Record, Refusal, Vocabulary, Word, shown
 
-__all__ = ["PickledNetwork", "edm_words", "find_network"]
-
 #: Versions of the persistence format: 6 since StyleGAN2-ADA.
 VERSION = 6
 #: Modules and their entries of one network, and how deep they are nested; EDM's largest has about

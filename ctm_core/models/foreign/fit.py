@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ctm_core.config import Experiment
 
-__all__ = ["check_imported", "copy_shared", "is_imported"]
-
 #: Parts of a teacher's network that its student need not share: a student has no augmentation
 #: map, and dropout matters only while a network is trained.
 OWN = ("augment_dim", "dropout")

@@ -16,8 +16,6 @@ from ctm_core.models import weight_file
 from ctm_core.models.foreign.values import Refusal
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Hints", "Identified", "Role", "edm_form", "openai_form"]
-
 Shapes = Mapping[str, tuple[int, ...]]
 Role = Literal["teacher", "ctm"]
 

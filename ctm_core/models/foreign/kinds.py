@@ -30,8 +30,6 @@ from ctm_core.models.foreign.inference import Hints, Identified, Role, edm_form,
 from ctm_core.models.foreign.tensors import Ref
 from ctm_core.models.foreign.values import Refusal, shown
 
-__all__ = ["check_arguments", "find_state", "identify"]
-
 #: Names under which OpenAI published consistency models, and the releases of CTM keep them.
 CONSISTENCY_NAMES = re.compile(r"(cd|ct)[_-].*", re.IGNORECASE)
 #: Names of the checkpoints of CTM's training code.

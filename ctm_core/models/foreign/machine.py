@@ -30,8 +30,6 @@ from ctm_core.models.foreign.values import (
     kind_of,
 )
 
-__all__ = ["Machine"]
-
 #: A line of protocol 0: a number, a name or a text.
 LINE = 4096
 #: Bytes of an integer; torch's magic number has ten.

@@ -18,8 +18,6 @@ import torch
 from ctm_core.models.foreign.machine import Machine
 from ctm_core.models.foreign.values import Budget, Global, Record, Refusal, Word, as_key, shown
 
-__all__ = ["WORDS", "Ref", "Storage", "check_amount", "persistent_storage", "read_legacy"]
-
 #: What torch.save wrote before it wrote zip archives begins with this integer.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001

@@ -6,10 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = [
-    "Budget", "Global", "Record", "Refusal", "Vocabulary", "Word", "as_key", "kind_of", "shown",
-]  # fmt: skip
-
 
 class Refusal(Exception):
     """Why a file is not read; completes the sentence "FILE was refused: it …"."""

@@ -23,8 +23,6 @@ from ctm_core.models.networks.initial import zero
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
 from ctm_core.models.networks.levels import LevelledUNet
 
-__all__ = ["ADM", "NETWORK", "TRAITS"]
-
 #: Read by the configuration without importing this file.
 TRAITS: dict[str, Any] = {"keys": {"channel_mult_emb": 4, "augment_dim": 0}}
 

@@ -15,8 +15,6 @@ from pydantic import ValidationError
 from ctm_core.config import Network
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["DescribedNetwork", "from_arguments"]
-
 
 class DescribedNetwork(NamedTuple):
     """A network's section and what the data set decides."""

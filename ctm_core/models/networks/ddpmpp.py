@@ -17,8 +17,6 @@ from ctm_core.models.networks.initial import draw_xavier
 from ctm_core.models.networks.layers import Conv2d, UNetBlock, group_norm
 from ctm_core.models.networks.levels import LevelledUNet
 
-__all__ = ["NETWORK", "TRAITS", "DDPMpp"]
-
 #: Read by the configuration without importing this file.
 TRAITS: dict[str, Any] = {
     "time_s": True,

@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FourierEmbedding", "PositionalEmbedding", "TimestepEmbedding"]
-
 #: Standard deviation of NCSN++'s random frequencies (Song et al. 2021, appendix C).
 FOURIER_SCALE = 16.0
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["draw_xavier", "zero"]
-
 #: Scale of the layers that end a residual branch: at the start each block is nearly the identity.
 BRANCH_END_SCALE = 1e-5
 

@@ -17,8 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Conv2d", "Recomputing", "Resample", "UNetBlock", "attend", "group_norm"]
-
 
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
     """Group norm with min(32, channels / 4) equal groups, as every EDM network has it."""

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from ctm_core.models.networks.layers import Conv2d, UNetBlock
 from ctm_core.models.networks.raw import RawNetwork
 
-__all__ = ["LevelledUNet"]
-
 
 class LevelledUNet(RawNetwork):
     """Base of DDPM++, NCSN++ and ADM in EDM's form; parameters as in :class:`RawNetwork`."""

@@ -16,8 +16,6 @@ from typing import Any
 from ctm_core.models.networks.ddpmpp import DDPMpp
 from ctm_core.models.networks.embeddings import FourierEmbedding
 
-__all__ = ["NETWORK", "TRAITS", "NCSNpp"]
-
 #: Read by the configuration without importing this file.
 TRAITS: dict[str, Any] = {
     "keys": {"channel_mult_emb": 4, "resample_filter": (1, 3, 3, 1), "augment_dim": 0}

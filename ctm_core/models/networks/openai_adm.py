@@ -28,8 +28,6 @@ from ctm_core.models.networks.layers import Recomputing, attend
 from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["NETWORK", "TRAITS", "AttentionBlock", "OpenAIADM", "ResBlock"]
-
 #: Read by the configuration without importing this file.
 TRAITS: dict[str, Any] = {
     "time_s": True,

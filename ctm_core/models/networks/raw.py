@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ctm_core.runtime.errors import UserError
 
-__all__ = ["Level", "RawNetwork"]
-
 
 class Level(NamedTuple):
     """The blocks of one resolution: side of their maps, their channels, whether they attend."""

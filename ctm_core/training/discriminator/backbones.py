@@ -35,8 +35,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.training.discriminator.projected_layers import Conv2d, ConvTranspose2d
 
-__all__ = ["Backbone", "Deit", "EfficientNetLite0", "Tiny", "build_backbone"]
-
 
 class Backbone(nn.Module):
     """A frozen feature network; ``mean`` and ``std`` are those of its images in [0, 1]."""

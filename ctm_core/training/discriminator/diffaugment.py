@@ -27,8 +27,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DiffAugment", "diffaugment", "draw"]
-
 SHIFT = 0.125  # largest translation, and
 CUTOUT = 0.2  # side of the square, as shares of the image's side
 

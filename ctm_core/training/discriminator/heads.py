@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from ctm_core.training.discriminator.normalisation import GlobalBatchNorm2d
 from ctm_core.training.discriminator.projected_layers import SpectralConv2d
 
-__all__ = ["Head", "heads"]
-
 BatchNorm = Literal["local", "global"]
 
 

@@ -22,8 +22,6 @@ from torch.distributed import all_reduce
 from ctm_core.runtime import distributed
 from ctm_core.training.distance import at_least_single
 
-__all__ = ["GlobalBatchNorm2d"]
-
 
 class _Sum(torch.autograd.Function):
     """Sum over processes, of values and, in the backward pass, of gradients."""

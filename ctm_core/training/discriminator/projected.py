@@ -18,8 +18,6 @@ from ctm_core.training.discriminator.projected_layers import initialise
 from ctm_core.training.discriminator.projection import Projection
 from ctm_core.training.distance import at_least_single
 
-__all__ = ["Branch", "Discriminator"]
-
 
 class Branch(nn.Module):
     """One frozen feature network, its projections, and its four heads."""

@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from ctm_core.diffusion import randomness
 
-__all__ = ["Conv2d", "ConvTranspose2d", "SpectralConv2d", "initialise"]
-
 
 class Conv2d(nn.Conv2d):
     """A convolution that waits for :func:`initialise`."""

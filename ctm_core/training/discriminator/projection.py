@@ -19,8 +19,6 @@ from torch.nn import functional
 
 from ctm_core.training.discriminator.projected_layers import Conv2d
 
-__all__ = ["Projection"]
-
 
 class ScaleMixing(nn.Module):
     """Double the side and mix channels: (B, C, H, W) to (B, C', 2H, 2W)."""

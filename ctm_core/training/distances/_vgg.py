@@ -32,8 +32,6 @@ from torch.nn import functional
 from ctm_core.runtime.errors import UserError
 from ctm_core.training.distance import Distance, at_least_single
 
-__all__ = ["VGG16_STAGES", "VggDistance"]
-
 #: Width and number of the 3 x 3 convolutions of VGG16's five stages.
 VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from ctm_core.training.distance import Distance, at_least_single
 
-__all__ = ["DISTANCE", "SquaredError"]
-
 
 class SquaredError(Distance):
     """Mean of squared differences over a sample's elements."""

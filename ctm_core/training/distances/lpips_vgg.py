@@ -21,8 +21,6 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.training.distances._vgg import VGG16_STAGES, VggDistance
 
-__all__ = ["DISTANCE", "TRAITS", "LpipsVgg"]
-
 TRAITS = {"perceptual": True, "pooling": True, "assets": ("vgg16", "lpips-vgg")}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

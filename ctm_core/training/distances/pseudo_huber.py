@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ctm_core.training.distance import Distance, at_least_single
 
-__all__ = ["DISTANCE", "PseudoHuber"]
-
 #: c is this factor times √D.
 FACTOR = 0.00054
 

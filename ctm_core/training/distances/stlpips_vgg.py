@@ -14,8 +14,6 @@ from ctm_core.data import assets
 from ctm_core.runtime.files import sha256_file
 from ctm_core.training.distances._vgg import VggDistance
 
-__all__ = ["DISTANCE", "TRAITS", "ShiftTolerantVgg"]
-
 TRAITS = {"perceptual": True, "assets": ("stlpips-vgg",)}
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from ctm_core.training.objectives.ctm import CtmObjective
 
-__all__ = ["OBJECTIVE", "TRAITS"]
-
 TRAITS = {
     "time_s": False,
     "inner": "cm",

@@ -16,8 +16,6 @@ from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Use
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
 
-__all__ = ["OBJECTIVE", "TRAITS", "ConsistencyTraining"]
-
 TRAITS = {
     "time_s": False,
     "inner": "cm",

@@ -36,8 +36,6 @@ from ctm_core.training.denoising import dsm_loss
 from ctm_core.training.distance import Distance
 from ctm_core.training.objective import Objective, Use
 
-__all__ = ["OBJECTIVE", "TRAITS", "CtmObjective", "Draw", "take"]
-
 #: See :class:`ctm_core.config.objective_traits.ObjectiveTraits`, whose defaults are CTM's.
 TRAITS: dict[str, object] = {}
 

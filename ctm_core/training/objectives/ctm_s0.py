@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from ctm_core.training.objectives.ctm import CtmObjective
 
-__all__ = ["OBJECTIVE", "TRAITS"]
-
 TRAITS = {"final_only": True}
 
 OBJECTIVE = CtmObjective

@@ -23,8 +23,6 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.objective import Use
 from ctm_core.training.objectives.ctm import CtmObjective, take
 
-__all__ = ["OBJECTIVE", "TRAITS", "ScratchObjective"]
-
 TRAITS = {"teacher": False, "scratch_solver": True}
 
 
