@@ -46,6 +46,8 @@ AGAIN = "interrupted; run the same command again to continue"
 @click.option(
     "--log",
     type=FILE,
+    envvar="CTM_LOG",
+    show_envvar=True,
     help="Keep everything printed in this file; the terminal shows a copy, on stderr.",
 )
 def cli(log: Path | None) -> None:

@@ -16,5 +16,5 @@ rule data:
         needs=needs(dag.data),
         folder=subpath(output.manifest, parent=True),
     shell:
-        "exec ctm --log {log:q} data --dataset {wildcards.dataset} --split {wildcards.split}"
+        "CTM_LOG={log:q} exec ctm data --dataset {wildcards.dataset} --split {wildcards.split}"
         " {resources.source} --output {params.folder:q}"

@@ -16,7 +16,7 @@ rule classifier:
     params:
         data=subpath(input.manifest, parent=True),
     shell:
-        "exec ctm --log {log:q} features classifier --data {params.data:q} --output {output:q}"
+        "CTM_LOG={log:q} exec ctm features classifier --data {params.data:q} --output {output:q}"
 
 
 rule reference:
@@ -38,7 +38,7 @@ rule reference:
         digest=protocol_digest,
         data=options(manifest="--data", held_out_manifest="--held-out"),
     shell:
-        "exec ctm --log {log:q} features reference --protocol {resources.protocol_file:q} {params.data:q}"
+        "CTM_LOG={log:q} exec ctm features reference --protocol {resources.protocol_file:q} {params.data:q}"
         " --output {output:q}"
 
 
@@ -68,6 +68,6 @@ rule evaluate:
         runs="runs",
         folder=subpath(output.evaluation, parent=True),
     shell:
-        "exec ctm --log {log:q} evaluate --config {resources.config_file:q} --model {wildcards.model}"
+        "CTM_LOG={log:q} exec ctm evaluate --config {resources.config_file:q} --model {wildcards.model}"
         " --seed {wildcards.seed} --step {wildcards.step} --weights {input.weights:q}"
         " {params.further:q} --runs {params.runs:q} --output {params.folder:q} {input.references:q}"

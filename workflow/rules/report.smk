@@ -24,7 +24,7 @@ rule table:
         digests=[sha256_file(CLAIMS), sha256_file(PUBLISHED)],
         folder=subpath(output.table, parent=True),
     shell:
-        "exec ctm --log {log:q} table --claims {resources.claims:q} --published {resources.published:q}"
+        "CTM_LOG={log:q} exec ctm table --claims {resources.claims:q} --published {resources.published:q}"
         " --output {params.folder:q} {input.evaluations:q}"
 
 
@@ -47,7 +47,7 @@ rule figures:
     params:
         curves=options(curves="--training"),
     shell:
-        "exec ctm --log {log:q} figures --output {output:q} {params.curves:q}"
+        "CTM_LOG={log:q} exec ctm figures --output {output:q} {params.curves:q}"
         " {input.evaluations:q}"
 
 
@@ -73,5 +73,5 @@ rule report:
         digest=sha256_file(PUBLISHED),
         results=subpath(output[0], parent=True),
     shell:
-        "exec ctm --log {log:q} report --published {resources.published:q}"
+        "CTM_LOG={log:q} exec ctm report --published {resources.published:q}"
         " --results {params.results:q} --output {output:q}"

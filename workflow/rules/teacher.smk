@@ -29,7 +29,7 @@ for name, experiment in EXPERIMENTS.items():
             data=subpath(input.manifest, parent=True),
             folder=subpath(output.weights, parent=True),
         shell:
-            "exec ctm --log {log:q} teacher --config {resources.config_file:q} --seed {wildcards.seed}"
+            "CTM_LOG={log:q} exec ctm teacher --config {resources.config_file:q} --seed {wildcards.seed}"
             " --data {params.data:q} --runs {params.runs:q} --output {params.folder:q}"
             " --attempt {resources.attempt} --processes {params.processes}"
 
@@ -54,5 +54,5 @@ rule convert:
         kind=asset_kind,
         folder=subpath(output.weights, parent=True),
     shell:
-        "exec ctm --log {log:q} convert {resources.file:q} --kind {params.kind}"
+        "CTM_LOG={log:q} exec ctm convert {resources.file:q} --kind {params.kind}"
         " --output {params.folder:q}"

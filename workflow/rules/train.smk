@@ -32,7 +32,7 @@ for name, experiment in EXPERIMENTS.items():
                 start=options(teacher="--teacher", init="--init", init_average="--init-average"),
                 folder=subpath(output.weights, parent=True),
             shell:
-                "exec ctm --log {log:q} train --config {resources.config_file:q} --model {params.model}"
+                "CTM_LOG={log:q} exec ctm train --config {resources.config_file:q} --model {params.model}"
                 " --seed {wildcards.seed} --data {params.data:q} {params.start:q}"
                 " --runs {params.runs:q} --output {params.folder:q} --attempt {resources.attempt}"
                 " --processes {params.processes}"

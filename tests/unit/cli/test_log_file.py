@@ -140,7 +140,10 @@ def test_an_older_log_is_replaced(tmp_path: Path) -> None:
         ("file/x.log", "file: a file is where a folder is needed; correct the path"),
         ("pipe", "--log pipe: expected a regular file"),
         ("/dev/null", "--log /dev/null: expected a regular file"),
-        ("folder", "Invalid value for '--log': File 'folder' is a directory."),
+        (
+            "folder",
+            "Invalid value for '--log' (env var: 'CTM_LOG'): File 'folder' is a directory.",
+        ),
     ],
 )
 def test_a_log_that_cannot_be_written_is_one_sentence(
