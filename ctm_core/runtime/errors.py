@@ -32,6 +32,10 @@ class UserError(CtmError):
     exit_code = 2
 
 
+class Missing(UserError):
+    """A file that is needed is not there."""
+
+
 class Diverged(CtmError):
     """A loss term became NaN or infinite; the message names term and step."""
 

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctm_core.runtime import slurm
-from ctm_core.runtime.errors import Interrupted, UserError
+from ctm_core.runtime.errors import Interrupted, Missing, UserError
 from ctm_core.runtime.files import lock
 from ctm_core.runtime.untrusted import parse_json, read_bytes
 
@@ -273,9 +273,7 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     """An owner's file, raw and parsed; empty where it is missing or not written yet."""
     try:
         content = read_bytes(path)
-    except UserError:
-        if path.exists():
-            raise
+    except Missing:  # whatever is there by now
         return b"", {}
     try:
         owner = parse_json(content, path)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from io import BufferedReader
 from typing import Any
 
-from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.errors import Missing, UserError
 
 PathLike = str | os.PathLike[str]
 
@@ -38,15 +38,17 @@ def open_regular(path: PathLike) -> BufferedReader:
 
     Raises
     ------
+    Missing
+        If it is missing.
     UserError
-        If it is missing, or is a folder, pipe, socket or device: none of these is opened.
+        If it is a folder, pipe, socket or device: none of these is opened.
     """
     try:
         _refuse_special(path, os.stat(path).st_mode)
         # It may have been replaced since: a pipe must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; make it first or correct the path") from None
+        raise Missing(f"{path} is missing; make it first or correct the path") from None
     except ValueError:  # a NUL in the path
         raise UserError(f"{printable(str(path))} cannot be a path; correct it") from None
     try:
