@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ctm_core.runtime import launch, slurm
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import lock
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +97,8 @@ def _devices() -> list[str]:
 
 def _take(place: Path, devices: list[str], wanted: int) -> list[str]:
     """All that is wanted, locked; or nothing."""
+    from ctm_core.runtime.files import lock  # here, so that `ctm --help` need not load it
+
     taken = []
     with contextlib.ExitStack() as files:
         for name in devices:
