@@ -2,15 +2,13 @@
 
 A path that a user gives may be a named pipe, a device, a sparse file of terabytes or JSON nested
 a million deep. Readers here look before they open, bound what they take, and end in one sentence.
-Text from such files is escaped where it is printed (:func:`printable`), put into a table
-(:func:`table_cell`) or made part of a file name (:func:`file_name`).
+Text from such files is escaped where it is printed (:func:`printable`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Callable
@@ -116,19 +114,3 @@ def printable(text: str, longest: int = 500) -> str:
 def printable_lines(text: str) -> str:
     """Lines for a terminal or a log, with control and invisible characters escaped."""
     return "\n".join(printable(line, len(line)) for line in text.split("\n"))
-
-
-def table_cell(text: str) -> str:
-    """Text for a cell of a Markdown or CSV table that may be opened in a spreadsheet.
-
-    Pipes, angle brackets and control characters are escaped; a leading ``=``, ``+``, ``-`` or
-    ``@``, with which a formula starts, gets an apostrophe before it.
-    """
-    shown = printable(text).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
-    return f"'{shown}" if shown[:1] in tuple("=+-@") else shown
-
-
-def file_name(text: str) -> str:
-    """Text as the name of one file: letters, digits, dot, dash and underscore; never a path."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".-")[:100]
-    return name or "unnamed"
