@@ -25,24 +25,22 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import baseline
+import layouts
 import scoring
 import sizes
 import stopwatch
 import torch
-from rows import Table, alternate, once
+from rows import Table, alternate, fill, once
 from sizes import SIZES
 
 from ctm_core.config import Training
 from ctm_core.diffusion import randomness, schedule
 from ctm_core.models.generation import Generator
-from ctm_core.runtime.files import write_json, write_text
+from ctm_core.runtime import devices
+from ctm_core.runtime.files import write_json
 from ctm_core.runtime.runs import environment
-from ctm_core.training import acceleration, optimizers
+from ctm_core.training import acceleration
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs/performance.md"
-#: One table for each kind of processor, as bf16 is another thing on each: `{}` is its kind.
-MARKS = ("<!-- measured: {} -->", "<!-- end of measured: {} -->")
 PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
 
 #: Ways of doing a step: keys of the training section, the first being the plain way.
@@ -186,8 +184,9 @@ def memory_of(size: str, way: str, count: int) -> None:
 
 
 def kind() -> str:
-    """Whether this CPU has bf16 matrix units."""
-    return "AMX" if optimizers.native_precision() == "bf16" else "no AMX"
+    """Which table of docs/performance.md: bf16 is another thing on each kind of processor."""
+    units = devices.bf16_units()
+    return {"amx_bf16": "AMX", None: "no AMX"}.get(units, str(units))
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -239,7 +238,8 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "levers"), default=list(PARTS))
+    known = (*PARTS, "levers", "layouts")
+    parser.add_argument("--parts", nargs="+", choices=known, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -272,6 +272,8 @@ def main() -> None:
             sampling(table, size, repeats)
         if "memory" in parts:
             memory(table, size)
+    if "layouts" in parts:
+        layouts.layouts(table, repeats)
     if "scores" in parts:
         scoring.distances(table, repeats)
     if "passes" in parts:
@@ -285,10 +287,7 @@ def main() -> None:
     write_json(arguments.output, result)
     print(f"{arguments.output} written")
     if arguments.docs:
-        begin, end = (mark.format(kind()) for mark in MARKS)
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-        after = rest.partition(end)[2]
-        write_text(PAGE, f"{before}{begin}\n{markdown(result)}\n{end}{after}")
+        fill(kind(), markdown(result))
 
 
 if __name__ == "__main__":

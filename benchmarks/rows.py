@@ -1,4 +1,4 @@
-"""The rows of the benchmark, and interleaved timing of variants."""
+"""The rows of a benchmark, interleaved timing of variants, and the tables of the documentation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Table", "alternate", "once"]
+from ctm_core.runtime.files import write_text
+
+__all__ = ["Table", "alternate", "fill", "once"]
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
+#: Around each table that a benchmark writes.
+MARKS = ("<!-- measured: {} -->", "<!-- end of measured: {} -->")
+
+
+def fill(name: str, text: str, page: Path = PAGE) -> None:
+    """Put ``text`` between the marks of a name in a page."""
+    begin, end = (mark.format(name) for mark in MARKS)
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    assert found and end in rest, f"{page} has no marks of {name}"
+    write_text(page, f"{before}{begin}\n{text}\n{end}{after}")
 
 
 class Table:

@@ -34,6 +34,7 @@ __all__ = ["likelihood", "sample"]
 @click.option("-n", "count", type=click.IntRange(min=1), default=64)
 @click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32")
 def sample(
     weights: Path,
     output: Path,
@@ -44,13 +45,14 @@ def sample(
     count: int,
     label: str | None,
     batch_size: int,
+    precision: str,
 ) -> None:
     """Draw samples from a weight file: an array and a picture."""
     from ctm_core.models.generation import Generator
 
     if output.suffix != ".npy":
         raise UserError(f"--output {output} must end in .npy; the picture is put beside it")
-    generator = Generator.from_file(weights)
+    generator = Generator.from_file(weights, precision)
     cell = generator.cell(sampler, nfe, gamma)
     images = generator.images(
         count,

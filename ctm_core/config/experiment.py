@@ -11,7 +11,7 @@ from ctm_core.config import datasets
 from ctm_core.config._section import Name, Positive, Section, Seeds
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import Diffusion, Network, with_target_time
-from ctm_core.config.optimization import WITHOUT_EFFECT, Training
+from ctm_core.config.optimization import WITHOUT_EFFECT, Training, suits_channels_last
 from ctm_core.config.resources import Resources
 from ctm_core.config.sampling_grid import Cell, Evaluation, Likelihood, ProtocolCell
 from ctm_core.config.student import Model, Released, Student, Variant
@@ -282,12 +282,21 @@ class Experiment(Section):
     # -- hashes -----------------------------------------------------------------------------------
 
     def resolved(self, precision: str) -> Experiment:
-        """A copy in which every `precision: auto` is replaced by ``precision``."""
+        """A copy without `auto`: every such precision is ``precision``, layouts follow from it."""
         data = self.model_dump()
+        shape = datasets.traits(self.dataset.name).shape
+        side = None if shape is None else shape[1]
         for section in (data["teacher"] or {}, *data["models"].values()):
             training = section.get("training")
-            if training is not None and training["precision"] == "auto":
+            if training is None:
+                continue
+            if training["precision"] == "auto":
                 training["precision"] = precision
+                if precision == "bf16":  # of the frozen networks too
+                    training.pop("frozen_precision", None)
+            if training["channels_last"] == "auto":
+                sizes = (self.network.model_channels, side)
+                training["channels_last"] = suits_channels_last(*sizes, training["precision"])
         return Experiment.model_validate(data)
 
     def train_hash(self, model: str) -> str:
@@ -316,6 +325,7 @@ class Experiment(Section):
             "protocols": self.protocols(model, step),
             "sample_seeds": section.sample_seeds,
             "batch_size": section.batch_size,
+            **section.sampled_in(),
         }
         if (measured := self.likelihood(model, step)) is not None:
             decisive["likelihood"] = measured.model_dump()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, Strict, field_validator
 
 from ctm_core.config._section import Later, Positive, Rate, Section
 
@@ -18,6 +18,18 @@ WITHOUT_EFFECT = (
     "checkpoint_every",
     "recompute",
 )
+
+
+#: From this width and side on, bf16 gains by channels_last; fp32 gains at every size.
+WIDE, LARGE = 128, 32
+
+
+def suits_channels_last(width: int, side: int | None, precision: str) -> bool:
+    """What `channels_last: auto` means for a network of a width on images of a side, if known.
+
+    The measurements behind it are the rows `layout` of benchmarks/bench.py.
+    """
+    return precision == "fp32" or (width >= WIDE and (side is None or side >= LARGE))
 
 
 class Training(Section):
@@ -41,8 +53,17 @@ class Training(Section):
         None, gt=0, description="half-life of the EMA at most this share of the steps done"
     )
     evaluated_ema: Rate | None = Field(None, description="null: the first of `ema`")
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    channels_last: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32", description="auto: bf16 where the processor or GPU has instructions for it"
+    )
+    frozen_precision: Later[Literal["bf16"] | None] = Field(
+        None,
+        description="of teacher, distance and feature networks, beside a student in fp32; null: "
+        "as `precision`",
+    )
+    channels_last: Annotated[bool, Strict()] | Literal["auto"] = Field(
+        False, description="memory layout; auto: by width, image size and precision"
+    )
     attention: Later[Literal["math", "sdpa"]] = Field(
         "math", description="the formula as written, or torch's fused kernels"
     )
@@ -72,6 +93,8 @@ class Training(Section):
             yield f"evaluated_ema must be one of ema = {list(self.ema)}"
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
             yield "micro_batch must divide batch_size"
+        if self.precision == "bf16" and self.frozen_precision is not None:
+            yield "precision bf16 is that of frozen networks too; leave frozen_precision out"
         if any(step > self.steps for step in self.snapshots):
             yield "snapshots lie beyond the last step"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from ctm_core.config._section import Name, Positive, Section, Seed, Seeds
+from ctm_core.config._section import Later, Name, Positive, Section, Seed, Seeds
 from ctm_core.config.sampler_traits import SamplerName, sampling_problem
 
 #: The sampler of rows that an adaptive solver made: those of likelihood.
@@ -88,6 +88,14 @@ class Evaluation(Section):
 
     sample_seeds: Seeds = (0, 1, 2)
     batch_size: Positive = 256
+    sampling_precision: Later[Literal["fp32", "bf16"]] = Field(
+        "fp32", description="of the network while it samples; bf16 changes the samples a little"
+    )
     samplers: dict[Name, tuple[SamplerGrid, ...]]
     protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
     likelihood: Likelihood | None = None
+
+    def sampled_in(self) -> dict[str, str]:
+        """The precision of sampling where a hash or a record names it: unless it is fp32."""
+        precision = self.sampling_precision
+        return {} if precision == "fp32" else {"sampling_precision": precision}

@@ -29,5 +29,7 @@ class Teacher(Section):
     def _problems(self) -> Iterator[str]:
         if (self.training is None) == (self.asset is None):
             yield "a teacher has either `training` or `asset`, the file it comes from"
+        if self.training is not None and self.training.frozen_precision is not None:
+            yield "training.frozen_precision: a teacher has no frozen networks; leave it out"
         if self.augment and self.asset is not None:
             yield "`augment` belongs to a teacher's training; this one is converted"

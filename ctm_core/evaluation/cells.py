@@ -72,7 +72,7 @@ def _content(inputs: Inputs, reference: Reference) -> dict[str, Any]:
     protocol, evaluation = reference.protocol, inputs.experiment.evaluation
     decisive = {"features", "input_size", "resize", "samples", "rounding", "labels", "precision"}
     training = inputs.datasets["train"] if protocol.needs_training_images else None
-    return {
+    return evaluation.sampled_in() | {
         "weights": inputs.digest,
         "protocol": protocol.model_dump(mode="json", include=decisive),
         "features": reference.weights_sha256,

@@ -76,7 +76,7 @@ def evaluate(
     }
     began = time.monotonic()
     with RunFolder(folder, config=identity, inputs={}):
-        generator = Generator.from_file(weights)
+        generator = Generator.from_file(weights, experiment.evaluation.sampling_precision)
         planned = tasks(inputs, folder)
         compute(inputs, generator, planned)
         scored = rows(inputs, planned)
@@ -90,6 +90,7 @@ def evaluate(
             seed=experiment.evaluation.sample_seeds[0],
         )
         seconds = time.monotonic() - began
+    sampled = experiment.evaluation.sampled_in()
     result = {
         "experiment": experiment.experiment,
         "dataset": experiment.dataset.name,
@@ -103,7 +104,8 @@ def evaluate(
         "train_hash": inputs.record["train_hash"],
         "code_version": code_version(),
         "seconds": round(seconds, 3),
-        "protocols": {name: r.record() for name, r in inputs.references.items()} | likelihood,
+        "protocols": {name: r.record() | sampled for name, r in inputs.references.items()}
+        | likelihood,
         "rows": scored + followed + measured,
         "trajectory": jumps,
     }

@@ -24,21 +24,26 @@ Tensor = torch.Tensor
 
 
 class Generator:
-    """Draws images from a model in eval mode by the rules of its weight file's ``record``."""
+    """Draws images from a model in eval mode by the rules of its weight file's ``record``.
 
-    def __init__(self, model: Trajectory, record: dict[str, Any]) -> None:
+    Under ``precision`` ``bf16`` the network samples under autocast; the state between its
+    evaluations keeps its dtype.
+    """
+
+    def __init__(self, model: Trajectory, record: dict[str, Any], precision: str = "fp32") -> None:
         self.model = model
         self.record = record
+        self.precision = precision
         side = int(record["resolution"])
         self.shape = (int(record["channels"]), side, side)
         self.classes = int(record["label_dim"])
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Generator:
+    def from_file(cls, path: str | os.PathLike[str], precision: str = "fp32") -> Generator:
         """Load a weight file; raises UserError if it is missing or corrupt."""
         model, record = load_weights(path)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), record)
+        return cls(model.to(device), record, precision)
 
     @property
     def has_jumps(self) -> bool:
@@ -133,16 +138,18 @@ class Generator:
         place of the generator's own, e.g. one that records its calls.
         """
         device = next(self.model.parameters()).device
-        return sampling.sample(
-            self.model if model is None else model,
-            **cell._asdict(),
-            latents=randomness.normal(seed, "latents", 0, start, count, self.shape).to(device),
-            noise=lambda k: randomness.normal(seed, "inject", k, start, count, self.shape),
-            labels=None if labels is None else labels.to(device),
-            **sampling.grid_of(self.record["diffusion"]),
-            clamp=False,
-            final_only=self.final_only,
-        )
+        rounded = self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+            return sampling.sample(
+                self.model if model is None else model,
+                **cell._asdict(),
+                latents=randomness.normal(seed, "latents", 0, start, count, self.shape).to(device),
+                noise=lambda k: randomness.normal(seed, "inject", k, start, count, self.shape),
+                labels=None if labels is None else labels.to(device),
+                **sampling.grid_of(self.record["diffusion"]),
+                clamp=False,
+                final_only=self.final_only,
+            )
 
     def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
         if count < 1:
@@ -185,6 +192,7 @@ class Generator:
             "train_seed": self.record["seed"],
             "params_m": sum(p.numel() for p in self.model.parameters()) / 1e6,
             "rounding": "truncate",
+            **({} if self.precision == "fp32" else {"sampling_precision": self.precision}),
         }
 
     def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:

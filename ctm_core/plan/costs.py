@@ -153,8 +153,16 @@ class Costs:
             "perceptual": perceptual,
         }
         precision = "bf16" if training.precision in ("auto", "bf16") else "fp32"
+        precisions = dict.fromkeys(costs, precision)
+        if training.frozen_precision is not None:
+            precisions |= dict.fromkeys(("teacher", "features", "perceptual"), "bf16")
         operations, seconds = self._sums(
-            Work(cost, number * cost.operations[use.mode], precision, use.mode != "forward")
+            Work(
+                cost,
+                number * cost.operations[use.mode],
+                precisions[use.network],
+                use.mode != "forward",
+            )
             for use, number in passes.uses.items()
             if (cost := costs[use.network]) is not None
         )

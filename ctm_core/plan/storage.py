@@ -140,7 +140,8 @@ def training_memory(
     held = SINGLE * network.parameters * (4 + averages(experiment, model))
     for other in (teacher, frozen):
         if other is not None:
-            held += (2 if half else SINGLE) * other.parameters
+            rounded = half or training.frozen_precision is not None
+            held += (2 if rounded else SINGLE) * other.parameters
     graphs = network.activation_bytes * micro * (1 if model == "teacher" else 2)
     if discriminator is not None:
         held += SINGLE * (discriminator.parameters + 3 * discriminator.trained)

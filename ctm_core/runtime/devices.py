@@ -1,4 +1,4 @@
-"""A GPU of its own for each job of one machine without a batch system.
+"""What a job computes on: a GPU of its own, and whether its device has instructions for bf16.
 
 Batch systems assign GPUs to a job that they start. Snakemake alone only counts them
 (``--resources gpu=4``), on a workstation as well as inside an allocation (``salloc``), so there
@@ -15,9 +15,13 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctm_core.runtime import launch, slurm
 from ctm_core.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ WORKFLOW_JOB = "CTM_WORKFLOW_JOB"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Seconds between attempts.
 POLL = 0.5
+#: A processor's flags for products of bf16 numbers, the faster first.
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 #: Locks of this process, held until it ends.
 _held: list[contextlib.ExitStack] = []
 
@@ -111,3 +117,31 @@ def _take(place: Path, devices: list[str], wanted: int) -> list[str]:
                 _held.append(files.pop_all())
                 return taken
     return []
+
+
+def bf16_units(device: torch.device | str = "cpu") -> str | None:
+    """What computes bf16 natively on a device: a flag of its processor, or the GPU itself."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_name(device) if native else None
+    with contextlib.suppress(OSError):
+        return bf16_flag(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return None
+
+
+def bf16_flag(cpuinfo: str) -> str | None:
+    """The fastest of :data:`BF16_FLAGS` that ``/proc/cpuinfo``, as text, lists; None: none."""
+    flags = {
+        flag
+        for line in cpuinfo.splitlines()
+        if line.startswith("flags")
+        for flag in line.split(":", 1)[-1].split()
+    }
+    return next((flag for flag in BF16_FLAGS if flag in flags), None)
+
+
+def native_precision(device: torch.device | str = "cpu") -> str:
+    """What `precision: auto` means: bf16 where the device computes in it natively, else fp32."""
+    return "fp32" if bf16_units(device) is None else "bf16"

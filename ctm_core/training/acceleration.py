@@ -6,13 +6,15 @@ changes rounding alone. Their effects: docs/performance.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ctm_core.config import Training
+from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.networks.layers import Recomputing, UNetBlock
 from ctm_core.models.networks.openai_adm import AttentionBlock
 
@@ -39,9 +41,11 @@ def apply(
     networks whose weights never change and that no file is written of.
     """
     learning, frozen = list(learning), list(frozen)
-    if section.precision == "bf16":
-        for network in frozen:
+    for network in frozen:
+        if "bf16" in (section.precision, section.frozen_precision):
             round_frozen(network)
+        if section.frozen_precision == "bf16":
+            run_in_bf16(network)
     for network in (*learning, *frozen):
         if section.channels_last:
             channels_last(network)
@@ -61,3 +65,29 @@ def round_frozen(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, ROUNDED):
             module.to(torch.bfloat16)
+
+
+def run_in_bf16(network: nn.Module) -> None:
+    """Let a frozen network compute under autocast whoever calls it; what it returns is float32."""
+    for module, name in _entries(network):
+        setattr(module, name, _in_bf16(getattr(module, name)))
+
+
+def _entries(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The methods by which others call a network: of its modules, by name."""
+    if isinstance(network, Trajectory):
+        return [(network.model, "forward")]
+    if isinstance(network, nn.ModuleList):  # each part by itself
+        return [(part, "forward") for part in network]
+    several = hasattr(network, "forward_intermediates")
+    return [(network, "forward_intermediates" if several else "forward")]
+
+
+def _in_bf16(work: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(work)
+    def wrapped(x: Tensor, *others: Any, **options: Any) -> Any:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out = work(x, *others, **options)
+        return out.float() if isinstance(out, Tensor) else [part.float() for part in out]
+
+    return wrapped

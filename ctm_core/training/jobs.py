@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
-from ctm_core.runtime import distributed
+from ctm_core.runtime import checkpoint, devices, distributed
 from ctm_core.runtime.files import atomic_write, sha256_file, write_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
@@ -25,7 +26,8 @@ from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
 from ctm_core.training.objective import Objective
-from ctm_core.training.optimizers import native_precision
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ def train_teacher(
     assert section is not None
     seed = section.seed if seed is None else seed
     with distributed.session() as device:
-        experiment = experiment.resolved(native_precision(device))
+        asked, experiment = experiment, experiment.resolved(devices.native_precision(device))
         assembly.check_dataset(experiment, dataset)
         student = assembly.fresh(experiment, dataset, seed, time_s=False).to(device)
-        job = _Job(experiment, "teacher", "dsm", dataset, seed, Place(**place), student)
+        job = _Job(experiment, asked, "teacher", "dsm", dataset, seed, Place(**place), student)
         averages = {rate: ema.frozen_copy(student).train() for rate in training.ema}
         inputs = {"dataset": dataset.fingerprint}
         return job.run(averages, DsmObjective(section, student, flip=dataset.flip), inputs)
@@ -88,7 +90,7 @@ def train_student(
     ``student.safetensors``, with snapshots and the record beside it.
     """
     with distributed.session() as device:
-        experiment = experiment.resolved(native_precision(device))
+        asked, experiment = experiment, experiment.resolved(devices.native_precision(device))
         section = experiment.student(model)
         traits, kind = section.traits, objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
@@ -122,7 +124,8 @@ def train_student(
             distance=distance,
             adversary=adversary,
         )
-        job = _Job(experiment, model, section.objective, dataset, seed, Place(**place), student)
+        named = (model, section.objective)
+        job = _Job(experiment, asked, *named, dataset, seed, Place(**place), student)
         inputs = {
             "dataset": dataset.fingerprint,
             "teacher": None if teacher is None else sha256_file(teacher),
@@ -140,6 +143,7 @@ class _Job:
     """One training: its folder, its record, its exports."""
 
     experiment: Experiment
+    asked: Experiment  #: with every ``auto`` that the configuration has
     model: str
     objective: str
     dataset: Dataset
@@ -169,8 +173,32 @@ class _Job:
     def folder(self) -> Path:
         if self.place.run is not None:
             return self.place.run
-        name = f"{self.experiment.experiment}/{self.model}/seed-{self.seed}"
-        return self.place.runs / name / self.experiment.train_hash(self.model)[:12]
+        return self._folder_of(self.experiment)
+
+    def _folder_of(self, experiment: Experiment) -> Path:
+        name = f"{experiment.experiment}/{self.model}/seed-{self.seed}"
+        return self.place.runs / name / experiment.train_hash(self.model)[:12]
+
+    def decided(self) -> dict[str, Any]:
+        """What each ``auto`` of the configuration has become on this machine, and why.
+
+        A run that was begun where it became something else is another run; it is named.
+        """
+        asked = self.asked.training(self.model).model_dump()
+        keys = [key for key, value in asked.items() if value == "auto"]
+        if self.experiment == self.asked:
+            return {}
+        units = devices.bf16_units(self.student.output_weight.device)
+        other = "fp32" if self.section.precision == "bf16" else "bf16"
+        elsewhere = self._folder_of(self.asked.resolved(other))
+        if elsewhere != self.folder and checkpoint.steps(elsewhere / "checkpoints"):
+            log.warning(
+                "`auto` means %s on this machine (bf16 instructions: %s); %s was begun in %s, and "
+                "goes on if the config says so",
+                self.section.precision, units or "none", elsewhere, other,
+            )  # fmt: skip
+        resolved = {key: getattr(self.section, key) for key in keys}
+        return {"auto": resolved | {"bf16_units": units}}
 
     def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """The record that a weight file carries."""
@@ -197,6 +225,7 @@ class _Job:
         section, place = self.section, self.place
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
         config = self.identity | {"configuration": self.experiment.model_dump(mode="json")}
+        config |= self.decided()
         run = RunFolder(self.folder, config=config, inputs=inputs, attempt=place.attempt)
         with contextlib.ExitStack() as stack:
             distributed.on_main(lambda: stack.enter_context(run))

@@ -1,11 +1,9 @@
-"""Optimisers by configuration, their state as flat tensors, and the precision they work in."""
+"""Optimisers by configuration, and their state as flat tensors."""
 
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,14 +122,3 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
         copy = torch.empty_like(parameter, dtype=value.dtype) if same else torch.empty_like(value)
         state.setdefault(int(index), {})[slot] = copy.copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def native_precision(device: torch.device | str = "cpu") -> str:
-    """What `precision: auto` means: bf16 where the device computes in it natively, else fp32."""
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        flags = platform.processor()
-    return "bf16" if "amx_bf16" in flags else "fp32"

@@ -60,12 +60,13 @@ def protocol_line(facts: Mapping[str, Any]) -> str:
         return f"{'; '.join(_words(facts))}."
     reference = facts.get("reference", {})
     size = facts.get("input_size")
+    sampled = facts.get("sampling_precision")
     return (
         f"Features `{facts.get('features')}` (weights {str(facts.get('weights_sha256'))[:12]}) at "
         f"{size}×{size}, resize {facts.get('resize')}; reference: {reference.get('n')} images of "
         f"the {reference.get('split')} set; {facts.get('samples')} samples per seed, seeds "
         f"{facts.get('seeds')}; rounding {facts.get('rounding')}, labels {facts.get('labels')}, "
-        f"{facts.get('precision')}."
+        f"{facts.get('precision')}{f', sampled in {sampled}' if sampled else ''}."
     )
 
 

@@ -208,6 +208,17 @@ def test_a_reference_that_does_not_belong(
     assert not bench.sampled
 
 
+def test_sampling_in_bf16_is_another_cell_and_is_stated(bench: Bench) -> None:
+    before = bench.evaluate()
+    bench.sampled.clear()
+    after = bench.evaluate({"evaluation.sampling_precision": "bf16"})
+    assert len(bench.sampled) == CELLS * SEEDS
+    assert {facts["sampling_precision"] for facts in after["protocols"].values()} == {"bf16"}
+    assert all("sampling_precision" not in facts for facts in before["protocols"].values())
+    values = [[row["value"] for row in record["rows"]] for record in (before, after)]
+    assert values[0] != values[1] and values[0] == pytest.approx(values[1], rel=0.05)
+
+
 def test_auto_precision_belongs_to_whatever_it_was_resolved_to(bench: Bench) -> None:
     record = bench.evaluate({"models.ctm.training.precision": "auto"})
     assert record["train_hash"] == tiny.experiment().train_hash("ctm")

@@ -57,6 +57,14 @@ def test_what_the_network_is_fed_does_not_depend_on_the_batch_size(
     assert torch.equal(second, randomness.normal(3, "inject", 1, 0, 20, shape))
 
 
+def test_bf16_samples_are_a_little_different(student: Trained, generator: Generator) -> None:
+    rounded = Generator.from_file(student.weights, "bf16")
+    usual, other = (g.images(16, batch_size=16, **JUMP).int() for g in (generator, rounded))
+    assert 0 < float((usual - other).abs().double().mean()) < 1
+    assert rounded.describe_samples()["sampling_precision"] == "bf16"
+    assert "sampling_precision" not in generator.describe_samples()
+
+
 def test_labels_and_noises_belong_to_the_sample(generator: Generator) -> None:
     whole = generator.labels(3, 0, 20)
     assert whole is not None

@@ -132,3 +132,23 @@ def test_nothing_is_taken_where_nobody_counts(
     devices.claim(count)
     assert os.environ[devices.VISIBLE] == variables.get(devices.VISIBLE, "0,1")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx512f avx512_bf16 amx_bf16 amx_tile", "amx_bf16"),
+        ("avx512f avx512_bf16", "avx512_bf16"),
+        ("avx512f avx_vnni", None),
+        ("", None),
+    ],
+)
+def test_bf16_instructions_are_read_from_the_flags_alone(flags: str, expected: str | None) -> None:
+    text = f"processor\t: 0\nmodel name\t: amx_bf16\nflags\t\t: fpu {flags}\n\n"
+    assert devices.bf16_flag(text * 2) == expected
+
+
+def test_precision_auto_is_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (("flags: avx amx_bf16", "bf16"), ("flags: avx", "fp32")):
+        monkeypatch.setattr(Path, "read_text", lambda self, encoding, flags=flags: flags)
+        assert devices.native_precision() == expected

@@ -12,16 +12,19 @@ import pytest
 import torch
 from fixtures import tiny
 from fixtures.tiny import Trained
+from torch.nn import Conv2d
 
 from ctm_core import config
 from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.models import weight_file
+from ctm_core.models import torchvision_shim, weight_file
 from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.runtime.files import load_tensors
 from ctm_core.training import acceleration, distances, ema, jobs
 from ctm_core.training.batches import Batch
+from ctm_core.training.discriminator.backbones import Backbone, Deit, build_backbone
+from ctm_core.training.discriminator.projected_layers import initialise
 from ctm_core.training.objectives.ctm import CtmObjective
 
 SIDE = 8
@@ -163,6 +166,47 @@ def test_only_frozen_networks_are_rounded_and_only_in_bf16() -> None:
     made = accelerated(objective(), precision="fp32")
     assert made.teacher is not None
     assert {p.dtype for p in made.teacher.parameters()} == {torch.float32}
+
+
+def test_frozen_networks_in_bf16_serve_a_student_in_fp32() -> None:
+    seen: dict[str, set[torch.dtype]] = {"teacher": set(), "student": set()}
+
+    def watched(made: CtmObjective) -> CtmObjective:
+        for name, dtypes in seen.items():
+            for module in getattr(made, name).modules():
+                if isinstance(module, Conv2d):
+                    module.register_forward_hook(lambda _, __, out, d=dtypes: d.add(out.dtype))
+        return made
+
+    usual, expected = step(objective())
+    terms, gradient = step(watched(accelerated(objective(), frozen_precision="bf16")))
+    assert seen == {"teacher": {torch.bfloat16}, "student": {torch.float32}}
+    assert terms != usual and terms == pytest.approx(usual, rel=0.05)
+    assert 0 < (gradient - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "deit_base_distilled_patch16_224"])
+def test_feature_networks_in_bf16_return_float32(name: str) -> None:
+    if name.startswith("deit"):
+        torchvision_shim.apply()
+        from timm.models.vision_transformer import VisionTransformer
+
+        network = VisionTransformer(img_size=32, embed_dim=16, depth=12, num_heads=2)
+        made: Backbone = Deit(network)
+        initialise(made, 0, "test")
+    else:
+        made = build_backbone(name, 32, pretrained=False)
+    images = batch().images.requires_grad_()
+    usual = made(images, 32)
+    for entry in (acceleration.round_frozen, acceleration.run_in_bf16):
+        assert made.trunk is not None
+        entry(made.trunk)
+    maps = made(images, 32)
+    assert {x.dtype for x in maps} == {torch.float32}
+    for a, b in zip(maps, usual, strict=True):
+        assert not torch.equal(a, b) and (a - b).norm() < 0.1 * b.norm()
+    (gradient,) = torch.autograd.grad(sum(x.sum() for x in maps), images)
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
 def test_a_key_that_is_not_given_stands_in_no_hash() -> None:

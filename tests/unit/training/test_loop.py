@@ -19,7 +19,7 @@ from fixtures.tiny import FileSizeLimit, KillAt, Trained
 
 from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
-from ctm_core.runtime import checkpoint
+from ctm_core.runtime import checkpoint, devices
 from ctm_core.runtime.errors import Diverged, Interrupted
 from ctm_core.runtime.files import load_tensors, read_json
 from ctm_core.training import adversary, balance, ema, jobs, optimizers
@@ -769,10 +769,23 @@ def test_bf16_trains_and_differs(ctm_case: Case, student: Trained) -> None:
     assert any(not torch.equal(low[name], high[name]) for name in high)
 
 
-def test_precision_auto_is_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flags, expected in (("flags: avx amx_bf16", "bf16"), ("flags: avx", "fp32")):
-        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
-        assert optimizers.native_precision() == expected
+def test_the_run_folder_says_what_auto_became_and_why(
+    ctm_case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"models.ctm.training.precision": "auto", "models.ctm.training.snapshots": []}
+    for units, precision in ((None, "fp32"), ("avx512_bf16", "bf16")):
+        monkeypatch.setattr(devices, "bf16_units", lambda device, units=units: units)
+        caplog.clear()
+        ctm_case.train(changes)
+        [kept] = [
+            made["auto"]
+            for file in (ctm_case.folder / "runs").rglob("config.json")
+            if (made := json.loads(file.read_text(encoding="utf-8")))["model"] == "ctm"
+            and made["configuration"]["models"]["ctm"]["training"]["precision"] == precision
+        ]
+        assert kept == {"precision": precision, "bf16_units": units}
+        # The second machine says where the first one's training is.
+        assert ("was begun in fp32" in caplog.text) == (precision == "bf16")
 
 
 def test_off_the_main_thread_signals_are_left_alone(ctm_case: Case) -> None:
