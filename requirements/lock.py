@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml and the two inputs beside this file into lock files and the conda file.
+"""Resolve pyproject.toml and the inputs beside this file into lock files and the conda file.
 
 Usage: ``python requirements/lock.py`` (``make lock``). Versions already locked are kept; delete a
 line of a lock, or the whole file, to let that package move.
@@ -16,6 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CONDA = ROOT / "workflow" / "envs" / "ctm.yaml"
+#: Extras that the rules need.
+RUN = ("data", "distances", "evaluation", "report", "tensorboard", "workflow")
 LINUX_ONLY = re.compile(r"(nvidia|cuda|triton)")
 
 
@@ -33,7 +35,7 @@ def resolve(source: Path, lock: Path) -> dict[str, str]:
         command = ["-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         command += ["--no-build-isolation", "--report", str(report)]
         command += ["--constraint", str(keep), "--requirement", str(source)]
-        subprocess.run([sys.executable, *command, f"{ROOT}[dev,slurm]"], check=True)
+        subprocess.run([sys.executable, *command, f"{ROOT}[all]"], check=True)
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     # A local version (2.13.0+cpu) names one build of a release; the release is what is pinned.
     versions = {normal(item["name"]): item["version"].split("+")[0] for item in found}
@@ -67,14 +69,15 @@ def conda_text(versions: dict[str, str]) -> str:
         "  - pip",
         "  - pip:",
     ]
-    for requirement in project()["dependencies"]:
-        name = normal(re.match(r"[\w.-]+", requirement)[0])
-        lines.append(f"      - {name}=={versions[name]}")
+    extras = project()["optional-dependencies"]
+    wanted = set(project()["dependencies"]).union(*(extras[extra] for extra in RUN))
+    names = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in wanted}
+    lines += [f"      - {name}=={versions[name]}" for name in sorted(names)]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    for name in ("lock", "lock-cpu"):
+    for name in ("lock", "lock-cpu", "lock-volta"):
         lock = HERE / f"{name}.txt"
         versions = resolve(HERE / f"{name}.in", lock)
         lock.write_text(lock_text(f"{name}.in", versions))

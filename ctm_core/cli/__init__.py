@@ -102,7 +102,7 @@ def main() -> None:
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
         _end(AGAIN, Interrupted.exit_code)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, ImportError, MemoryError, RuntimeError) as error:
         sentence = plain_sentence(error)
         if sentence is None:
             raise

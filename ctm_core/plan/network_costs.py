@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctm_core.config import Diffusion, Discriminator, Network, Perceptual
 from ctm_core.models import torchvision_shim, weight_file
 from ctm_core.models.features import classifier, efficientnet_lite0, inception
+from ctm_core.runtime import extras
 from ctm_core.training import distances
 from ctm_core.training.objective import Mode
 
@@ -151,8 +152,7 @@ def _features(name: str, side: int, channels: int) -> tuple[Cost, int] | None:
     if name not in SIMILAR:
         return None
     torchvision_shim.apply()
-    import timm
-
+    timm = extras.load("timm")
     similar, dimensions = SIMILAR[name]
     size: dict[str, Any] = {"img_size": side} if name.startswith("dinov2") else {}
     with torch.device("meta"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
+import tabulate  # noqa: F401 - for to_markdown; imported here, its absence shows at once
 
 from ctm_core.report.statistics import Summary
 

@@ -11,6 +11,8 @@ code   class               meaning
 
 import errno
 
+from ctm_core.runtime import extras
+
 
 class CtmError(Exception):
     """An expected failure of a command. ``exit_code`` is what the shell sees."""
@@ -72,7 +74,12 @@ _NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 def plain_sentence(error: BaseException) -> str | None:
-    """An error of the operating system as one sentence, if the user can do something about it."""
+    """An error of the operating system, or a missing package, as one sentence.
+
+    None if the user can do nothing about it.
+    """
+    if isinstance(error, ImportError):
+        return extras.sentence(error)
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
     ):

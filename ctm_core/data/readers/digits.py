@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ctm_core.data.readers._reader import Images
+from ctm_core.runtime import extras
 from ctm_core.runtime.files import sha256_file
 
 TRAITS = {
@@ -25,9 +26,7 @@ TRAITS = {
 
 def read(split: str, source: str | None, downloads: Path, workers: int) -> Images:
     """The one split, from the installed package."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = extras.load("sklearn.datasets").load_digits()
     levels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)[:, None]
     with as_file(files("sklearn.datasets") / "data" / "digits.csv.gz") as path:
         digest = sha256_file(path)

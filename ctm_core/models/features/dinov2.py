@@ -19,6 +19,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor
 from ctm_core.models.features._files import checked_file
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 
 ASSETS = {"dinov2_vitl14": "dinov2-vitl14"}
@@ -54,11 +55,10 @@ def positions(embedding: torch.Tensor, side: int) -> torch.Tensor:
 
 def _network(state: dict[str, torch.Tensor], input_size: int) -> tuple[Any, int]:
     """The network of a file's tensors, and its dimensions; KeyError or RuntimeError if none."""
-    from timm.models.vision_transformer import VisionTransformer
-
+    transformer = extras.load("timm.models.vision_transformer").VisionTransformer
     dim, _, patch, _ = state["patch_embed.proj.weight"].shape
     depth = 1 + max(int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", k) for k in state) if m)
-    network = VisionTransformer(
+    network = transformer(
         img_size=input_size,
         patch_size=patch,
         num_classes=0,
@@ -81,8 +81,6 @@ def build(protocol: Protocol) -> FeatureExtractor:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network, dim = _network(state, protocol.input_size)
-    except ImportError as error:
-        raise UserError(f"dinov2 needs the package timm ({error}); run `make setup`") from None
     except DAMAGED as error:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{path} holds no weights of DINOv2 ({problem})") from None

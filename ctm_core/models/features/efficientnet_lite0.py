@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor, Further
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
@@ -63,16 +64,15 @@ def timm_name(name: str) -> str:
 
 def weights_file() -> Path:
     """The weights file inside the installed package; raises UserError if there is none."""
-    fix = "run `make setup` to install it"
     try:
         listed = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"efficientnet_lite0 needs the package {PACKAGE}; {fix}") from None
+        raise UserError(f"{PACKAGE} is missing; {extras.remedy(PACKAGE)}") from None
     for entry in listed:
         path = Path(str(entry.locate()))
         if entry.name == FILE and path.is_file():
             return path
-    raise UserError(f"the package {PACKAGE} lacks its file {FILE}; {fix} again")
+    raise UserError(f"the package {PACKAGE} lacks its file {FILE}; reinstall it")
 
 
 @cache
@@ -95,12 +95,7 @@ def load_network(*, num_classes: int = 0) -> nn.Module:
     path = weights_file()
     _checked(path)
     torchvision_shim.apply()
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"efficientnet_lite0 needs the package timm ({error}); run `make setup` to install it"
-        ) from None
+    timm = extras.load("timm")
     state = torch.load(path, map_location="cpu", weights_only=True)
     renamed = {timm_name(name): value for name, value in state.items()}
     if num_classes == 0:

@@ -29,6 +29,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.models.features._files import checked_file
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 
 ASSETS = {"inception": "inception"}
@@ -67,12 +68,11 @@ def build(protocol: Protocol) -> FeatureExtractor:
     inside = protocol.resize == "inside"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torchvision_shim.apply()
-    from cleanfid.inception_torchscript import InceptionV3W
-
+    load = extras.load("cleanfid.inception_torchscript").InceptionV3W
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that TorchScript will be replaced
         try:
-            network: Any = InceptionV3W(str(path.parent), download=False, resize_inside=inside)
+            network: Any = load(str(path.parent), download=False, resize_inside=inside)
         except (RuntimeError, AttributeError) as error:
             problem = str(error).strip().splitlines()[0]
             raise UserError(f"{path} holds no InceptionV3 as TorchScript ({problem})") from None

