@@ -36,7 +36,14 @@ from ctm_core.data import readers
 from ctm_core.data.readers._reader import Images
 from ctm_core.runtime.arrays import load_array, save_array, write_header
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import atomic_write, read_json, remove_tree, sha256_file, write_json
+from ctm_core.runtime.files import (
+    atomic_write,
+    identity,
+    read_json,
+    remove_tree,
+    sha256_file,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -267,9 +274,7 @@ def open_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
             f"images; {AGAIN}"
         )
     for name in FILES if verify else ():
-        now = (path / name).stat()
-        identity = str((path / name).absolute()), now.st_ino, now.st_size, now.st_mtime_ns
-        if _sha256(*identity) != manifest["files"].get(name):
+        if _sha256(*identity(path / name)) != manifest["files"].get(name):
             raise UserError(f"{path / name} is not the file its manifest describes; {AGAIN}")
     if len(labels) and not (labels.min() >= 0 and labels.max() < manifest["classes"]):
         raise UserError(

@@ -30,6 +30,7 @@ from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors, sha256_json
 from ctm_core.runtime.progress import Progress
+from ctm_core.runtime.untrusted import printable
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,7 @@ def _pass(
             extractor = extractors[task.protocol.name]
             state.update({**extractor.extract(images, task.protocol.outputs), **nearest})
     for task, state in zip(same, states, strict=True):
-        metadata = {"kind": "cell state", "cell": cell.label, "seed": str(task.seed)}
-        save_tensors(task.file, state.tensors(), metadata)
+        save_tensors(task.file, state.tensors(), {"kind": "cell state", **_identity(task)})
 
 
 def _labels(
@@ -208,7 +208,7 @@ def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
 
 
 def _states(protocol: Protocol, same: list[Task]) -> Iterator[tuple[int | str, State]]:
-    states = (_read(task.file) for task in same)
+    states = map(_read, same)
     if protocol.seeds == "separate":
         yield from zip((task.seed for task in same), states, strict=True)
     else:
@@ -219,12 +219,28 @@ def _done(task: Task) -> bool:
     if not task.file.exists():
         return False
     try:
-        _read(task.file).moments()
-    except (UserError, ValueError) as error:
+        _read(task)
+    except UserError as error:
         log.warning("%s is damaged and made again: %s", task.file, error)
         return False
     return True
 
 
-def _read(path: Path) -> State:
-    return State.from_tensors(load_tensors(path)[0])
+def _identity(task: Task) -> dict[str, str]:
+    return {"cell": task.cell.label, "seed": str(task.seed), "key": task.file.stem}
+
+
+def _read(task: Task) -> State:
+    """The state of a task; raises UserError if its file is damaged or another task's."""
+    tensors, metadata = load_tensors(task.file)
+    try:
+        for name, expected in _identity(task).items():
+            # The key is missing from the files of earlier versions.
+            if metadata.get(name, expected) != expected:
+                raise ValueError(f"expected the {name} {expected}, but got {metadata[name]}")
+        state = State.from_tensors(tensors)
+        state.moments()
+    except ValueError as error:
+        reason = printable(str(error))
+        raise UserError(f"{task.file} is not the state of this cell ({reason})") from None
+    return state

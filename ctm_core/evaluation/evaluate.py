@@ -88,6 +88,7 @@ def evaluate(
             experiment.cells(model, int(inputs.record["step"])),
             generator,
             seed=experiment.evaluation.sample_seeds[0],
+            weights_sha256=inputs.digest,
         )
         seconds = time.monotonic() - began
     sampled = experiment.evaluation.sampled_in()

@@ -29,7 +29,13 @@ PATH_PREFIX = "path/"
 
 
 def write_previews(
-    path: Path, model: str, cells: Sequence[Cell], generator: Generator, *, seed: int
+    path: Path,
+    model: str,
+    cells: Sequence[Cell],
+    generator: Generator,
+    *,
+    seed: int,
+    weights_sha256: str,
 ) -> None:
     """Write the samples of every cell; noises and classes are the same for all cells."""
     classes = generator.classes
@@ -48,7 +54,7 @@ def write_previews(
         levels[cell.label] = times
     shown = [] if labels is None else labels.tolist()
     metadata = {"model": model, "labels": json.dumps(shown), "paths": json.dumps(levels)}
-    save_tensors(path, tensors, metadata)
+    save_tensors(path, tensors, metadata | {"weights_sha256": weights_sha256})
 
 
 def path_cells(cells: Sequence[Cell]) -> list[Cell]:

@@ -106,7 +106,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
 def load_state(
     model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
 ) -> None:
-    """Load tensors strictly; raises UserError naming the first name or shape that does not fit.
+    """Load tensors strictly; raises UserError naming the first that does not fit.
 
     A model on the meta device gets memory here, so nothing of it aliases the file's.
     """
@@ -115,9 +115,15 @@ def load_state(
     given = {name: tuple(value.shape) for name, value in tensors.items()}
     if problem := misfit(shapes, given):
         raise UserError(f"{path} does not fit its network: it {problem}")
+    for name, value in own.items():
+        if tensors[name].dtype != value.dtype:
+            raise UserError(
+                f"{path} does not fit its network: expected {name} of type {value.dtype}, but got "
+                f"{tensors[name].dtype}"
+            )
     meta = any(tensor.is_meta for tensor in own.values())
     if meta:
-        tensors = {name: tensors[name].to(own[name].dtype, copy=True) for name in own}
+        tensors = {name: tensors[name].clone() for name in own}
     model.load_state_dict(dict(tensors), assign=meta)
 
 

@@ -206,7 +206,8 @@ def _picture(picture: Picture, results: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-    except OSError as error:
+            image.verify()
+    except (OSError, SyntaxError) as error:  # the latter of a chunk with another checksum
         raise UserError(f"{path} is not a picture ({error}); draw it with `ctm figures`") from None
     data = base64.b64encode(path.read_bytes()).decode()
     return {

@@ -3,13 +3,19 @@
 Every file is written under a temporary name, synced to disk and renamed, so that a reader never
 sees a partial file, whatever kills the writer. Tensors are stored as safetensors, everything
 else as JSON; nothing is pickled.
+
+A safetensors file carries its own SHA-256, which every reader compares: its metadata's
+``content_sha256`` is ``sha256:`` and the hash of the whole file with zeros for these 64 digits.
+Files without it, of earlier versions and of other projects, are read as they are.
 """
 
 import fcntl
+import functools
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -23,6 +29,14 @@ from ctm_core.runtime.untrusted import PathLike, open_regular, parse_json, print
 
 if TYPE_CHECKING:
     import torch
+
+#: Digits of a hash that is still to come.
+_BLANK = b"0" * 64
+_CONTENT = re.compile(rb'"content_sha256":"sha256:([0-9a-f]{64})"')
+#: Either half of the entry, so that damage within it is not taken for its absence.
+_HALF = re.compile(rb'"content_sha256":|:"sha256:')
+#: Bytes of a header; safetensors refuses longer ones.
+_LARGEST_HEADER = 100_000_000
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -45,6 +59,12 @@ def sha256_file(path: PathLike) -> str:
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(path: PathLike) -> tuple[str, int, int, int]:
+    """What distinguishes a file from its changed self: path, inode, size and time of change."""
+    now = os.stat(path)
+    return os.path.abspath(path), now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def lock(file: IO[Any]) -> bool:
@@ -141,18 +161,29 @@ def save_tensors(
     tensors: "Mapping[str, torch.Tensor]",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write named tensors and string metadata as safetensors, atomically.
+    """Write named tensors, string metadata and their hash as safetensors, atomically.
 
     Equal tensors and metadata give equal bytes, so a file's hash says what it holds.
     """
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
-    data = save(plain, metadata=dict(metadata or {}))
+    data = save(
+        plain, metadata={**(metadata or {}), "content_sha256": f"sha256:{_BLANK.decode()}"}
+    )
     header, start = _sorted_header(data)
+    content = memoryview(data)[start:]  # without another copy in memory
+    digest = hashlib.sha256(header)
+    digest.update(content)
+    entry = _CONTENT.search(header)
+    assert entry is not None
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(header)
-        file.write(memoryview(data)[start:])  # without another copy in memory
+        file.write(_with_digits(header, entry, digest.hexdigest().encode()))
+        file.write(content)
+
+
+def _with_digits(header: bytes, entry: re.Match[bytes], digits: bytes) -> bytes:
+    return header[: entry.start(1)] + digits + header[entry.end(1) :]
 
 
 def _sorted_header(data: bytes) -> tuple[bytes, int]:
@@ -174,6 +205,12 @@ def _opened(path: PathLike) -> "Iterator[Any]":
         raise UserError(f"{path} {other}")
     try:
         with safe_open(str(path), framework="pt") as file:
+            if not _is_intact(*identity(path)):
+                raise UserError(
+                    f"{path} is corrupt: it does not match the SHA-256 recorded when it was "
+                    "written; delete it and make it again (`snakemake`, or the `ctm` command that "
+                    "wrote it)"
+                )
             yield file
     except (SafetensorError, OSError, ValueError) as error:
         reason = printable(str(error), 200)
@@ -183,23 +220,44 @@ def _opened(path: PathLike) -> "Iterator[Any]":
         ) from None
 
 
+@functools.cache
+def _is_intact(path: str, *_: int) -> bool:
+    """Whether a safetensors file has the hash that it carries, if any; once for each state."""
+    with open_regular(path) as file:
+        size = file.read(8)
+        header = size + file.read(min(int.from_bytes(size, "little"), _LARGEST_HEADER))
+        entry = _CONTENT.search(header)
+        if entry is None:
+            return _HALF.search(header) is None
+        digest = hashlib.sha256(_with_digits(header, entry, _BLANK))
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest().encode() == entry[1]
+
+
+def _metadata(file: Any) -> dict[str, str]:
+    held = dict(file.metadata() or {})
+    held.pop("content_sha256", None)
+    return held
+
+
 def load_tensors(path: PathLike) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Read every tensor and the metadata of a safetensors file.
 
     Raises
     ------
     UserError
-        If the file is missing, truncated or not safetensors; the sentence says what it is.
+        If the file is missing, corrupt or not safetensors; the sentence says what it is.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, dict(file.metadata() or {})
+        return tensors, _metadata(file)
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
     """Read only the string metadata of a safetensors file; raises as :func:`load_tensors`."""
     with _opened(path) as file:
-        return dict(file.metadata() or {})
+        return _metadata(file)
 
 
 def remove_tree(path: PathLike) -> None:

@@ -18,6 +18,7 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
 from ctm_core.runtime import checkpoint, devices, distributed
+from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, sha256_file, write_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
@@ -251,6 +252,7 @@ class _Job:
                 preview=assembly.preview(self.experiment, self.dataset, self.model),
             )
             exports = self.exports(run.path / "exports")
+            distributed.on_main(lambda: _check_exports(exports))
             record = self.record(inputs)
 
             def export(path: Path, trainer: Trainer) -> None:
@@ -281,6 +283,7 @@ class _Job:
     ) -> None:
         """Copy the results of the run to the declared outputs, the weights last."""
         run, folder = trainer.run, self.place.output
+        _check_exports(exports)
         last = next(path for path in exports if path.name == self.final)
         fork = None if self.student_section is None else self.student_section.init_from
         summary = self.identity | {
@@ -307,3 +310,18 @@ class _Job:
         for source in (run.path / "training.jsonl", *others, last):
             with atomic_write(folder / source.name) as temporary:
                 shutil.copyfile(source, temporary)
+
+
+def _check_exports(exports: Mapping[Path, int]) -> None:
+    """Raise UserError if an export of the run is no longer what was written."""
+    for path, step in exports.items():
+        try:
+            intact = not path.exists() or weight_file.read_record(path)["step"] == step
+        except UserError:
+            intact = False
+        if not intact:
+            raise UserError(
+                f"{path} is corrupt: it is not what was exported at step {step}; replace it by a "
+                "copy, or delete it, and training goes back to the newest checkpoint before that "
+                "step"
+            )

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ctm_core.data.picture_files import LARGEST_FILE, Refused
 from ctm_core.runtime.arrays import load_array, save_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, remove_tree, write_json
+from ctm_core.runtime.files import read_json, read_record, remove_tree, sha256_file, write_json
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.untrusted import read_bytes
 
@@ -123,7 +123,7 @@ def make_chunks(
         remove_tree(scratch)
         write_json(scratch / "plan.json", plan)
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    missing = [n for n in range(len(chunks)) if not _record(scratch, n).is_file()]
+    missing = [n for n in range(len(chunks)) if not _is_done(scratch, n)]
     jobs = [partial(_make, root, chunks[n], convert, shape, scratch, n) for n in missing]
     progress = Progress(title, len(chunks), start=len(chunks) - len(missing))
     try:
@@ -205,8 +205,21 @@ def _make(
             skipped.append((position, reason))
     pixels = np.stack(images) if images else np.empty((0, *shape), dtype=np.uint8)
     save_array(_pixels(scratch, number), pixels)
-    write_json(_record(scratch, number), {"sha256": hashes, "skipped": skipped})
+    digest = sha256_file(_pixels(scratch, number))
+    record = {"sha256": hashes, "skipped": skipped, "pixels_sha256": digest}
+    write_json(_record(scratch, number), record)
     return number
+
+
+def _is_done(scratch: Path, number: int) -> bool:
+    """Whether a chunk is there as it was written; a damaged one is made again."""
+    if not _record(scratch, number).is_file():
+        return False
+    try:
+        record = read_record(_record(scratch, number))
+        return record.get("pixels_sha256") == sha256_file(_pixels(scratch, number))
+    except UserError:
+        return False
 
 
 def _collect(chunks: Sequence[Sequence[str]], scratch: Path) -> Chunks:

@@ -208,6 +208,8 @@ class State:
                     f"the tensor {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, which "
                     "does not fit"
                 )
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"the tensor {name!r} holds NaN or infinity")
         state = cls(int(tensors["samples"][0]), ())
         state.seen = state.samples
         state._tensors = {name: tensors[name] for name in LAYOUT if name in tensors}

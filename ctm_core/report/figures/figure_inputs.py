@@ -29,13 +29,14 @@ class Previews:
     """Preview images of the evaluated weights, read when asked for."""
 
     def __init__(self, evaluations: Iterable[Path]) -> None:
-        self._files: dict[tuple[str, str, int], Path] = {}
+        self._files: dict[tuple[str, str, int], tuple[Path, str]] = {}
         self._read: dict[Path, tuple[dict[str, grids.Images], dict[str, str]]] = {}
         records = [(read_json(path), path) for path in evaluations]
         for record, path in sorted(records, key=lambda pair: -int(pair[0]["train_seed"])):
             # The lowest training seed comes last and stays: one network is shown, not a mixture.
             key = (record["experiment"], record["model"], int(record["step"]))
-            self._files[key] = path.with_name("previews.safetensors")
+            file = path.with_name("previews.safetensors")
+            self._files[key] = file, record["checkpoint_sha256"]
 
     def of(self, row: Row) -> tuple[grids.Images, list[int]]:
         """Images (N, C, H, W) and classes of a row's cell."""
@@ -60,9 +61,14 @@ class Previews:
         return sorted(kept, key=lambda path: path.gamma)
 
     def _open(self, row: Row) -> tuple[Path, dict[str, grids.Images], dict[str, str]]:
-        path = self._files[row.experiment, row.model, row.step]
+        path, weights = self._files[row.experiment, row.model, row.step]
         if path not in self._read:
             tensors, metadata = load_tensors(path)
+            if metadata.get("weights_sha256", weights) != weights:
+                raise UserError(
+                    f"{path} holds samples of other weights than {path.parent}/evaluation.json; "
+                    "evaluate again"
+                )
             images = {name: np.asarray(tensor.numpy()) for name, tensor in tensors.items()}
             self._read[path] = images, metadata
         return path, *self._read[path]

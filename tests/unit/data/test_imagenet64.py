@@ -29,7 +29,7 @@ from ctm_core.data.readers import _chunks, imagenet64
 from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json
+from ctm_core.runtime.files import read_json, sha256_file
 
 Ctm = Callable[..., Ended]
 WNIDS = ("n01440764", "n01443537", "n15075141")
@@ -515,6 +515,18 @@ def numbered(folder: Path, count: int) -> list[str]:
     return [f"{number:03d}" for number in range(count)]
 
 
+@pytest.mark.parametrize("damaged", ["000001.npy", "000001.json"])
+def test_a_damaged_chunk_is_made_again(convert: Any, tmp_path: Path, damaged: str) -> None:
+    place = (tmp_path / "files", numbered(tmp_path / "files", 12), convert.slow, (1, 1, 1))
+    options: Any = {"recipe": "", "workers": 1, "title": "test"}
+    whole = np.concatenate(list(make_chunks(*place, tmp_path / "scratch", **options)))
+    content = bytearray((tmp_path / "scratch" / damaged).read_bytes())
+    content[-4] ^= 1
+    (tmp_path / "scratch" / damaged).write_bytes(content)
+    again = np.concatenate(list(make_chunks(*place, tmp_path / "scratch", **options)))
+    assert np.array_equal(again, whole) and whole.ravel().tolist() == list(range(12))
+
+
 def test_a_killed_worker_is_one_sentence(convert: Any, tmp_path: Path) -> None:
     names = numbered(tmp_path / "files", 12)
     options = {"recipe": "", "workers": 2, "title": "test"}
@@ -586,5 +598,6 @@ def test_chunks_are_read_one_by_one(convert: Any, tmp_path: Path) -> None:
     assert record == {
         "sha256": [hashlib.sha256(bytes([number])).hexdigest() for number in (8, 9)],
         "skipped": [],
+        "pixels_sha256": sha256_file(tmp_path / "scratch" / "000002.npy"),
     }
     assert json.loads((tmp_path / "scratch" / "plan.json").read_text()).keys() == {"plan"}

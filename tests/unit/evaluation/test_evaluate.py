@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures import tiny
 from fixtures.tiny import Trained
+from safetensors.torch import save_file
 
 from ctm_core.evaluation import evaluate
 from ctm_core.evaluation.metrics.frechet import frechet_distance
@@ -134,17 +135,27 @@ def test_another_batch_size_is_another_cell(bench: Bench) -> None:
     assert len(bench.sampled) == CELLS * SEEDS
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "no moments"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "no moments", "bit", "swap", "swap of old"])
 def test_a_damaged_cell_is_made_again(
     bench: Bench, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     whole = bench.evaluate()
     bench.sampled.clear()
-    [cell, *_] = sorted(bench.folder.glob("runs/**/cells/*.safetensors"))
+    [cell, other, *_] = sorted(bench.folder.glob("runs/**/cells/*.safetensors"))
     if damage == "cut":
         cell.write_bytes(cell.read_bytes()[:-1])
     elif damage == "missing":
         cell.unlink()
+    elif damage == "bit":
+        content = bytearray(cell.read_bytes())
+        content[-3] ^= 4
+        cell.write_bytes(content)
+    elif damage == "swap":
+        cell.write_bytes(other.read_bytes())
+    elif damage == "swap of old":
+        tensors, metadata = load_tensors(other)
+        assert (metadata.pop("cell"), metadata.pop("key")) and metadata["seed"] in "01"
+        save_file(tensors, cell, metadata=metadata | {"cell": "gamma/nfe-9"})
     else:
         save_tensors(cell, {"n": torch.tensor([24])})
     assert bench.evaluate() == whole
@@ -217,6 +228,23 @@ def test_sampling_in_bf16_is_another_cell_and_is_stated(bench: Bench) -> None:
     assert all("sampling_precision" not in facts for facts in before["protocols"].values())
     values = [[row["value"] for row in record["rows"]] for record in (before, after)]
     assert values[0] != values[1] and values[0] == pytest.approx(values[1], rel=0.05)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_reference_is_refused_before_the_work(bench: Bench, hashed: bool) -> None:
+    wrong = bench.folder / "wrong.safetensors"
+    tensors, metadata = load_tensors(bench.references[0])
+    if hashed:
+        content = bytearray(bench.references[0].read_bytes())
+        content[-3] ^= 64
+        wrong.write_bytes(content)
+    else:
+        tensors["moments.mean"][0, 3] = float("nan")
+        save_tensors(wrong, tensors, metadata)
+    expected = "does not match the SHA-256" if hashed else "'moments.mean' holds NaN or infinity"
+    with pytest.raises(UserError, match=rf"wrong\.safetensors .*{expected}"):
+        bench.evaluate(references=[wrong, bench.references[1]])
+    assert not bench.sampled and not (bench.folder / "runs").exists()
 
 
 def test_auto_precision_belongs_to_whatever_it_was_resolved_to(bench: Bench) -> None:

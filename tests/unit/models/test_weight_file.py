@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.tiny import Trained
+from safetensors.torch import save_file
 
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
@@ -70,6 +71,31 @@ def test_files_that_do_not_fit(
     with pytest.raises(UserError, match=r"w\.safetensors") as error:
         weight_file.load_weights(path)
     assert expected in str(error.value)
+
+
+def test_a_flipped_bit_is_refused_wherever_the_file_is(student: Trained, tmp_path: Path) -> None:
+    """The file carries its hash, so a copy alone is checked too, and an intact one loads."""
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(student.weights.read_bytes())
+    weight_file.load_weights(path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    for read in (weight_file.read_record, weight_file.load_weights):
+        with pytest.raises(UserError, match=r"copy\.safetensors is corrupt: it does not match"):
+            read(path)
+
+
+def test_weights_without_a_hash(student: Trained, tmp_path: Path) -> None:
+    """Those of earlier versions load; a tensor of another type is refused all the same."""
+    tensors, metadata = load_tensors(student.weights)
+    path = tmp_path / "old.safetensors"
+    save_file(tensors, path, metadata=metadata)
+    assert weight_file.load_weights(path)[1] == weight_file.read_record(student.weights)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name].to(torch.int32)}, path, metadata=metadata)
+    with pytest.raises(UserError, match=rf"expected {name} of type torch.float32, but got"):
+        weight_file.load_weights(path)
 
 
 def test_truncated_missing_and_foreign_files(student: Trained, tmp_path: Path) -> None:

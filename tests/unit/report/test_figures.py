@@ -17,6 +17,7 @@ from ctm_core.report.figures import catalogue, curves, grids, write_figures
 from ctm_core.report.figures.style import COLORS, by_model, style
 from ctm_core.report.scores import Row, aggregate, read_evaluations
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import load_tensors, save_tensors
 
 NAMES = {
     "digits-hero",
@@ -218,6 +219,11 @@ def test_missing_or_strange_inputs_are_named(tmp_path: Path) -> None:
     few = tmp_path / "few/digits/ctm/seed-0/step-500/previews.safetensors"
     record.with_name("previews.safetensors").write_bytes(few.read_bytes())
     with pytest.raises(UserError, match="has no samples of gamma/nfe-2/gamma-0"):
+        write_figures([record], [], tmp_path / "figures")
+    tensors, metadata = load_tensors(few)
+    other = metadata | {"weights_sha256": "0" * 64}
+    save_tensors(record.with_name("previews.safetensors"), tensors, other)
+    with pytest.raises(UserError, match=r"previews\.safetensors holds samples of other weights"):
         write_figures([record], [], tmp_path / "figures")
     log = results.training("ctm")
     log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')

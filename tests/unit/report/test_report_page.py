@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.results_factory import CTM, MODELS, Results, digest
+from PIL import Image
 
 from ctm_core.config import Cell, load_experiment
 from ctm_core.report.figures import write_figures
@@ -231,7 +232,15 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.evaluation("ctm")
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/digits-hero.png").write_text("no picture")
+    picture = tmp_path / "figures/digits-hero.png"
+    picture.write_text("no picture")
+    with pytest.raises(UserError, match=r"digits-hero\.png is not a picture"):
+        report_of(results)
+    Image.new("L", (64, 64)).save(picture)
+    report_of(results)
+    content = bytearray(picture.read_bytes())
+    content[-20] ^= 1  # in the compressed pixels, whose checksum follows
+    picture.write_bytes(content)
     with pytest.raises(UserError, match=r"digits-hero\.png is not a picture"):
         report_of(results)
 

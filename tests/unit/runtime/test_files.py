@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from ctm_core.runtime import files
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.untrusted import open_regular
 
 
 def test_atomic_write_makes_parents_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -155,6 +156,58 @@ def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     shuffled["scalar"] = torch.tensor(3.25)
     files.save_tensors(tmp_path / "b", shuffled, metadata)
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
+
+
+def test_every_flipped_bit_of_tensors_is_noticed(tmp_path: Path) -> None:
+    """In header, hash, padding and values; under the same size."""
+    files.save_tensors(tmp_path / "whole", _tensors(), {"kind": "test"})
+    whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "flipped.safetensors"
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        for read in (files.load_tensors, files.read_metadata):
+            with pytest.raises(UserError, match=r"flipped\.safetensors (is|begins)"):
+                read(path)
+
+
+def test_another_type_in_the_header_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    files.save_tensors(path, {"a": torch.ones(3)})
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"'))
+    with pytest.raises(
+        UserError, match=r"t\.safetensors is corrupt: it does not match the SHA-256"
+    ):
+        files.load_tensors(path)
+
+
+def test_a_file_of_tensors_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.safetensors"
+    files.save_tensors(path, _tensors())
+    opened = []
+    monkeypatch.setattr(files, "open_regular", lambda p: opened.append(p) or open_regular(p))
+    for _ in range(3):
+        files.load_tensors(path)
+    assert opened == [str(path)]
+
+
+def test_tensors_without_a_hash_are_read(tmp_path: Path) -> None:
+    """Those of earlier versions and of other projects, and whatever their texts hold."""
+    from safetensors.torch import save_file
+
+    texts = {"record": '{"sha256": "sha256:00", "content_sha256": "sha256:00"}'}
+    save_file({"a": torch.ones(3)}, tmp_path / "old", metadata=texts)
+    assert files.read_metadata(tmp_path / "old") == texts
+    files.save_tensors(tmp_path / "new", {"a": torch.ones(3)}, texts)
+    assert files.load_tensors(tmp_path / "new")[1] == texts
+
+
+def test_anybody_can_compute_the_hash(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    files.save_tensors(path, _tensors())
+    content = path.read_bytes()
+    [digits] = re.findall(rb'"content_sha256":"sha256:(.{64})"', content)
+    assert files.sha256_bytes(content.replace(digits, b"0" * 64)).encode() == digits
 
 
 @settings(max_examples=60, deadline=None)

@@ -292,6 +292,27 @@ def test_every_kind_of_student_trains_and_samples(
             model.sample(2, nfe=2, gamma=0.5)
 
 
+@pytest.mark.parametrize("name", ["student", "snapshot-00000001"])
+def test_a_damaged_export_is_not_delivered(train: Train, tmp_path: Path, name: str) -> None:
+    changes = {"models.ctm.training.snapshots": [1], "models.ctm.training.checkpoint_every": 1}
+    weights = train(changes)
+    delivered = weights.with_stem(name)
+    whole = delivered.read_bytes()
+    [export] = (tmp_path / "runs").glob(f"**/exports/{name}.safetensors")
+    content = bytearray(export.read_bytes())
+    content[-7] ^= 2
+    export.write_bytes(content)
+    step = 2 if name == "student" else 1
+    with pytest.raises(
+        UserError, match=rf"{name}.* is corrupt: it is not what was exported at step {step}"
+    ):
+        train(changes)
+    assert delivered.read_bytes() == whole
+    export.unlink()
+    train(changes)
+    assert delivered.read_bytes() == export.read_bytes() == whole
+
+
 def test_a_fork_starts_from_the_exports_with_a_fresh_optimiser(
     train: Train, tmp_path: Path
 ) -> None:
