@@ -34,15 +34,19 @@ def training_folder(experiment: str, model: str, seed: int | str = ANY_SEED) -> 
 
 
 def training(experiment: str, model: str, seed: int | str = ANY_SEED) -> dict[str, str]:
-    """What a training leaves beside weights: its curve, and its record."""
+    """What a training leaves beside weights: its curve, its record, and how fast it was."""
     folder = training_folder(experiment, model, seed)
-    return {"curve": f"{folder}/training.jsonl", "record": f"{folder}/training.json"}
+    return {
+        "curve": f"{folder}/training.jsonl",
+        "record": f"{folder}/training.json",
+        "speed": f"{folder}/speed.json",
+    }
 
 
 def evaluation(experiment: str, model: str, seed: int | str, step: int | str) -> dict[str, str]:
     """The files of an evaluation."""
     folder = f"{training_folder(experiment, model, seed)}/step-{step}"
-    return _files(folder, "evaluation.json", "previews.safetensors")
+    return _files(folder, "evaluation.json", "previews.safetensors", "speed.json")
 
 
 def weights(

@@ -18,7 +18,7 @@ from ctm_core.evaluation.previews import write_previews
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import write_json
 from ctm_core.runtime.provenance import code_version
-from ctm_core.runtime.runs import RunFolder
+from ctm_core.runtime.runs import RunFolder, environment
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     seed, step
         The training seed and step the file is claimed to have; both are checked.
     output
-        Folder for ``evaluation.json`` and ``previews.safetensors``.
+        Folder for ``evaluation.json``, ``previews.safetensors`` and ``speed.json``.
     runs
         Root of the run folders; finished cells are kept under it.
     teacher
@@ -104,11 +104,11 @@ def evaluate(
         "checkpoint_sha256": inputs.digest,
         "train_hash": inputs.record["train_hash"],
         "code_version": code_version(),
-        "seconds": round(seconds, 3),
         "protocols": {name: r.record() | sampled for name, r in inputs.references.items()}
         | likelihood,
         "rows": scored + followed + measured,
         "trajectory": jumps,
     }
+    write_json(output / "speed.json", {"seconds": round(seconds, 3), "hardware": environment()})
     write_json(output / "evaluation.json", result)
     return result

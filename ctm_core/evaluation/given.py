@@ -217,7 +217,6 @@ def score_files(
         "checkpoint_sha256": record.get("checkpoint_sha256", digest),
         "train_hash": record.get("train_hash", digest),
         "code_version": code_version(),
-        "seconds": 0.0,
         "protocols": {
             name: reference.record() | {"images_sha256": digest}
             for name, reference in fitted.items()

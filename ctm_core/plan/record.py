@@ -1,8 +1,8 @@
 """What a finished run measured, beside what was predicted.
 
-``training.json`` holds the forward passes and the seconds of a training, ``evaluation.json`` the
-seconds of an evaluation, and the tables that Snakemake writes under ``results/benchmarks/`` the
-seconds and the largest memory of each job.
+``training.json`` holds the forward passes of a training, ``speed.json`` the seconds of a training
+or of an evaluation, and the tables that Snakemake writes under ``results/benchmarks/`` the seconds
+and the largest memory of each job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ctm_core.config import Experiment
 from ctm_core.plan.costs import Estimate
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json
+from ctm_core.runtime.files import read_record
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def compare(estimates: Iterable[Estimate], results: Path) -> Record:
             if job.kind == "train":
                 hardware = record.get("hardware", {})
                 device = f"{hardware.get('device')}, {hardware.get('threads')} threads"
-        comparisons += _of_benchmark(estimate, results, timed=record is None)
+        timed = record is None or "seconds" not in record
+        comparisons += _of_benchmark(estimate, results, timed=timed)
     return Record(comparisons, others, device)
 
 
@@ -68,14 +69,12 @@ def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
     job = estimate.job
     if job.experiment is None or job.kind not in ("train", "evaluate"):
         return None
-    path = job.makes["record" if job.kind == "train" else "evaluation"]
-    file = results / Path(str(path)).relative_to("results")
-    if not file.exists():
-        return None
-    record = read_json(file)
-    if not isinstance(record, dict):
-        raise UserError(f"{file} is corrupt: it holds no record; make it again")
-    return record
+    record, speed = (
+        read_record(file) if file.exists() else {}
+        for name in ("record" if job.kind == "train" else "evaluation", "speed")
+        for file in [results / Path(str(job.makes[name])).relative_to("results")]
+    )
+    return record | speed if record else None
 
 
 def _belongs(record: Mapping[str, Any], experiment: Experiment, model: str) -> bool:
@@ -100,7 +99,10 @@ def _of_record(estimate: Estimate, record: Mapping[str, Any]) -> list[Comparison
         for name, count in measured.items()
         if name in estimate.passes
     ]
-    return [*comparisons, Comparison(label, "seconds", estimate.work, float(record["seconds"]))]
+    if "seconds" in record:
+        seconds = Comparison(label, "seconds", estimate.work, float(record["seconds"]))
+        comparisons.append(seconds)
+    return comparisons
 
 
 def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Comparison]:

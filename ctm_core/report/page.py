@@ -30,7 +30,7 @@ from ctm_core.report.tables.sections import training_seeds
 from ctm_core.report.verdicts import Finding, read_findings
 from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_sentence
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_text
+from ctm_core.runtime.files import read_record, write_text
 
 #: The figures of each part of the page, by kind.
 PLACES = {
@@ -236,12 +236,13 @@ def _costs(experiment: str, records: Iterable[Evaluation], results: Path) -> dic
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for record in records:
         model, seed = record.model, record.train_seed
-        path = results / experiment / model / f"seed-{seed}" / "training.json"
+        folder = results / experiment / model / f"seed-{seed}"
         if (model, seed) not in lines:
-            training = read_json(path) if path.is_file() else {}
+            training = _record(folder / "training.json") | _record(folder / "speed.json")
             line = {"model": model, "seed": seed, "training": training, "evaluation": 0.0}
             lines[model, seed] = line
-        lines[model, seed]["evaluation"] += record.seconds
+        speed = _record(folder / f"step-{record.step}" / "speed.json")
+        lines[model, seed]["evaluation"] += speed.get("seconds", 0.0)
     trainings = [line["training"] for line in lines.values()]
     hardware = [training["hardware"] for training in trainings if training.get("hardware")]
     return {
@@ -250,3 +251,7 @@ def _costs(experiment: str, records: Iterable[Evaluation], results: Path) -> dic
         + sum(line["evaluation"] for line in lines.values()),
         "hardware": dict.fromkeys(", ".join(f"{k} {v}" for k, v in h.items()) for h in hardware),
     }
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return read_record(path) if path.is_file() else {}

@@ -93,7 +93,6 @@ class Evaluation(BaseModel, frozen=True):
     checkpoint_sha256: str
     train_hash: str
     code_version: str
-    seconds: float
     protocols: dict[str, dict[str, Any]]
     rows: tuple[Score, ...]
     trajectory: tuple[JumpError, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,16 +72,17 @@ class Scalars:
         self._board = EventsWriter(str(board / "events"), filename_suffix=f".{step:08d}")
         self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of one step."""
+    def write(self, step: int, values: Mapping[str, float], **speed: float) -> None:
+        """Log the values of a step; its speed, which no two runs share, in TensorBoard alone."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._board is None:
             return
         from tensorboardX.proto.summary_pb2 import Summary
 
-        shown: Iterable[Summary.Value] = (
-            Summary.Value(tag=name, simple_value=value) for name, value in values.items()
+        shown = (
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in (*values.items(), *speed.items())
         )
         self._event(step, summary=Summary(value=shown))
 

@@ -291,21 +291,22 @@ class _Job:
             "steps": self.section.steps,
             "init_from": None if fork is None else fork.model_dump(mode="json"),
             "parameters": sum(p.numel() for p in self.student.parameters()),
-            "seconds": round(trainer.seconds, 3),
             "exact": run.exact,
             "forward_passes": evaluations,
             "processes": distributed.count(),
-            "hardware": environment(),
             "precision": self.section.precision,
             "weights_sha256": sha256_file(last),
             "dataset_fingerprint": self.dataset.fingerprint,
             "teacher_sha256": run.inputs.get("teacher"),
             "code_version": code_version(),
         }
+        # Apart from the record: other jobs read that, and equal trainings leave equal bytes there.
+        speed = {"seconds": round(trainer.seconds, 3), "hardware": environment()}
         run.confirm()
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.path / "training.json", summary)
-        write_json(folder / "training.json", summary)
+        for place in (run.path, folder):
+            write_json(place / "speed.json", speed)
+            write_json(place / "training.json", summary)
         others = sorted(path for path in exports if path != last)
         for source in (run.path / "training.jsonl", *others, last):
             with atomic_write(folder / source.name) as temporary:

@@ -116,8 +116,8 @@ class Trainer:
                 if progress is not None and curve is not None:
                     progress.advance(self.section.batch_size, terms)
                     if last or self._due(self.section.log_every):
-                        speed = {"images_per_second": progress.images_per_second}
-                        curve.write(self.step, terms | speed)
+                        speed = progress.images_per_second
+                        curve.write(self.step, terms, images_per_second=speed)
                     if self._due(self.section.preview_every):
                         self._picture()
                     for path in (path for path, step in exports.items() if step == self.step):

@@ -118,7 +118,8 @@ def test_missing_files_are_named_with_who_reads_them(config: Path) -> None:
 def test_a_finished_run_stands_beside_its_prediction(config: Path, student: Trained) -> None:
     folder = config.parent / "results/tiny/ctm/seed-0"
     folder.mkdir(parents=True)
-    (folder / "training.json").write_bytes((student.folder / "training.json").read_bytes())
+    for name in ("training.json", "speed.json"):
+        (folder / name).write_bytes((student.folder / name).read_bytes())
     made = plan(config, speed=config.parent / "speed.json", results=config.parent / "results")
     text = describe(made)
     lines = [line.split() for line in text.splitlines() if "tiny ctm seed 0  " in line]

@@ -16,6 +16,7 @@ from ctm_core.plan.passes import expected
 from ctm_core.plan.record import Comparison, compare
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.runs import environment
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def results(tmp_path: Path, student: Trained) -> Path:
     """A results folder with the record of the student's training, and Snakemake's table of it."""
     folder = tmp_path / "results" / "tiny/ctm/seed-0"
     folder.mkdir(parents=True)
-    record = read_json(student.folder / "training.json") | {"seconds": 30.0}
-    write_json(folder / "training.json", record)
+    write_json(folder / "training.json", read_json(student.folder / "training.json"))
+    write_json(folder / "speed.json", {"seconds": 30.0, "hardware": environment()})
     table = tmp_path / "results/benchmarks/train/tiny/ctm"
     table.mkdir(parents=True)
     (table / "seed-0.tsv").write_text("s\tmax_rss\n50.0\t100.0\n40.0\t200.0\n")
@@ -34,8 +35,8 @@ def results(tmp_path: Path, student: Trained) -> Path:
 def estimate(kind: str = "train") -> Estimate:
     made = tiny.experiment()
     job = training(made, "ctm", 0)
-    makes = {**job.makes, **layout.evaluation("tiny", "ctm", 0, 12)}
-    job = replace(job, kind=kind, makes=makes)
+    if kind == "evaluate":
+        job = replace(job, kind=kind, makes=layout.evaluation("tiny", "ctm", 0, 12))
     return Estimate(job, expected(made, "ctm").by_network, seconds=20, memory=2e8, gpus=0)
 
 
@@ -74,7 +75,8 @@ def test_likelihood_of_an_evaluation_is_compared(results: Path) -> None:
     folder = results / "tiny/ctm/seed-0/step-12"
     folder.mkdir()
     row = {"protocol": "likelihood", "nfe": 50, "n": 4}
-    record = {"train_hash": tiny.experiment().train_hash("ctm"), "seconds": 10.0}
+    record = {"train_hash": tiny.experiment().train_hash("ctm")}
+    write_json(folder / "speed.json", {"seconds": 10.0})
     write_json(folder / "evaluation.json", record | {"rows": [row, {"protocol": "tiny"}]})
     job = Estimate(made.job, {"likelihood": 160.0}, seconds=20)
     (passes, seconds) = compare([job], results)[0][:2]
@@ -94,7 +96,7 @@ def test_damaged_records_are_one_sentence(results: Path) -> None:
     ):
         compare([estimate()], results)
     (results / "tiny/ctm/seed-0/training.json").write_text("[]")
-    with pytest.raises(UserError, match=r"training\.json is corrupt: it holds no record"):
+    with pytest.raises(UserError, match=r"training\.json is not a record of this project"):
         compare([estimate()], results)
 
 

@@ -27,12 +27,12 @@ def test_lines(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3]
 
 
-def test_tensorboard_reads_the_same(tmp_path: Path) -> None:
+def test_tensorboard_reads_the_same_and_the_speed(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     with Scalars(tmp_path, 0) as curve:
         curve.write(1, {"loss": 2.5})
-        curve.write(2, {"loss": 1.5, "ctm": 0.25})
+        curve.write(2, {"loss": 1.5, "ctm": 0.25}, images_per_second=8.0)
     (file,) = (tmp_path / "tensorboard").iterdir()
     data, events = file.read_bytes(), []
     while data:  # length, checksum, record, checksum
@@ -42,7 +42,9 @@ def test_tensorboard_reads_the_same(tmp_path: Path) -> None:
     assert events[0].file_version == "brain.Event:2"
     assert events[1].step == 1 and events[1].session_log.status == 1
     seen = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
-    assert seen == [(1, "loss", 2.5), (2, "loss", 1.5), (2, "ctm", 0.25)]
+    assert seen[:3] == [(1, "loss", 2.5), (2, "loss", 1.5), (2, "ctm", 0.25)]
+    assert seen[3:] == [(2, "images_per_second", 8.0)]
+    assert "images_per_second" not in (tmp_path / "training.jsonl").read_text()
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, []), (3, [1, 2, 3]), (9, [1, 2, 3, 4])])

@@ -84,12 +84,10 @@ class Case:
             for path in (self.folder / "out", self.undisturbed.folder)
         )
         assert [line["step"] for line in curve] == list(range(1, STEPS + 1))
-        for line in (*curve, *reference):
-            assert line.pop("images_per_second") > 0
         assert curve == reference
         record = read_json(self.folder / "out" / "training.json")
-        expected = read_json(self.undisturbed.folder / "training.json")
-        assert record["forward_passes"] == expected["forward_passes"]
+        undisturbed = read_json(self.undisturbed.folder / "training.json")
+        assert record == undisturbed | {"code_version": record["code_version"]}
         assert record["exact"] is True
         assert not list(self.run.glob("checkpoints/.*"))
 
