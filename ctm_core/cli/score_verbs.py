@@ -23,9 +23,12 @@ def features() -> None:
 @click.option("--output", type=FILE, required=True, help="Weight file to write.")
 def classifier(data: Path, output: Path) -> None:
     """Train the small classifier of a data set (this made the committed ones)."""
+    from ctm_core.config.dag import FEATURE_THREADS
     from ctm_core.data.dataset import open_dataset
     from ctm_core.models.features.classifier import train_classifier
+    from ctm_core.runtime.threads import use_threads
 
+    use_threads(FEATURE_THREADS)
     train_classifier(open_dataset(data), output)
     echo(output)
 
@@ -39,12 +42,15 @@ def classifier(data: Path, output: Path) -> None:
 @click.option("--output", type=FILE, required=True, help="Statistics file to write.")
 def reference(protocol: Path, data: Path | None, held_out: Path | None, output: Path) -> None:
     """Make a protocol's reference statistics, from the prepared data set or its file."""
+    from ctm_core.config.dag import FEATURE_THREADS
     from ctm_core.config.protocols import load_protocol
 
     loaded = load_protocol(protocol)
     from ctm_core.data.dataset import open_dataset
     from ctm_core.evaluation.metrics.reference import write_reference
+    from ctm_core.runtime.threads import use_threads
 
+    use_threads(FEATURE_THREADS)
     given = [None if folder is None else open_dataset(folder) for folder in (data, held_out)]
     write_reference(output, loaded, *given)
     echo(output)

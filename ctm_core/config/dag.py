@@ -21,6 +21,9 @@ from ctm_core.config.protocols import ReferenceFile, ReferenceSplit
 #: What a plan can be of: the target of the literal command, or that of a bare `snakemake`.
 TARGETS = {"table": "results/table.csv", "all": "all"}
 
+#: CPU threads of a job that makes features: its statistics depend on them in their last bits.
+FEATURE_THREADS = 2
+
 #: Files by the names that a rule gives them.
 Files = Mapping[str, str | tuple[str, ...]]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ctm_core.config import Experiment
 from ctm_core.evaluation.cells import compute, rows, tasks
 from ctm_core.evaluation.flow import trajectories
@@ -19,6 +17,7 @@ from ctm_core.models.generation import Generator
 from ctm_core.runtime.files import write_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
+from ctm_core.runtime.threads import use_threads
 
 
 def evaluate(
@@ -64,7 +63,7 @@ def evaluate(
     inputs = gather(
         experiment, model, weights, references, seed=seed, step=step, teacher=teacher, data=data
     )
-    torch.set_num_threads(experiment.threads)
+    use_threads(experiment.threads)
     # A folder for each step: the snapshots of one training are evaluated side by side.
     name = f"evaluation-{inputs.step:08d}"
     folder = runs / experiment.experiment / model / f"seed-{seed}" / name

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.project import ROOT, Project
+from fixtures.project import ROOT, SMOKE, Project, copy_project
 
-from ctm_core.config import load_experiment
+from ctm_core.config import dag, load_experiment
+from ctm_core.config.project import open_project
 
 Branch = Callable[[], Project]
 
@@ -76,14 +77,39 @@ def test_training_state_is_outside_the_results(finished: Project) -> None:
 
 
 def test_the_same_command_elsewhere_gives_the_same_bytes(
-    finished: Project, project: Project
+    finished: Project, tmp_path: Path
 ) -> None:
-    target = "results/smoke/teacher/seed-0/teacher.safetensors"
-    project.snakemake("--", target)
-    mine = project.results("results/smoke/**/*.safetensors")
-    assert set(mine) == {target}
-    theirs = finished.results("results/smoke/**/*.safetensors")
-    assert mine == {path: theirs[path] for path in mine}
+    """Whatever the folder, hour, cores, order of jobs, hash seed, time zone, language and umask.
+
+    Of all that is made, only what no job reads may tell one run from another.
+    """
+    project = copy_project(tmp_path / "a longer name" / "in another folder" / "project")
+    (tmp_path / "tmp").mkdir()
+    command = " ".join(("umask 027 && exec snakemake --cores 1", *SMOKE))
+    surroundings = {"PYTHONHASHSEED": "77", "TZ": "ABC-5:30", "LC_ALL": "C"}
+    project.run("sh", "-c", command, TMPDIR=str(tmp_path / "tmp"), **surroundings)
+
+    differing = {
+        name
+        for name in contents(finished, "results").keys() | contents(project, "results").keys()
+        if contents(finished, name) != contents(project, name)
+    }
+    told = [name for name in differing if "/benchmarks/" not in name]
+    assert {Path(name).name for name in told} == {"speed.json", "report.html"}
+    plan = open_project(ROOT / "config/smoke.yaml", ROOT)
+    read = [name for job in dag.graph(plan, "all") if job.rule != "all" for name in job.inputs]
+    assert {"results/runs.csv", "results/table.csv", "results/figures"} < set(read)
+    for name in read:
+        assert contents(finished, name), f"{name} is an input and was never made"
+        assert not contents(finished, name).keys() & differing
+
+
+def contents(project: Project, name: str) -> dict[str, bytes]:
+    """Every file at or below a path, by the path inside the project."""
+    files = [project.path / name, *(project.path / name).rglob("*")]
+    return {
+        str(file.relative_to(project.path)): file.read_bytes() for file in files if file.is_file()
+    }
 
 
 def test_snakemakes_own_report(branch: Branch) -> None:

@@ -12,7 +12,7 @@ rule classifier:
         "results/benchmarks/features/classifier_{dataset}.tsv"
     conda:
         "../envs/ctm.yaml"
-    threads: 2
+    threads: dag.FEATURE_THREADS
     params:
         data=subpath(input.manifest, parent=True),
     shell:
@@ -30,7 +30,7 @@ rule reference:
         "results/benchmarks/features/{protocol}.tsv"
     conda:
         "../envs/ctm.yaml"
-    threads: 2
+    threads: dag.FEATURE_THREADS
     resources:
         protocol_file=protocol_path,
     params:

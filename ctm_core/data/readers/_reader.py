@@ -35,7 +35,8 @@ class Images:
         uint8 arrays of shape (n, C, H, W) whose lengths add up to N; consumed once, so a data set
         larger than memory can be streamed.
     source
-        Where the images came from, for the manifest.
+        What the images were made from, for the manifest; not where it lies, which differs between
+        machines that share everything else.
     source_files
         (name, SHA-256) of every file read. A folder of very many files is one entry: its name,
         and the SHA-256 of what ``sha256sum`` prints for its files in the order of their names.

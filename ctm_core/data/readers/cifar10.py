@@ -140,7 +140,7 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         shape=SHAPE,
         labels=np.concatenate([labels for _, labels in ordered]),
         chunks=[images for images, _ in ordered],
-        source=str(place) if source is None else source,
+        source="CIFAR-10",
         source_files=tuple((path.name, sha256_file(path)) for path in files),
     )
 

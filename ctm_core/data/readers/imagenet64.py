@@ -100,7 +100,7 @@ def read(split: str, source: str | None, downloads: Path, workers: int) -> Image
         shape=SHAPE,
         labels=labels,
         chunks=chunks,
-        source=str(root),
+        source="ILSVRC2012",
         source_files=((FOLDERS[split], chunks.sha256),),
         class_names=tuple(classes),
         preparation={
