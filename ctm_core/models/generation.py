@@ -18,6 +18,7 @@ from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_tr
 from ctm_core.diffusion import randomness, sampling
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.weight_file import load_weights
+from ctm_core.runtime import cuda
 from ctm_core.runtime.errors import UserError
 
 Tensor = torch.Tensor
@@ -42,7 +43,8 @@ class Generator:
     def from_file(cls, path: str | os.PathLike[str], precision: str = "fp32") -> Generator:
         """Load a weight file; raises UserError if it is missing or corrupt."""
         model, record = load_weights(path)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = cuda.device()
+        cuda.check_precision(precision, device)
         return cls(model.to(device), record, precision)
 
     @property

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctm_core.runtime import launch, slurm
+from ctm_core.runtime import cuda, launch, slurm
 from ctm_core.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def claim(count: int) -> None:
     Raises
     ------
     UserError
-        If the folder of the locks is not this user's alone.
+        If there are none, or the folder of the locks is not this user's alone.
     """
+    cuda.check_present(count, os.environ.get(VISIBLE))
     folder = os.environ.get(LOCKS)
     if not folder or count < 1 or launch.MARK in os.environ:
         return

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ctm_core.runtime import launch
+from ctm_core.runtime.cuda import device
 from ctm_core.runtime.errors import Ended, Interrupted, UserError
 from ctm_core.runtime.untrusted import printable
 
@@ -72,12 +73,12 @@ def session() -> Iterator[torch.device]:
     Raises
     ------
     UserError
-        If the environment names a place among processes that cannot be.
+        If the environment names a place among processes that cannot be, or torch cannot use the
+        GPU that is there.
     """
-    cuda = torch.cuda.is_available()
     processes = launch.world_size()
     if processes == 1:
-        yield torch.device("cuda" if cuda else "cpu")
+        yield device()
         return
     place = _check_place(processes)
     hint = ""
@@ -85,9 +86,10 @@ def session() -> Iterator[torch.device]:
         hint = f" (unset WORLD_SIZE if there is no other process; the environment has {place})"
         log.info("waiting for %d processes to join (%s)", processes, place)
     local = launch.number("LOCAL_RANK", 0)
-    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else None
-    if device is not None:
-        torch.cuda.set_device(device)
+    own = device(local)
+    cuda = own.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(own)
     seconds = datetime.timedelta(seconds=_timeout())
     try:
         dist.init_process_group(
@@ -99,7 +101,7 @@ def session() -> Iterator[torch.device]:
         )
         if not main():
             logging.getLogger("ctm_core").setLevel(logging.ERROR)  # process 0 speaks for all
-        yield device or torch.device("cpu")
+        yield own
     except RuntimeError as error:  # which every error of torch.distributed is
         if not _is_loss_of_a_process(error):
             raise

@@ -17,7 +17,7 @@ from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
-from ctm_core.runtime import checkpoint, devices, distributed
+from ctm_core.runtime import checkpoint, cuda, devices, distributed
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, sha256_file, write_json
 from ctm_core.runtime.provenance import code_version
@@ -224,6 +224,9 @@ class _Job:
     ) -> Path:
         """Train in the run folder, then deliver."""
         section, place = self.section, self.place
+        device = next(self.student.parameters()).device
+        for key in ("precision", "frozen_precision"):
+            cuda.check_precision(getattr(section, key), device, key)
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
         config = self.identity | {"configuration": self.experiment.model_dump(mode="json")}
         config |= self.decided()
@@ -247,7 +250,7 @@ class _Job:
                 labels=self.experiment.conditional,
                 seed=self.seed,
                 run=run,
-                device=next(self.student.parameters()).device,
+                device=device,
                 lambda_scope="microbatch" if student is None else student.lambda_scope,
                 preview=assembly.preview(self.experiment, self.dataset, self.model),
             )

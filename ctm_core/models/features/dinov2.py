@@ -19,7 +19,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor
 from ctm_core.models.features._files import checked_file
-from ctm_core.runtime import extras
+from ctm_core.runtime import cuda, extras
 from ctm_core.runtime.errors import UserError
 
 ASSETS = {"dinov2_vitl14": "dinov2-vitl14"}
@@ -85,7 +85,8 @@ def build(protocol: Protocol) -> FeatureExtractor:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{path} holds no weights of DINOv2 ({problem})") from None
     dtype = torch.bfloat16 if protocol.precision == "bf16" else torch.float32
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = cuda.device()
+    cuda.check_precision(protocol.precision, device)
     network = network.to(device=device, dtype=dtype)
     mean, deviation = (
         torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION)

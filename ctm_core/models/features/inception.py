@@ -29,7 +29,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor, Further
 from ctm_core.models.features._files import checked_file
-from ctm_core.runtime import extras
+from ctm_core.runtime import cuda, extras
 from ctm_core.runtime.errors import UserError
 
 ASSETS = {"inception": "inception"}
@@ -66,7 +66,7 @@ def build(protocol: Protocol) -> FeatureExtractor:
     if path.name != FILE:
         raise UserError(f"{path} must be named {FILE}: correct `file` of inception in assets.yaml")
     inside = protocol.resize == "inside"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = cuda.device()
     torchvision_shim.apply()
     load = extras.load("cleanfid.inception_torchscript").InceptionV3W
     with warnings.catch_warnings():
