@@ -1,8 +1,8 @@
 """Foreign files: what a file is by its first bytes, and how its values are read safely.
 
-NVIDIA's pickles and torch's old format are run by the machine of
-:mod:`.machine`. A zip archive of torch.save has its table of contents checked and
-its pickle run by the same machine before ``torch.load(weights_only=True)`` reads the tensors.
+NVIDIA's pickles and torch's old format are run by the machine of :mod:`.machine`. A zip archive of
+torch.save has its table of contents and every member's CRC-32 checked before the same machine runs
+its pickle. One memory map of the open file serves all: what is hashed is what is read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import mmap
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +58,18 @@ class Foreign:
     value: Any
     sha256: str
     size: int
+    file: BufferedReader
+    modified: int  #: time of its last change when it was opened, in nanoseconds
 
     def tensors(self, refs: Mapping[str, Ref]) -> dict[str, torch.Tensor]:
-        """Read tensors of :attr:`value`; raises Refusal if they are more than the file."""
+        """Read tensors of :attr:`value`.
+
+        Raises Refusal if they are more than the file, or it was written to in the meantime.
+        """
         check_amount(refs, self.size)
-        if self.container != "torch archive":
-            return {name: ref.read() for name, ref in refs.items()}
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            tensors = {name: state[name] for name in refs}
-        except Exception as error:  # its kinds are not documented; the file is at fault
-            why = shown(str(error).partition("\n")[0], 120)
-            raise Refusal(f"could not be read by torch.load(weights_only=True): {why}") from None
-        for name, ref in refs.items():
-            loaded = tensors[name]
-            if (type(loaded), loaded.shape, loaded.dtype) != (torch.Tensor, ref.shape, ref.dtype):
-                raise Refusal(f"holds {shown(name)} in two ways, as no network file does")
+        tensors = {name: ref.read() for name, ref in refs.items()}
+        if os.fstat(self.file.fileno()).st_mtime_ns != self.modified:
+            raise Refusal("was changed while it was read; convert it again when it is complete")
         return tensors
 
 
@@ -84,21 +82,22 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Foreign]:
     """
     path = Path(path)
     with open_regular(path) as file:
-        if not os.fstat(file.fileno()).st_size:
+        status = os.fstat(file.fileno())
+        if not status.st_size:
             raise Refusal("is empty; download it again")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    container, value = _described(data, path)
-    digest = hashlib.sha256(data).hexdigest()
-    yield Foreign(path, container, value, digest, len(data))
+        container, value = _described(data, file)
+        digest = hashlib.sha256(data).hexdigest()
+        yield Foreign(path, container, value, digest, len(data), file, status.st_mtime_ns)
 
 
-def _described(data: memoryview, path: Path) -> tuple[str, Any]:
+def _described(data: memoryview, file: BufferedReader) -> tuple[str, Any]:
     head = bytes(data[:512])
     if problem := _recognised(head, len(data)):
         raise Refusal(problem)
     budget = Budget()
     if head.startswith(b"PK"):
-        return "torch archive", _archive(data, path, budget)
+        return "torch archive", _archive(data, file, budget)
     if _is_legacy(head):
         return "torch file", read_legacy(data, budget)
     try:
@@ -133,31 +132,43 @@ def _is_legacy(head: bytes) -> bool:
 DAMAGED = "is a damaged or truncated zip archive; download it again"
 
 
-def _archive(data: memoryview, path: Path, budget: Budget) -> Any:
+def _archive(data: memoryview, file: BufferedReader, budget: Budget) -> Any:
     _check_directory(data)
     try:
-        with zipfile.ZipFile(path) as archive:
-            root = _check_members(archive.infolist(), len(data))
-            order = archive.NameToInfo.get(f"{root}/byteorder")
-            program = archive.NameToInfo.get(f"{root}/data.pkl")
-            if program is None:
-                raise Refusal(
-                    "is a zip archive, but none that torch.save wrote: data.pkl is missing"
-                )
-            if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
-                raise Refusal("was written on a big-endian machine")
-            if program.file_size > PICKLE:
-                raise Refusal("holds a pickle larger than any network's")
-            code = archive.read(program)
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        with zipfile.ZipFile(file) as archive:
+            listed = archive.infolist()
+        _check_members(listed, len(data))
+        members = {info.filename.partition("/")[2]: _content(data, info) for info in listed}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error):
         raise Refusal(DAMAGED) from None
+    program = members.get("data.pkl")
+    if program is None:
+        raise Refusal("is a zip archive, but none that torch.save wrote: data.pkl is missing")
+    if members.get("byteorder", b"little") != b"little":
+        raise Refusal("was written on a big-endian machine")
+    if len(program) > PICKLE:
+        raise Refusal("holds a pickle larger than any network's")
     storages: dict[str, Storage] = {}
-    value = Machine(memoryview(code), WORDS, budget, persistent_storage(storages)).run()
+    value = Machine(program, WORDS, budget, persistent_storage(storages)).run()
     for key, storage in storages.items():
-        if sizes.get(f"{root}/data/{key}") != storage.nbytes:
+        storage.data = members.get(f"data/{key}")
+        if storage.data is None or len(storage.data) != storage.nbytes:
             raise Refusal(f"lacks its storage {shown(key)}, or holds it in another size")
     return value
+
+
+def _content(data: memoryview, member: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a member that is not compressed, checked against its CRC-32."""
+    start = member.header_offset
+    names = struct.unpack("<HH", data[start + 26 : start + 30])
+    start += 30 + sum(names)
+    content = data[start : start + member.file_size]
+    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+        raise Refusal(
+            f"is damaged: the bytes of its member {shown(member.filename)} contradict their "
+            "CRC-32; download it again"
+        )
+    return content
 
 
 def _check_directory(data: memoryview) -> None:
@@ -180,8 +191,8 @@ def _check_directory(data: memoryview) -> None:
         raise Refusal("is a zip archive with foreign bytes in it")
 
 
-def _check_members(members: list[zipfile.ZipInfo], size: int) -> str:
-    """The archive's one top folder; nothing is compressed, named twice or outside it."""
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
+    """One top folder; nothing is compressed, named twice or outside it."""
     if not members:
         raise Refusal("is an empty zip archive")
     if len(members) > MEMBERS:
@@ -204,4 +215,3 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> str:
             raise Refusal(f"is a zip archive with the compressed member {shown(name)}")
     if sum(member.file_size for member in members) > size:
         raise Refusal("is a zip archive whose members overlap")
-    return root

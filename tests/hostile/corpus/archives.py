@@ -189,6 +189,41 @@ fixed("zip-of-4e9-bytes-of-contents", "more members", lying_end(0xFFFF, 0xFFFFFF
 fixed("zip64-of-1e18-members", "more members", lying_end_64())
 
 
+def spoiled(member: str, change: bytes) -> bytes:
+    """A valid archive with other bytes at a member's start, whose CRC-32 stays."""
+    data = bytearray(valid_archive())
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        info = archive.getinfo(f"archive/{member}")
+    start = info.header_offset
+    start += 30 + sum(struct.unpack("<HH", data[start + 26 : start + 30]))
+    assert data[start : start + len(change)] != change
+    data[start : start + len(change)] = change
+    return bytes(data)
+
+
+for _member, _change in {
+    "data/1": b"\0\0\0\x40",  # the first weight is 2
+    "data/4": b"\0" * 64,
+    "data.pkl": b"\x80\x03",
+    "version": b"7",
+    "byteorder": b"L",
+}.items():
+    fixed(
+        f"archive-with-other-bytes-in-{_member.replace('/', '-')}",
+        f"is damaged: the bytes of its member archive/{_member} contradict their CRC-32",
+        spoiled(_member, _change),
+    )
+fixed(
+    "archive-with-a-member-beyond-its-end",
+    "CRC-32",
+    valid_archive().replace(
+        b"PK\x03\x04" + valid_archive()[4:30],
+        b"PK\x03\x04" + valid_archive()[4:28] + b"\xff\xff",
+        1,
+    ),
+)
+
+
 @hostile("archive-reduce", r"names the global posix\.system,")
 def _(canary: Path) -> bytes:
     return zipped(("a/data.pkl", pickle.dumps(Payload(os.system, touch(canary)), 2)))

@@ -24,7 +24,9 @@ from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.evaluation.evaluate import evaluate
 from ctm_core.models import foreign, weight_file
-from ctm_core.models.foreign import Hints
+from ctm_core.models.foreign import Hints, Refusal
+from ctm_core.models.foreign.archives import opened
+from ctm_core.models.foreign.edm import find_network
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json, read_metadata, sha256_file
 from ctm_core.training.jobs import train_student
@@ -234,6 +236,31 @@ def test_shared_storages(tmp_path: Path) -> None:
         path = saved(tmp_path / str(number), state, **options)
         foreign.convert(path, tmp_path / "made")
         assert equal(tmp_path / "made/weights.safetensors", made)
+
+
+@pytest.mark.parametrize("form", ["archive", "legacy", "pickle"])
+def test_what_is_hashed_is_what_is_read(form: str, tmp_path: Path) -> None:
+    """A file that another one replaces meanwhile stays open; one that is written to is refused."""
+    path = tmp_path / "file"
+    made = made_by_others.model(DDPMPP)
+    if form == "pickle":
+        path.write_bytes(edm_pickle(made.state_dict(), edm_kwargs(made)))
+    else:
+        saved(path, made.state_dict(), _use_new_zipfile_serialization=form == "archive")
+    os.utime(path, (1e9, 1e9))
+    digest = sha256_file(path)
+    other = saved(tmp_path / "other", made_by_others.model(DDPMPP, seed=1).state_dict())
+    with opened(path) as file:
+        state = find_network(file.value).tensors if form == "pickle" else file.value
+        os.replace(other, path)
+        tensors = file.tensors(state)
+        assert file.sha256 == digest
+        assert all(torch.equal(tensors[k], value) for k, value in made.state_dict().items())
+    with opened(path) as file:
+        with path.open("r+b") as written:
+            written.write(b"P")
+        with pytest.raises(Refusal, match="was changed while it was read"):
+            file.tensors(file.value)
 
 
 # -- what it is taken for -----------------------------------------------------------------------
