@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ from ctm_core.data import assets
 from ctm_core.data.assets import Asset
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.archives import Foreign, opened
+from ctm_core.models.foreign.assumptions import Hints, Settled
 from ctm_core.models.foreign.card import LICENCES, Imported, Source, model_card, provenance
 from ctm_core.models.foreign.edm import PickledNetwork, find_network
-from ctm_core.models.foreign.inference import Hints, Identified
-from ctm_core.models.foreign.kinds import check_arguments, find_state, identify
+from ctm_core.models.foreign.inference import Identified, section
+from ctm_core.models.foreign.kinds import check_arguments, identify
+from ctm_core.models.foreign.state_dicts import find_state, why_none
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file, write_json
 
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 PROVENANCE = "provenance.json"
+TEACHER = "a consistency model has the same tensors, and only its origin can tell"
 
 
 def convert(
@@ -81,38 +85,50 @@ def load_foreign(path: str | os.PathLike[str], hints: Hints | None = None) -> Tr
 
 
 def _imported(foreign: Foreign, hints: Hints) -> Imported:
-    pickled, sigma_data = None, 0.5
-    if foreign.container == "pickle":
+    settled, pickled = Settled(hints), None
+    if state := find_state(foreign.value, hints.entry):
+        refs = state.tensors
+    elif foreign.container == "pickle":
         pickled = find_network(foreign.value)
-        sigma_data = _sigma_data(pickled)
-    state = find_state(foreign.value) if pickled is None else pickled.tensors
-    identified = identify(state, hints, name=foreign.path.name, pickled=pickled is not None)
-    if pickled is not None:
-        identified = check_arguments(pickled, identified)
-    read = foreign.tensors(state)
-    tensors = _separate({ours: read[theirs].float() for ours, theirs in identified.names.items()})
+        settled.value("entry", "ema", None, "")
+        refs = pickled.tensors
+    else:
+        raise Refusal(why_none(foreign.value))
+    identified = identify(refs, settled, name=foreign.path.name, pickled=pickled is not None)
+    dropout = pickled and check_arguments(pickled, identified)
+    diffusion = _diffusion(pickled, settled)
+    if pickled is None and not identified.time_s:
+        settled.value("role", None, "teacher", TEACHER)
+    # The CTM code for CIFAR-10 leaves EDM's default on, whatever its flags say.
+    usual = 0.13 if identified.origin == "ctm-cifar10" and identified.time_s else 0.0
+    dropout = settled.value("dropout", dropout, usual, "it matters for further training only")
+    sizes = identified.network.model_dump() | {"dropout": dropout}
+    identified = replace(identified, network=section(config.Network, **sizes))
+    read = foreign.tensors(refs)
+    tensors = {ours: read[theirs].float() for ours, theirs in identified.names.items()}
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise Refusal(f"holds NaN or infinity in {name}; it is damaged")
-    model = identified.build(sigma_data)
+    model = identified.build(diffusion)
     model.load_state_dict(tensors, assign=True)
     _check_filters(model, identified)
-    return Imported(foreign, identified, pickled, model.requires_grad_(False))
+    model.requires_grad_(False)
+    return Imported(foreign, identified, pickled, state, diffusion, settled.assumed, model)
 
 
-def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, copied where two share memory, which a weight file cannot hold."""
-    seen: set[int] = set()
-    made = {}
-    for name, value in tensors.items():
-        place = value.untyped_storage().data_ptr()
-        made[name] = value.clone() if place in seen else value
-        seen.add(place)
-    return made
+def _diffusion(pickled: PickledNetwork | None, settled: Settled) -> config.Diffusion:
+    """The process of which only a pickle tells a part."""
+    told = {"sigma_data": None if pickled is None else _sigma_data(pickled)}
+    reason = "EDM's values; the file holds none"
+    usual = config.Diffusion().model_dump()
+    values = {k: settled.value(k, told.get(k), default, reason) for k, default in usual.items()}
+    return section(config.Diffusion, **values)
 
 
-def _sigma_data(pickled: PickledNetwork) -> float:
-    value = pickled.attributes.get("sigma_data", 0.5)
+def _sigma_data(pickled: PickledNetwork) -> float | None:
+    value = pickled.attributes.get("sigma_data")
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
         raise Refusal(f"says sigma_data = {shown(value)}, which is not a standard deviation")
     return float(value)
@@ -161,7 +177,7 @@ def _known(foreign: Foreign) -> tuple[Asset | None, str | None, bool | None]:
 
 
 def _written(imported: Imported, source: Source, output: Path) -> dict[str, Any]:
-    foreign, identified, pickled, model = imported
+    foreign, identified, model = imported.file, imported.identified, imported.model
     record = {
         "experiment": "imported",
         "model": "ctm" if identified.time_s else "teacher",
@@ -173,7 +189,7 @@ def _written(imported: Imported, source: Source, output: Path) -> dict[str, Any]
         "dataset": "unknown",
         "dataset_fingerprint": None,
         "network": identified.network.model_dump(mode="json"),
-        "diffusion": config.Diffusion(sigma_data=model.sigma_data).model_dump(mode="json"),
+        "diffusion": imported.diffusion.model_dump(mode="json"),
         **identified.sizes,
         "class_names": [str(n) for n in range(identified.label_dim)],
         "imported": {
@@ -190,10 +206,4 @@ def _written(imported: Imported, source: Source, output: Path) -> dict[str, Any]
     written = {"file": WEIGHTS, "bytes": size, "sha256": digest}
     document = provenance(imported, source, written)
     write_json(output / PROVENANCE, document)
-    if not identified.time_s and pickled is None and not source.known_hash:
-        log.warning(
-            "%s is taken for an EDM teacher; a consistency model has the same tensors, and only "
-            "its origin can tell",
-            foreign.path.name,
-        )
     return document

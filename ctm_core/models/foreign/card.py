@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ctm_core import config
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models.foreign.archives import Foreign
+from ctm_core.models.foreign.assumptions import Assumption, option
 from ctm_core.models.foreign.edm import PickledNetwork
 from ctm_core.models.foreign.inference import Identified
+from ctm_core.models.foreign.state_dicts import StateDict
+from ctm_core.models.foreign.values import shown
 from ctm_core.runtime.provenance import code_version
 
 FORMAT = "ctm-provenance-1"
@@ -44,6 +48,9 @@ class Imported(NamedTuple):
     file: Foreign
     identified: Identified
     pickled: PickledNetwork | None
+    state: StateDict | None  #: of a torch file
+    diffusion: config.Diffusion
+    assumed: list[Assumption]
     model: Trajectory
 
     @property
@@ -61,7 +68,7 @@ class Imported(NamedTuple):
 
 def provenance(imported: Imported, source: Source, weights: dict[str, Any]) -> dict[str, Any]:
     """The contents of ``provenance.json``."""
-    file, identified, pickled, _ = imported
+    file, identified, pickled, state = imported[:4]
     constructor = pickled and {
         "class": pickled.class_name,
         "arguments": pickled.arguments,
@@ -69,6 +76,8 @@ def provenance(imported: Imported, source: Source, weights: dict[str, Any]) -> d
         "inner_arguments": pickled.inner_arguments,
         "attributes": pickled.attributes,
     }
+    # Whether a known file is a teacher is known.
+    assumed = [a for a in imported.assumed if a.key != "role" or not source.known_hash]
     origin = {"file": file.path.name, "container": file.container}
     return {
         "format": FORMAT,
@@ -76,7 +85,13 @@ def provenance(imported: Imported, source: Source, weights: dict[str, Any]) -> d
         "source": origin | {"bytes": file.size, "sha256": file.sha256} | source._asdict(),
         "weights": weights,
         "constructor": constructor,
+        "entry": "ema" if state is None else state.place,
+        "left_out": [shown(name) for name in state.left_out] if state else [],
         "network": identified.network.model_dump(mode="json"),
+        "diffusion": imported.diffusion.model_dump(mode="json"),
+        "assumed": {
+            a.key: {"value": a.value, "reason": a.reason, "option": option(a.key)} for a in assumed
+        },
         "parameters": imported.parameters,
         "converter": code_version(),
         "torch": str(torch.__version__),

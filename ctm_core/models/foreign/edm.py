@@ -127,12 +127,12 @@ def _collect(root: Record) -> dict[str, Ref]:
             if isinstance(value, Ref) and name not in transient:
                 tensors[_joined(prefix, name)] = value
             elif not isinstance(value, Ref) and value is not None:
-                raise Refusal(f"holds no tensor as {_joined(prefix, name)}")
+                raise Refusal(f"holds no tensor as {shown(_joined(prefix, name))}")
         for name, value in modules.items():
             if value is None:
                 continue
             if not isinstance(value, Record) or not isinstance(value.state, dict):
-                raise Refusal(f"holds no module as {_joined(prefix, name)}")
+                raise Refusal(f"holds no module as {shown(_joined(prefix, name))}")
             waiting.append((value, _joined(prefix, name) + ".", depth + 1))
     return tensors
 

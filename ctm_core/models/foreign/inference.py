@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -13,20 +13,15 @@ from pydantic import ValidationError
 from ctm_core import config
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
+from ctm_core.models.foreign.assumptions import Settled
 from ctm_core.models.foreign.values import Refusal
 from ctm_core.runtime.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
-Role = Literal["teacher", "ctm"]
+SectionT = TypeVar("SectionT", config.Network, config.Diffusion)
 
-
-@dataclass(frozen=True)
-class Hints:
-    """What the tensors of a file cannot tell."""
-
-    role: Role | None = None  #: what the user takes it for; None: by its tensors and name
-    resolution: int | None = None  #: for OpenAI's form
-    num_head_channels: int | None = None  #: for OpenAI's form
+#: A number in a file's name that may be the side of its images.
+SIDE = re.compile(r"(?<![\d.])(16|32|64|128|256|512|1024)(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,14 @@ class Identified:
         keys = ("resolution", "channels", "label_dim", "time_s")
         return {key: getattr(self, key) for key in keys}
 
-    def build(self, sigma_data: float = 0.5) -> Trajectory:
+    def build(self, diffusion: config.Diffusion | None = None) -> Trajectory:
         """The model without memory (on the meta device), to check names and assign tensors to."""
         try:
             with torch.device("meta"):
-                diffusion = config.Diffusion(sigma_data=sigma_data)
                 return weight_file.build_model(
-                    network=self.network, diffusion=diffusion, **self.sizes
+                    network=self.network, diffusion=diffusion or config.Diffusion(), **self.sizes
                 )
-        except (UserError, ValidationError) as error:
+        except UserError as error:
             raise Refusal(f"holds a network that cannot be built: {error}") from None
 
 
@@ -82,15 +76,18 @@ def _ratio(width: int, base: int, what: str) -> int:
     return width // base
 
 
-def _network(**sizes: Any) -> config.Network:
+def section(model: type[SectionT], **values: Any) -> SectionT:
+    """A section of a configuration of these values; raises Refusal if there can be none."""
     try:
-        return config.Network.model_validate({k: v for k, v in sizes.items() if v is not None})
+        return model.model_validate({k: v for k, v in values.items() if v is not None})
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise Refusal(f"holds a network that cannot be built: {reason}") from None
+        problem = error.errors()[0]
+        key = "".join(f"{part}: " for part in problem["loc"][:1])
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise Refusal(f"holds a network that cannot be built: {key}{reason}") from None
 
 
-def edm_form(shapes: Shapes, pickled: bool) -> Identified:
+def edm_form(shapes: Shapes, settled: Settled, *, pickled: bool) -> Identified:
     blocks = _indices(shapes, r"model\.enc\.(\d{1,5})x\d{1,5}_block(\d{1,5})\.conv0\.weight")
     sides = sorted({side for side, _ in blocks}, reverse=True)
     if not sides:
@@ -98,6 +95,9 @@ def edm_form(shapes: Shapes, pickled: bool) -> Identified:
     resolution = sides[0]
     if sides != [resolution >> level for level in range(len(sides))]:
         raise Refusal(f"has levels of sides {sides}, which do not halve")
+    settled.value("resolution", resolution, None, "")
+    if settled.hints.num_head_channels is not None:
+        raise Refusal("has EDM's form, whose heads are known; leave out --head-channels")
     adm = "model.out_conv.weight" in shapes
     ncsnpp = any(name.endswith("_aux_residual.weight") for name in shapes)
     first = f"model.enc.{resolution}x{resolution}_conv.weight"
@@ -111,7 +111,8 @@ def edm_form(shapes: Shapes, pickled: bool) -> Identified:
     time_s = any(name.startswith("model.map_layer0_s.") for name in shapes)
     attending = [s for s in sides if f"model.enc.{s}x{s}_block0.qkv.weight" in shapes]
     architecture = "adm" if adm else "ncsnpp" if ncsnpp else "ddpmpp"
-    network = _network(
+    network = section(
+        config.Network,
         architecture=architecture,
         model_channels=model_channels,
         channel_mult=tuple(mults),
@@ -119,8 +120,6 @@ def edm_form(shapes: Shapes, pickled: bool) -> Identified:
         attn_resolutions=tuple(attending),
         channel_mult_emb=None if emb == 4 else emb,
         augment_dim=_optional_dim(shapes, "model.map_augment.weight"),
-        # The CTM code for CIFAR-10 leaves EDM's default on, whatever its flags say.
-        dropout=0.13 if time_s else 0.0,
     )
     title = {"adm": "ADM", "ncsnpp": "NCSN++", "ddpmpp": "DDPM++"}[architecture]
     return Identified(
@@ -139,7 +138,7 @@ def _optional_dim(shapes: Shapes, name: str) -> int | None:
     return _dim(shapes, name, 1, 2) if name in shapes else None
 
 
-def openai_form(shapes: Shapes, hints: Hints) -> Identified:
+def openai_form(shapes: Shapes, settled: Settled, *, name: str) -> Identified:
     if not any(name.startswith("output_blocks.") for name in shapes):
         raise Refusal("has no output_blocks: it is a classifier, not a network that samples")
     if any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes):
@@ -153,7 +152,7 @@ def openai_form(shapes: Shapes, hints: Hints) -> Identified:
     if total % levels or total // levels < 2:
         raise Refusal(f"has {len(inputs)} encoder blocks, which do not make {levels} equal levels")
     num_blocks = total // levels - 1
-    resolution = hints.resolution or 64
+    resolution = _openai_side(levels, settled, name)
     mults, levels_attending = [], []
     for level in range(levels):
         index = 1 + level * (num_blocks + 1)
@@ -162,7 +161,7 @@ def openai_form(shapes: Shapes, hints: Hints) -> Identified:
         if f"input_blocks.{index}.1.qkv.weight" in shapes:
             levels_attending.append(level)
     time_s = any(name.startswith("time_embed_s.") for name in shapes)
-    per_head = hints.num_head_channels or 64
+    per_head = settled.value("num_head_channels", None, 64, "as in OpenAI's networks")
     attending = [mults[-1], *(mults[level] for level in levels_attending)]
     for mult in attending:  # the middle always attends
         if mult * model_channels % per_head:
@@ -170,13 +169,14 @@ def openai_form(shapes: Shapes, hints: Hints) -> Identified:
                 f"attends over {mult * model_channels} channels, which heads of {per_head} do not "
                 "divide; give the width of its heads with --head-channels"
             )
-    network = _network(
+    network = section(
+        config.Network,
         architecture="openai_adm",
         model_channels=model_channels,
         channel_mult=tuple(mults),
         num_blocks=num_blocks,
         attn_resolutions=tuple(resolution >> level for level in levels_attending),
-        num_head_channels=hints.num_head_channels,
+        num_head_channels=settled.hints.num_head_channels,
     )
     return Identified(
         kind="CTM student (OpenAI's ADM)" if time_s else "EDM teacher (OpenAI's ADM)",
@@ -188,3 +188,21 @@ def openai_form(shapes: Shapes, hints: Hints) -> Identified:
         time_s=time_s,
         names={f"model.{name}": name for name in shapes},
     )
+
+
+def _openai_side(levels: int, settled: Settled, name: str) -> int:
+    """The side of the images, which no tensor tells; raises Refusal if the evidence differs."""
+    named = {int(side) for side in SIDE.findall(name)}
+    # OpenAI's networks of 64 to 512 pixels, of 4 to 7 levels, all end at 8x8.
+    sides = named | ({8 << (levels - 1)} if 4 <= levels <= 8 else set())
+    if len(sides) > 1 and settled.hints.resolution is None:
+        raise Refusal(
+            f"may be for images of {' or '.join(map(str, sorted(sides)))} pixels by its name and "
+            f"its {levels} levels; give the side with --resolution"
+        )
+    reason = (
+        f"as in OpenAI's networks of {levels} levels" if sides else "as in OpenAI's for ImageNet"
+    )
+    reason = "from the file's name" if named else reason
+    side: int = settled.value("resolution", None, min(sides or {64}), reason)
+    return side

@@ -5,7 +5,7 @@ sizes is built without memory, and names and shapes must be exactly its own. Wha
 constructor arguments say must agree.
 
 =============  ==============================  ===========================================
-form           first names                     files
+form           a name in it                    files
 =============  ==============================  ===========================================
 EDM            ``model.map_layer0.weight``     NVIDIA's pickles; ctm-cifar10's students
 OpenAI         ``time_embed.0.weight``         ``edm_imagenet64_ema.pt``; sony/ctm's students
@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ctm_core.models import weight_file
+from ctm_core.models.foreign.assumptions import Role, Settled
 from ctm_core.models.foreign.edm import PickledNetwork
-from ctm_core.models.foreign.inference import Hints, Identified, Role, edm_form, openai_form
+from ctm_core.models.foreign.inference import Identified, edm_form, openai_form
 from ctm_core.models.foreign.tensors import Ref
 from ctm_core.models.foreign.values import Refusal, shown
 
@@ -39,29 +39,12 @@ NO_TIME_S = (
     "has no layers of the target time s: it is a consistency model or a teacher, not a CTM student"
 )
 
-WRAPPER = "module."
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def find_state(value: Any) -> dict[str, Ref]:
-    """The state dict of a torch file; raises Refusal if it is something else."""
-    if not isinstance(value, dict):
-        raise Refusal(f"holds a {shown(type(value).__name__.lower())}, not a network's state dict")
-    if not value:
-        raise Refusal("holds an empty state dict")
-    if "state" in value and "param_groups" in value:
-        raise Refusal("is the state of an optimiser, not a network")
-    for name, entry in value.items():
-        if not isinstance(name, str):
-            raise Refusal("is not a state dict: one of its keys is not a name")
-        if not isinstance(entry, Ref):
-            raise Refusal(f"is not a flat state dict: no tensor is stored as {shown(name)}")
-        if ".mini_discs." in name:
-            raise Refusal("holds a discriminator, not a network that samples")
-    return dict(value)
-
-
-def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool) -> Identified:
+def identify(
+    state: Mapping[str, Ref], settled: Settled, *, name: str, pickled: bool
+) -> Identified:
     """Recognise the network of a file called ``name`` and check names, shapes and dtypes.
 
     Raises Refusal if it is none of the known networks, or lacks a tensor, or holds a foreign one.
@@ -70,17 +53,15 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
     for key in state:
         if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", key):
             raise Refusal(f"holds {shown(key)}, a name that no network's tensor has")
-    # What a wrapper for parallel training puts before each name.
-    prefix = WRAPPER if all(key.startswith(WRAPPER) for key in state) else ""
-    shapes = {key.removeprefix(prefix): ref.shape for key, ref in state.items()}
+    shapes = {key: ref.shape for key, ref in state.items()}
     if any(key.startswith("model.map_layer0.") for key in shapes):
-        identified = edm_form(shapes, pickled)
+        identified = edm_form(shapes, settled, pickled=pickled)
     elif any(key.startswith("time_embed.") for key in shapes):
-        identified = openai_form(shapes, hints)
+        identified = openai_form(shapes, settled, name=name)
     else:
         first = shown(next(iter(shapes), "missing"))
         raise Refusal(f"holds no network of a known kind (its first tensor is {first})")
-    _check_role(identified, hints.role, name, pickled)
+    _check_role(identified, settled.hints.role, name, pickled)
     own = {key: tuple(value.shape) for key, value in identified.build().state_dict().items()}
     given = {ours: shapes[theirs] for ours, theirs in identified.names.items()}
     if problem := weight_file.misfit(own, given):
@@ -89,8 +70,7 @@ def identify(state: Mapping[str, Ref], hints: Hints, *, name: str, pickled: bool
         if ref.dtype not in FLOATS:
             kind = str(ref.dtype).removeprefix("torch.")
             raise Refusal(f"holds {shown(key)} as {kind}; networks hold float32")
-    names = {ours: prefix + theirs for ours, theirs in identified.names.items()}
-    return replace(identified, names=names)
+    return identified
 
 
 def _check_role(identified: Identified, role: Role | None, name: str, pickled: bool) -> None:
@@ -112,10 +92,10 @@ def _check_role(identified: Identified, role: Role | None, name: str, pickled: b
 CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
 
 
-def check_arguments(pickled: PickledNetwork, identified: Identified) -> Identified:
+def check_arguments(pickled: PickledNetwork, identified: Identified) -> float | None:
     """Compare a pickle's constructor arguments with what its tensors say.
 
-    Returns the same with the dropout, which only the arguments tell. Raises Refusal if it is
+    Returns the dropout, which only the arguments tell, if they do. Raises Refusal if it is
     another preconditioning than EDM's, or an argument and the tensors disagree.
     """
     if pickled.class_name != "EDMPrecond":
@@ -153,10 +133,12 @@ def check_arguments(pickled: PickledNetwork, identified: Identified) -> Identifi
                 f"are those of {value}"
             )
     _check_attention(said.get("attn_resolutions"), identified)
-    dropout = said.get("dropout", 0.0)
+    dropout = said.get("dropout")
+    if dropout is None:
+        return None
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise Refusal(f"says dropout = {shown(dropout)} in its constructor arguments")
-    return replace(identified, network=network.model_copy(update={"dropout": float(dropout)}))
+    return float(dropout)
 
 
 def _check_attention(said: object, identified: Identified) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctm_core.models.foreign.values import (
+    SAVE,
     Budget,
     Global,
     Record,
@@ -53,8 +54,7 @@ class Machine:
     def run(self) -> Any:
         """The value that the pickle describes.
 
-        Raises Refusal for an unknown global or opcode, a damaged or truncated file, a spent
-        budget.
+        Raises Refusal for an unknown global or opcode, damage, truncation, a spent budget.
         """
         self._stack, self._marks, self._memo = [], [], {}
         while True:
@@ -179,7 +179,7 @@ class Machine:
             if not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
                 # Most texts that begin with a c end here.
                 raise Refusal(f"is not a network file, or names the impossible global {named}")
-            raise Refusal(f"names the global {named}, which no network file needs")
+            raise Refusal(f"names the global {named}, which no network file needs; {SAVE}")
         self._push(named)
 
     def _global_lines(self) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+#: What to do about a file that holds more than a network, or a network in another form.
+SAVE = "save the network's own state dict, torch.save(network.state_dict(), FILE)"
+
 
 class Refusal(Exception):
     """Why a file is not read; completes the sentence "FILE was refused: it …"."""
