@@ -22,10 +22,26 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-Positive = Annotated[int, Field(ge=1)]
+# Every number is bounded, and so is the length of every text and list: far beyond any use, and far
+# below what fills memory or takes minutes to read (tests/unit/config/test_bounds.py).
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+Names = Annotated[tuple[Name, ...], Field(max_length=100)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+#: Of something that is built or started so many times.
+Few = Annotated[int, Field(ge=1, le=1024)]
+#: Images or samples that are computed at once.
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+Nfe = Annotated[int, Field(ge=1, le=10_000)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Seed = Annotated[int, Field(ge=0)]
+#: A positive number whose squares and reciprocals are finite in single precision.
+Factor = Annotated[float, Field(ge=1e-9, le=1e9)]
+#: One that is too large shows in the loss.
+LearningRate = Annotated[float, Field(gt=0, le=1e38)]
+LogMean = Annotated[float, Field(ge=-20, le=20)]
+LogStd = Annotated[float, Field(ge=1e-3, le=10)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,7 @@ def distinct(what: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), distinct("seed")]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), distinct("seed")]
 
 
 def _check_type(value: Any, annotation: Any) -> None:

@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ctm_core.config import asset_pins, read_yaml, validated
-from ctm_core.config._section import Section
+from ctm_core.config._section import Section, Text
 from ctm_core.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "CTM_ASSETS"
 LIST = Path("config") / "assets.yaml"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
+Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=4096)]
 PathLike = str | os.PathLike[str]
 
 
@@ -32,29 +33,34 @@ class Asset(Section):
     """One external file or folder."""
 
     name: Name = Field(description="how code and configs refer to it")
-    title: str = Field(description="what it is, in a few words")
+    title: Text = Field(description="what it is, in a few words")
     kind: Literal["file", "folder", "package"] = Field(
         description="a file or folder of the assets folder, or a file of a Python package"
     )
-    file: str = Field(description="its name in the assets folder; its path inside a package")
-    package: str | None = Field(None, description="the Python package that contains it")
-    contains: tuple[str, ...] = Field((), description="what a folder must hold to count as there")
-    urls: tuple[Annotated[str, Field(pattern=r"^https?://[!-~]+$")], ...] = Field(
-        (), description="where it can be fetched, best first"
+    file: Text = Field(description="its name in the assets folder; its path inside a package")
+    package: Text | None = Field(None, description="the Python package that contains it")
+    contains: tuple[Text, ...] = Field(
+        (), max_length=100, description="what a folder must hold to count as there"
     )
-    by_hand: str | None = Field(None, description="where a person gets what no program can fetch")
-    size: int | None = Field(None, ge=1, description="in bytes")
+    urls: tuple[Url, ...] = Field(
+        (), max_length=100, description="where it can be fetched, best first"
+    )
+    by_hand: Text | None = Field(None, description="where a person gets what no program can fetch")
+    size: int | None = Field(None, ge=1, le=2**60, description="in bytes")
     hash: str | None = Field(
         None,
+        max_length=71,
         pattern=r"^(sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32})$",
         description="sha256:<8 to 64 hexadecimal digits> or md5:<32>; left out: none is known",
     )
-    hash_from: str | None = Field(None, description="who says so")
+    hash_from: Text | None = Field(None, description="who says so")
     format: Literal["pickle", "torch", "torchscript", "npz", "tar", "images"]
     executes: bool = Field(False, description="loading it runs code that it contains")
-    licence: str
-    needed_by: tuple[Name, ...] = Field((), description="experiments that cannot do without it")
-    note: str | None = None
+    licence: Text
+    needed_by: tuple[Name, ...] = Field(
+        (), max_length=100, description="experiments that cannot do without it"
+    )
+    note: Text | None = None
 
     @field_validator("title", "file", "by_hand", "hash_from", "licence", "note")
     @classmethod
@@ -92,9 +98,10 @@ class Asset(Section):
         return Path(str(distribution.locate_file(self.file)))
 
     def pinned(self, pin: asset_pins.Pin, lock: Path) -> Asset:
-        """A copy with the hash that a lock file pins."""
+        """A copy with the hash and size that a lock file pins."""
         source = f"{lock}, {pin.by} on {pin.on}"
-        return self.model_copy(update={"hash": f"sha256:{pin.sha256}", "hash_from": source})
+        known = {"hash": f"sha256:{pin.sha256}", "hash_from": source}
+        return self.model_copy(update=known | {"size": self.size or pin.size})
 
     @property
     def runs_code(self) -> bool:
@@ -113,7 +120,7 @@ class Asset(Section):
 
 
 class _List(Section):
-    assets: dict[Name, Asset]
+    assets: dict[Name, Asset] = Field(max_length=1000)
 
     @field_validator("assets", mode="before")
     @classmethod

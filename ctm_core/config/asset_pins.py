@@ -28,7 +28,7 @@ from typing import Literal
 from pydantic import Field, RootModel
 
 from ctm_core.config import validated
-from ctm_core.config._section import Section
+from ctm_core.config._section import Section, Text
 from ctm_core.runtime.files import read_json, write_json
 
 NAME = "assets.lock"
@@ -37,14 +37,14 @@ NAME = "assets.lock"
 class Pin(Section):
     """The hash of one file."""
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int | None = Field(ge=0)
+    sha256: str = Field(max_length=64, pattern=r"^[0-9a-f]{64}$")
+    size: int | None = Field(ge=0, le=2**60)
     on: datetime.date
     by: Literal["first use", "given"]
 
 
-class _Pins(RootModel[dict[str, Pin]]):
-    pass
+class _Pins(RootModel[dict[Text, Pin]]):
+    root: dict[Text, Pin] = Field(max_length=1000)
 
 
 def read(path: Path) -> dict[str, Pin]:

@@ -7,14 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
+from ctm_core.config._section import (
+    Name,
+    Names,
+    Nfe,
+    OneOf,
+    Section,
+    Text,
+    duplicates,
+)
 from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, samplers, sampling_problem
 from ctm_core.config.sampling_grid import ADAPTIVE, Cell
 
 #: Families of which one value can be better than another; ``fd`` includes ``fid``.
 Kind = Annotated[str, OneOf(tuple(f for f in FAMILIES if FAMILIES[f].direction and f != "fid"))]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class ClaimedCell(Section):
@@ -22,7 +29,7 @@ class ClaimedCell(Section):
 
     model: Name
     sampler: Annotated[str, OneOf((*samplers(), ADAPTIVE))] = JUMP_SAMPLER
-    nfe: Positive | None = Field(
+    nfe: Nfe | None = Field(
         None, description="left out only for `ode`, whose evaluations are an outcome"
     )
     gamma: float | None = Field(None, ge=0, le=1)
@@ -59,8 +66,8 @@ class Comparison(Section):
     first: ClaimedCell
     second: ClaimedCell | PublishedValue
     direction: Literal["lower", "higher", "within"]
-    factor: float = Field(1.0, gt=0)
-    margin: float = Field(0.0, ge=0, description="in the metric's own unit")
+    factor: float = Field(1.0, gt=0, le=1e9)
+    margin: float = Field(0.0, ge=0, le=1e9, description="in the metric's own unit")
     metric: Kind = Field(
         "fd", description="of most samples; fd: FID where the protocol makes it one"
     )
@@ -75,11 +82,11 @@ class Test(Section):
 
     __test__ = False  # pytest takes a class of this name for one of its own
 
-    experiments: tuple[Name, ...] = Field(min_length=1)
+    experiments: Names = Field(min_length=1)
     protocol: Name | None = Field(
         None, description="default: the one that scores most of the experiment's cells"
     )
-    comparisons: tuple[Comparison, ...] = Field(min_length=1)
+    comparisons: tuple[Comparison, ...] = Field(min_length=1, max_length=1000)
     note: Text | None = Field(None, description="what to know when reading the outcome")
 
 
@@ -93,7 +100,7 @@ class Claim(Section):
         "result",
         description="choice: what the paper does without comparing it with anything else",
     )
-    tests: tuple[Test, ...] = ()
+    tests: tuple[Test, ...] = Field((), max_length=1000)
     needs: Text | None = Field(None, description="what its tests need that a desk does not have")
     not_testable: Text | None = Field(None, description="why nothing here can test it")
 
@@ -107,7 +114,7 @@ class Claim(Section):
 class Claims(Section):
     """config/claims.yaml."""
 
-    claims: tuple[Claim, ...] = Field(min_length=1)
+    claims: tuple[Claim, ...] = Field(min_length=1, max_length=1000)
 
     def _problems(self) -> Iterator[str]:
         if twice := duplicates(claim.id for claim in self.claims):

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ctm_core.config import datasets
-from ctm_core.config._section import Name, Positive, Section, Seeds
+from ctm_core.config import amounts, datasets
+from ctm_core.config._section import Few, Name, Section, Seeds, Text
 from ctm_core.config.datasets import DatasetName
 from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training, suits_channels_last
@@ -24,7 +24,7 @@ class Dataset(Section):
     """Which images are learned."""
 
     name: DatasetName = Field(description="a name that `ctm data` knows")
-    source: str | None = Field(
+    source: Text | None = Field(
         None, description="folder, file or URL, for data sets that take one"
     )
 
@@ -48,9 +48,9 @@ class Experiment(Section):
     diffusion: Diffusion = Diffusion()
     network: Network
     teacher: Teacher | None = Field(None, description="null: no model here needs one")
-    models: dict[Name, Model]
+    models: dict[Name, Model] = Field(max_length=100)
     seeds: Seeds = Field((0,), description="training seeds of the students")
-    threads: Positive = Field(2, description="CPU threads of a training or evaluation job")
+    threads: Few = Field(2, description="CPU threads of a training or evaluation job")
     resources: Resources = Resources()
     evaluation: Evaluation
 
@@ -126,6 +126,7 @@ class Experiment(Section):
                 yield f"evaluation.samplers names the model {name!r}; models are {sorted(known)}"
         for name in sorted(known - set(self.evaluation.samplers)):
             yield f"evaluation.samplers lacks the model {name!r}"
+        yield from amounts.problems(self)  # before anything walks over the cells
         for name, grids in self.evaluation.samplers.items():
             student = None if name == "teacher" else self.models[name].traits
             final_only = student is not None and student.final_only

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from ctm_core.config._section import Positive, Rate, Section, distinct
+from ctm_core.config._section import Factor, Few, LearningRate, Rate, Section, distinct
 
 Backbone = Literal["deit_base_distilled_patch16_224", "tf_efficientnet_lite0", "tiny"]
 
@@ -35,12 +35,13 @@ class Discriminator(Section):
     backbones: Annotated[tuple[Backbone, ...], distinct("backbone")] = Field(
         ("deit_base_distilled_patch16_224", "tf_efficientnet_lite0"),
         min_length=1,
+        max_length=len(get_args(Backbone)),
         description="frozen feature networks; tiny is a random one, for tests and trials",
     )
     resolution: int = Field(
-        224, description="side to which images are resized: 64, 96, 128, 160, …"
+        224, ge=0, le=2048, description="side to which images are resized: 64, 96, 128, 160, …"
     )
-    width: Positive = Field(64, description="channels of the finest map; 64 as released")
+    width: Few = Field(64, description="channels of the finest map; 64 as released")
     batch_norm: Literal["local", "global"] = Field(
         "local", description="statistics of each process (released) or of all together"
     )
@@ -59,13 +60,15 @@ class Adversarial(Section):
     loss: Literal["hinge", "log"] | None = Field(
         None, description="null: hinge if released, else the logarithms as printed"
     )
-    discriminator_weight: float = Field(1.0, gt=0, description="factor on lambda_gan")
-    learning_rate: float = Field(2e-3, gt=0, description="of the discriminator's RAdam")
+    discriminator_weight: Factor = Field(1.0, description="factor on lambda_gan")
+    learning_rate: LearningRate = Field(2e-3, description="of the discriminator's RAdam")
     betas: tuple[Rate, Rate] = Field((0.5, 0.9), description="of the same")
     share_augmentation: bool = Field(
         False, description="the same DiffAugment draws for real and generated images"
     )
-    period: int = Field(2, ge=2, description="of so many steps the first moves G, the others D")
+    period: int = Field(
+        2, ge=2, le=1024, description="of so many steps the first moves G, the others D"
+    )
 
     @property
     def assets(self) -> tuple[str, ...]:

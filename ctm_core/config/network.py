@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from ctm_core.config._section import Later, Name, Positive, Section
+from ctm_core.config._section import Factor, Few, Later, Name, Positive, Section
 from ctm_core.config._traits import PACKAGE, literal, modules, read_traits
 
 FOLDER = PACKAGE / "models" / "networks"
+
+Tap = Annotated[float, Field(ge=-1e3, le=1e3)]
+#: Largest width of a level, and weights of all its convolutions; the paper's networks have 3e8.
+MOST_CHANNELS, MOST_WEIGHTS = 16_384, 10**10
 
 
 class ArchitectureTraits(Section):
@@ -40,10 +44,10 @@ def with_target_time() -> list[str]:
 class Diffusion(Section):
     """The process and EDM's preconditioning constants (Karras et al. 2022, table 1)."""
 
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0)
-    rho: float = Field(7.0, gt=0)
-    sigma_data: float = Field(0.5, gt=0)
+    sigma_min: Factor = 0.002
+    sigma_max: Factor = 80.0
+    rho: float = Field(7.0, ge=0.1, le=1000)
+    sigma_data: Factor = 0.5
 
     def _problems(self) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
@@ -60,27 +64,29 @@ class Network(Section):
     architecture: Name = Field(
         "ddpmpp", description="a file of ctm_core/models/networks with TRAITS"
     )
-    model_channels: Positive = 128
-    channel_mult: tuple[Positive, ...] = Field((2, 2, 2), min_length=1)
-    num_blocks: Positive = 4
-    attn_resolutions: tuple[Positive, ...] = Field(
-        (16,), description="sides of the feature maps at which blocks attend"
+    model_channels: int = Field(128, ge=4, le=4096)
+    channel_mult: tuple[Few, ...] = Field((2, 2, 2), min_length=1, max_length=12)
+    num_blocks: int = Field(4, ge=1, le=64)
+    attn_resolutions: tuple[Few, ...] = Field(
+        (16,), max_length=12, description="sides of the feature maps at which blocks attend"
     )
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    channel_mult_emb: Later[Positive | None] = Field(
+    channel_mult_emb: Later[Few | None] = Field(
         None, description="width of the embedding in model_channels; null: 4"
     )
-    resample_filter: Later[tuple[float, ...] | None] = Field(
-        None, description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]"
+    resample_filter: Later[tuple[Tap, ...] | None] = Field(
+        None,
+        max_length=64,
+        description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]",
     )
-    augment_dim: Later[Positive | None] = Field(
+    augment_dim: Later[Few | None] = Field(
         None,
         description="width of the teacher's augmentation labels (9 in EDM's); students have none",
     )
-    num_head_channels: Later[Positive | None] = Field(
+    num_head_channels: Later[Few | None] = Field(
         None, description="channels of an attention head; null: 64 unless num_heads"
     )
-    num_heads: Later[Positive | None] = Field(None, description="attention heads at every level")
+    num_heads: Later[Few | None] = Field(None, description="attention heads at every level")
 
     @field_validator("architecture")
     @classmethod
@@ -117,6 +123,19 @@ class Network(Section):
                 )
         if self.num_heads is not None and self.num_head_channels is not None:
             yield "give num_heads or num_head_channels, not both"
+        widths = [self.model_channels * mult for mult in self.channel_mult]
+        if max(widths) > MOST_CHANNELS:
+            yield (
+                f"channel_mult: a level has model_channels * channel_mult = {max(widths):,} "
+                f"channels; at most {MOST_CHANNELS:,}"
+            )
+        # Two convolutions in each block of either side.
+        weights = sum(2 * self.num_blocks * 2 * 9 * width**2 for width in widths)
+        if weights > MOST_WEIGHTS:
+            yield (
+                f"num_blocks: {self.num_blocks} blocks of {max(widths):,} channels make some "
+                f"{weights:.1e} weights; at most {MOST_WEIGHTS:.0e}"
+            )
         for mult in self.channel_mult:
             if self.model_channels * mult % own.width_multiple:
                 yield (

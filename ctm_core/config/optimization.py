@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator
 
-from ctm_core.config._section import Later, Positive, Rate, Section
+from ctm_core.config._section import (
+    BatchSize,
+    Count,
+    Factor,
+    Later,
+    LearningRate,
+    Positive,
+    Rate,
+    Section,
+)
 
 #: Keys of a training section that cannot change the final weights, so are left out of its hash.
 WITHOUT_EFFECT = (
@@ -36,21 +45,23 @@ class Training(Section):
     """Length, rate, averages and outputs of one optimisation."""
 
     steps: Positive = Field(description="optimiser steps")
-    batch_size: Positive = Field(description="samples per step, over all processes")
-    micro_batch: Positive | None = Field(None, description="samples per forward pass; null: all")
+    batch_size: BatchSize = Field(description="samples per step, over all processes")
+    micro_batch: BatchSize | None = Field(None, description="samples per forward pass; null: all")
     accumulation: Literal["mean", "sum"] = Field(
         "mean", description="gradients over micro-batches; sum as released"
     )
-    learning_rate: float = Field(4e-4, gt=0)
-    warmup_steps: int = Field(0, ge=0, description="linear warm-up of the learning rate")
-    decay_steps: int = Field(0, ge=0, description="linear decay to zero over the last steps")
+    learning_rate: LearningRate = 4e-4
+    warmup_steps: Count = Field(0, description="linear warm-up of the learning rate")
+    decay_steps: Count = Field(0, description="linear decay to zero over the last steps")
     optimizer: Literal["radam", "adam"] = "radam"
     kernel: Literal["foreach", "fused", "loop"] = Field(
         "foreach", description="how optimiser and EMA walk over the tensors"
     )
-    ema: tuple[Rate, ...] = Field((0.999,), min_length=1, description="decay per step")
-    ema_rampup: float | None = Field(
-        None, gt=0, description="half-life of the EMA at most this share of the steps done"
+    ema: tuple[Rate, ...] = Field(
+        (0.999,), min_length=1, max_length=16, description="decay per step"
+    )
+    ema_rampup: Factor | None = Field(
+        None, description="half-life of the EMA at most this share of the steps done"
     )
     evaluated_ema: Rate | None = Field(None, description="null: the first of `ema`")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -74,9 +85,11 @@ class Training(Section):
     )
     checkpoint_every: Positive = 1000
     keep: Positive = Field(2, description="checkpoints kept in the run folder")
-    snapshots: tuple[Positive, ...] = Field((), description="steps whose weights are exported")
+    snapshots: tuple[Positive, ...] = Field(
+        (), max_length=1000, description="steps whose weights are exported"
+    )
     log_every: Positive = 10
-    preview_every: int = Field(0, ge=0, description="steps between sample grids; 0: none")
+    preview_every: Count = Field(0, description="steps between sample grids; 0: none")
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from ctm_core.config import (
     Experiment,
     Literature,
     Workflow,
+    amounts,
     asset_listing,
     read_yaml,
     validated,
@@ -90,6 +91,11 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
         if name in experiments:
             raise UserError(f"{path}: duplicate experiment {name}")
         files[name], sections[name], experiments[name] = file, section, experiment
+    if (jobs := sum(map(amounts.jobs, experiments.values()))) > amounts.MOST_JOBS:
+        raise UserError(
+            f"{path}: experiments: {jobs:,} trainings and evaluations; at most "
+            f"{amounts.MOST_JOBS:,}"
+        )
     protocols = {
         name: load_protocol(protocol_file(name, root))
         for name in sorted({p for e in experiments.values() for p in e.evaluation.protocols})
@@ -97,6 +103,13 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
     known = asset_listing.load()
     for name, experiment in experiments.items():
         asset_listing.check_names(experiment.named_assets(), known, files[name])
+        for scored in experiment.evaluation.protocols:
+            batch, side = experiment.evaluation.batch_size, protocols[scored].input_size
+            if 4 * 3 * batch * side**2 > amounts.MOST_BYTES:
+                raise UserError(
+                    f"{files[name]}: evaluation.batch_size: {batch:,} images of {scored}'s "
+                    f"{side} pixels a side are more than {amounts.MOST_BYTES >> 30} GiB"
+                )
     for name, protocol in protocols.items():
         asset_listing.check_names(protocol.named_assets(), known, protocol_file(name, root))
     project = Project(path, files, sections, experiments, protocols, known)

@@ -43,8 +43,8 @@ class ReferenceFile(Section):
     """Statistics that somebody published, of images that need not be here."""
 
     asset: Name = Field(description="the file's name in config/assets.yaml")
-    images: int = Field(ge=2, description="how many images the statistics are of")
-    resolution: int = Field(ge=1, description="side of those images in pixels")
+    images: int = Field(ge=2, le=10**9, description="how many images the statistics are of")
+    resolution: int = Field(ge=1, le=4096, description="side of those images in pixels")
 
 
 def _kind(value: Any) -> str:
@@ -62,25 +62,33 @@ Reference = Annotated[
 class Neighbours(Section):
     """Which neighbour's distance is the radius of a point's ball."""
 
-    precision_recall: int = Field(3, ge=1, description="as published (Kynkäänniemi et al., 2019)")
-    density_coverage: int = Field(5, ge=1, description="as published (Naeem et al., 2020)")
+    precision_recall: int = Field(
+        3, ge=1, le=10_000, description="as published (Kynkäänniemi et al., 2019)"
+    )
+    density_coverage: int = Field(
+        5, ge=1, le=10_000, description="as published (Naeem et al., 2020)"
+    )
     rows: int = Field(
-        10_000, ge=2, description="features kept of either side, the first; also for kid"
+        10_000, ge=2, le=10**6, description="features kept of either side, the first; also for kid"
     )
 
 
 class Kid(Section):
     """How the kernel distance is averaged."""
 
-    subsets: int = Field(0, ge=0, description="drawn without replacement; 0: all pairs of rows")
-    size: int = Field(1000, ge=2, description="rows of each side in a subset, at most")
+    subsets: int = Field(
+        0, ge=0, le=10**6, description="drawn without replacement; 0: all pairs of rows"
+    )
+    size: int = Field(1000, ge=2, le=10**6, description="rows of each side in a subset, at most")
 
 
 class Trajectories(Section):
     """The teacher's flow that jumps are compared with."""
 
-    noises: int = Field(24, ge=1, description="of each sampling seed: its first")
-    points: int = Field(48, ge=2, description="of the grid of the teacher's fine solve by Heun")
+    noises: int = Field(24, ge=1, le=10**6, description="of each sampling seed: its first")
+    points: int = Field(
+        48, ge=2, le=10_000, description="of the grid of the teacher's fine solve by Heun"
+    )
 
 
 class HeldOut(Section):
@@ -91,7 +99,7 @@ class HeldOut(Section):
         description="distances of the test split's images; others: of each training image to the "
         "others, where there is no test split",
     )
-    images: int = Field(10_000, ge=2, description="held-out images at most")
+    images: int = Field(10_000, ge=2, le=10**9, description="held-out images at most")
 
 
 class Protocol(Section):
@@ -99,7 +107,9 @@ class Protocol(Section):
 
     name: Name = Field(description="the file's name without .yaml")
     features: Name = Field(description="a name that ctm_core.models.features knows")
-    input_size: int = Field(ge=1, description="side, in pixels, of what the network is fed")
+    input_size: int = Field(
+        ge=1, le=4096, description="side, in pixels, of what the network is fed"
+    )
     resize: Literal["none", "bilinear", "bicubic", "inside", "clean"] = Field(
         "none",
         description="from the images' side to input_size: bilinear and bicubic are antialiased; "
@@ -108,9 +118,12 @@ class Protocol(Section):
     )
     reference: Reference
     metrics: tuple[MetricKey, ...] = Field(
-        ("fd",), min_length=1, description="fid: as fd, and refused unless it may be called FID"
+        ("fd",),
+        min_length=1,
+        max_length=100,
+        description="fid: as fd, and refused unless it may be called FID",
     )
-    samples: int = Field(ge=2, description="samples of each sampling seed")
+    samples: int = Field(ge=2, le=10**9, description="samples of each sampling seed")
     seeds: Literal["separate", "pooled"] = Field(
         "separate", description="one value a sampling seed, or one of all seeds' samples together"
     )

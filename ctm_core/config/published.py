@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from ctm_core.config import datasets
-from ctm_core.config._section import Name, OneOf, Positive, Section, duplicates
+from ctm_core.config._section import (
+    Name,
+    Names,
+    Nfe,
+    OneOf,
+    Positive,
+    Section,
+    Text,
+    duplicates,
+)
 from ctm_core.config.experiment import Experiment
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, SamplerName
@@ -17,6 +26,7 @@ from ctm_core.config.sampling_grid import ProtocolCell
 from ctm_core.runtime.errors import UserError
 
 Family = Annotated[str, OneOf(tuple(FAMILIES))]
+Value = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 #: read: in the source itself. secondary: another text's account of it. plot: read off a figure.
 #: recalled: from memory, confirmed by nothing that could be opened.
@@ -60,19 +70,21 @@ class PublishedRow(Section):
     """One method at one number of evaluations."""
 
     key: Name = Field(description="unique in the file; claims refer to it")
-    method: Annotated[str, Field(min_length=1)]
+    method: Text
     conditional: bool | None = Field(None, description="null: the source does not say")
-    nfe: Positive | None = Field(None, description="null: no sampler is involved")
-    values: dict[Family, FiniteFloat] = Field(
-        default_factory=dict, description="empty: no figure could be confirmed; `note` says why"
+    nfe: Nfe | None = Field(None, description="null: no sampler is involved")
+    values: dict[Family, Value] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="empty: no figure could be confirmed; `note` says why",
     )
     samples: Positive | None = Field(None, description="default: the group's")
     protocol: Name | None = Field(None, description="default: the group's")
     confidence: Confidence | None = Field(None, description="default: the group's")
     cost_class: CostClass
-    extras: tuple[Extra, ...] = ()
-    verified_by: str | None = Field(None, description="who measured the same again")
-    note: str | None = None
+    extras: tuple[Extra, ...] = Field((), max_length=len(get_args(Extra)))
+    verified_by: Text | None = Field(None, description="who measured the same again")
+    note: Text | None = None
     ours: Ours | None = None
 
     def _problems(self) -> Iterator[str]:
@@ -83,8 +95,8 @@ class PublishedRow(Section):
 class Group(Section):
     """Rows that one source prints together."""
 
-    source: Annotated[str, Field(min_length=1)]
-    table: str | None = Field(None, description="where in the source")
+    source: Text
+    table: Text | None = Field(None, description="where in the source")
     dataset: Name = Field(description="one that `ctm data` knows, or one of `other_datasets`")
     measured_by: Literal["authors", "third party"] = "authors"
     protocol: Name | None = Field(
@@ -92,7 +104,7 @@ class Group(Section):
     )
     samples: Positive | None = None
     confidence: Confidence
-    rows: tuple[PublishedRow, ...] = Field(min_length=1)
+    rows: tuple[PublishedRow, ...] = Field(min_length=1, max_length=1000)
 
 
 class Published(NamedTuple):
@@ -120,14 +132,27 @@ class Published(NamedTuple):
         """Source and table in one line."""
         return ", ".join(filter(None, (self.group.source, self.group.table)))
 
+    @property
+    def origin(self) -> str:
+        """The source, and who else measured the value."""
+        others = "measured by a third party" if self.group.measured_by == "third party" else None
+        again = self.row.verified_by and f"verified by {self.row.verified_by}"
+        return ", ".join(filter(None, (self.source, others, again)))
+
+    @property
+    def cost(self) -> str:
+        """What the value took to get: ``distillation gan with lpips``."""
+        extras = ", ".join(self.row.extras)
+        return f"{self.row.cost_class}{' with ' if extras else ''}{extras}".replace("_", " ")
+
 
 class Literature(Section):
     """config/published.yaml."""
 
-    other_datasets: tuple[Name, ...] = Field(
+    other_datasets: Names = Field(
         (), description="data sets of published values that `ctm data` does not know"
     )
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...] = Field(max_length=1000)
 
     def _problems(self) -> Iterator[str]:
         known = [*datasets.names(), *self.other_datasets]

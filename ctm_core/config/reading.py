@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ctm_core.config._section import Section
+from ctm_core.config._section import Section, Text
 from ctm_core.config.experiment import Experiment
 from ctm_core.config.yaml_text import line_of, read_yaml
 from ctm_core.runtime.errors import UserError
@@ -17,12 +18,15 @@ from ctm_core.runtime.untrusted import printable
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_KEY = re.compile(r"([a-z_]+(?:\.[\w-]+)*): ")
+
 
 class Workflow(Section):
     """The file given to Snakemake: which experiments make up the table."""
 
-    experiments: tuple[str, ...] = Field(
+    experiments: tuple[Text, ...] = Field(
         min_length=1,
+        max_length=1000,
         description="names under config/experiments, or paths of YAML files",
     )
 
@@ -56,6 +60,9 @@ def _sentence(error: ValidationError) -> tuple[str, list[Any]]:
     if problem["type"] == "missing":
         return f"the key {key!r} is missing", place
     text = problem["msg"].removeprefix("Value error, ")
+    if named := _KEY.match(text):  # a section's sentence on one of its keys, or below them
+        place += named[1].split(".")
+        key, text = ".".join(str(p) for p in place), text[named.end() :]
     given = problem.get("input")
     shown = ""
     if isinstance(given, str | int | float | bool):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ctm_core.config._section import Positive, Section
+from ctm_core.config._section import Few, Section
 
 
 class Share(Section):
     """One kind of job."""
 
-    gpus: int = Field(0, ge=0)
-    memory_gb: Positive = 4
-    hours: float = Field(4.0, gt=0, description="after which a cluster stops the job")
+    gpus: int = Field(0, ge=0, le=1024)
+    memory_gb: int = Field(4, ge=1, le=100_000)
+    hours: float = Field(
+        4.0, ge=1e-3, le=100_000, description="after which a cluster stops the job"
+    )
 
     @property
     def limits(self) -> dict[str, int]:
@@ -27,7 +29,7 @@ class Share(Section):
 class TrainingShare(Share):
     """A training, which may be several processes on one machine."""
 
-    processes: Positive = Field(
+    processes: Few = Field(
         1, description="that share a batch, one per GPU, and the experiment's threads"
     )
 

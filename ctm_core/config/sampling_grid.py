@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from ctm_core.config._section import Later, Name, Positive, Section, Seed, Seeds
+from ctm_core.config._section import (
+    BatchSize,
+    Count,
+    Later,
+    Name,
+    Names,
+    Nfe,
+    Positive,
+    Section,
+    Seed,
+    Seeds,
+)
 from ctm_core.config.sampler_traits import SamplerName, sampling_problem
 
 #: The sampler of rows that an adaptive solver made: those of likelihood.
 ADAPTIVE = "ode"
+
+#: Cells of a grid at most, and of those that a protocol names.
+MOST_CELLS = 10_000
 
 
 class Cell(NamedTuple):
@@ -36,11 +51,20 @@ class SamplerGrid(Section):
     """NFE x gamma for one sampler."""
 
     sampler: SamplerName
-    nfe: tuple[Positive, ...] = Field(min_length=1)
-    gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    nfe: tuple[Nfe, ...] = Field(min_length=1, max_length=1000)
+    gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=1000)
     steps: Literal["all", "last"] = Field(
         "all", description="last: snapshots are not sampled this way"
     )
+
+    def _problems(self) -> Iterator[str]:
+        if self.size > MOST_CELLS:
+            yield f"nfe: {self.size:,} pairs of nfe and gamma; at most {MOST_CELLS:,}"
+
+    @property
+    def size(self) -> int:
+        """Pairs of NFE and gamma, some of which may be one cell."""
+        return len(self.nfe) * len(self.gamma or (None,))
 
     def problem(self, *, jumps: bool, final_only: bool) -> str | None:
         """Why a model cannot be sampled this way; see :func:`.sampler_traits.sampling_problem`."""
@@ -63,7 +87,7 @@ class ProtocolCell(Section):
 
     model: Name
     sampler: SamplerName
-    nfe: Positive
+    nfe: Nfe
     gamma: float | None = Field(None, ge=0, le=1)
 
     @property
@@ -75,24 +99,28 @@ class ProtocolCell(Section):
 class Likelihood(Section):
     """Bits per dimension of a few images, by our own protocol (docs/likelihood.md)."""
 
-    models: tuple[Name, ...] = Field(min_length=1, description="at their last step")
+    models: Names = Field(min_length=1, description="at their last step")
     images: Positive = Field(32, description="the first in an order shuffled by `seed`")
     split: Literal["train", "test"] = "train"
-    probes: int = Field(1, ge=0, description="of the trace, per image; 0: exact trace")
-    tolerance: Annotated[float, Field(gt=0)] = Field(1e-5, description="of the ODE solver")
+    probes: Count = Field(1, description="of the trace, per image; 0: exact trace")
+    tolerance: float = Field(1e-5, ge=1e-12, le=1, description="of the ODE solver")
     seed: Seed = 0
+
+
+Grids = Annotated[tuple[SamplerGrid, ...], Field(max_length=100)]
+Cells = Annotated[tuple[ProtocolCell, ...], Field(max_length=MOST_CELLS)]
 
 
 class Evaluation(Section):
     """What is sampled, and by which protocols it is scored."""
 
     sample_seeds: Seeds = (0, 1, 2)
-    batch_size: Positive = 256
+    batch_size: BatchSize = 256
     sampling_precision: Later[Literal["fp32", "bf16"]] = Field(
         "fp32", description="of the network while it samples; bf16 changes the samples a little"
     )
-    samplers: dict[Name, tuple[SamplerGrid, ...]]
-    protocols: dict[Name, Literal["all"] | tuple[ProtocolCell, ...]] = Field(min_length=1)
+    samplers: dict[Name, Grids] = Field(max_length=101)
+    protocols: dict[Name, Literal["all"] | Cells] = Field(min_length=1, max_length=100)
     likelihood: Likelihood | None = None
 
     def sampled_in(self) -> dict[str, str]:

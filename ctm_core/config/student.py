@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from ctm_core.config._section import Name, Positive, Rate, Section
+from ctm_core.config._section import (
+    Count,
+    Factor,
+    LogMean,
+    LogStd,
+    Name,
+    Positive,
+    Rate,
+    Section,
+)
 from ctm_core.config.distance_traits import DistanceName, distance_traits
 from ctm_core.config.gan import Adversarial
 from ctm_core.config.objective_traits import OBJECTIVES, ObjectiveName, ObjectiveTraits, traits
@@ -15,23 +24,21 @@ from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
 
+#: Draws of (k, i, j) at most, all of which `ctm plan` goes through: 256 points with all steps.
+MOST_DRAWS = 2**24
+
 
 class Perceptual(Section):
     """How images are fed to a perceptual network."""
 
-    resize: int = Field(description="side; 224 in the paper, max(32, side) for small images")
+    resize: int = Field(
+        ge=32, le=2048, description="side; 224 in the paper, max(32, side) for small images"
+    )
     pooling: Literal["average", "max"] | None = Field(
         None,
         description="of lpips_vgg, and only there: average (null) as CTM was released, or max as "
         "VGG16 was trained",
     )
-
-    @field_validator("resize")
-    @classmethod
-    def _at_least_32(cls, value: int) -> int:
-        if value < 32:
-            raise ValueError("resize must be at least 32: VGG16 halves its input four times")
-        return value
 
 
 class Dsm(Section):
@@ -39,11 +46,13 @@ class Dsm(Section):
 
     enabled: bool = True
     adaptive: bool = Field(True, description="lambda from the ratio of gradient norms")
-    weight: float = Field(1.0, gt=0, description="factor on lambda, or lambda itself")
-    p_mean: float = -1.2
-    p_std: float = Field(1.2, gt=0)
-    uniform_max: float = Field(0.7, gt=0, le=1, description="upper end of xi; 0.7 as released")
-    group: int = Field(2, ge=2, description="the first half of each group draws log-normally")
+    weight: Factor = Field(1.0, description="factor on lambda, or lambda itself")
+    p_mean: LogMean = -1.2
+    p_std: LogStd = 1.2
+    uniform_max: float = Field(0.7, ge=1e-3, le=1, description="upper end of xi; 0.7 as released")
+    group: int = Field(
+        2, ge=2, le=2**20, description="the first half of each group draws log-normally"
+    )
 
 
 class Fork(Section):
@@ -71,7 +80,7 @@ class Student(_OfObjective):
         "released", description="how what paper and released code do differently is done"
     )
     matching: Literal["soft", "local", "global"] = "soft"
-    grid_points: int = Field(18, ge=3, description="N: points of the time grid")
+    grid_points: int = Field(18, ge=3, le=2048, description="N: points of the time grid")
     max_heun_steps: Positive | None = Field(None, description="M: upper end of k; null: N - 1")
     target_inner: Literal["model", "ema"] | None = Field(
         None,
@@ -122,6 +131,12 @@ class Student(_OfObjective):
         known = self.traits
         if self.max_heun_steps is not None and self.max_heun_steps > self.grid_points - 1:
             yield "max_heun_steps must be at most grid_points - 1"
+        draws = self.grid_points**2 * self.heun_steps
+        if draws > MOST_DRAWS:
+            yield (
+                f"grid_points: {self.grid_points} points and up to {self.heun_steps} solver steps "
+                f"make some {draws:,} draws; at most {MOST_DRAWS:,}: set max_heun_steps"
+            )
         if not known.matching and (self.matching != "local" or self.max_heun_steps is not None):
             yield (
                 f"the objective {self.objective} goes one step of the grid: leave matching and "
@@ -204,7 +219,7 @@ class Released(_OfObjective):
 
     weights: Name = Field(description="the file's name in config/assets.yaml")
     objective: ObjectiveName = Field("ctm", description="what it was trained for")
-    step: int = Field(0, ge=0, description="of its training; 0: unknown")
+    step: Count = Field(0, description="of its training; 0: unknown")
 
 
 def _kind(value: Any) -> str:

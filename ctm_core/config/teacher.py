@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from ctm_core.config._section import Later, Name, Section, Seed
+from ctm_core.config._section import Later, LogMean, LogStd, Name, Section, Seed
 from ctm_core.config.optimization import Training
 
 
@@ -16,8 +16,8 @@ class Teacher(Section):
     training: Training | None = Field(None, description="to train one from nothing")
     asset: Name | None = Field(None, description="instead: a file's name in config/assets.yaml")
     seed: Seed = 0
-    p_mean: float = Field(-1.2, description="mean of ln sigma in its training")
-    p_std: float = Field(1.2, gt=0, description="standard deviation of ln sigma")
+    p_mean: LogMean = Field(-1.2, description="mean of ln sigma in its training")
+    p_std: LogStd = Field(1.2, description="standard deviation of ln sigma")
     augment: Later[float] = Field(
         0.0,
         ge=0,

@@ -16,8 +16,9 @@ import yaml
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import PathLike, printable, read_bytes
 
-#: Bytes of a file, and key-value pairs that its merges (``<<``) may bring in.
+#: Bytes of a file, its keys and values, and key-value pairs that its merges (``<<``) may bring in.
 LARGEST_FILE = 4 * 2**20
+MOST_VALUES = 30_000
 MOST_MERGED = 20_000
 
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
@@ -29,7 +30,14 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.merged = 0
+        self.values = self.merged = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.values += 1
+        if self.values > MOST_VALUES:
+            problem = f"it has more than {MOST_VALUES:,} keys and values"
+            raise yaml.composer.ComposerError(None, None, problem, self.get_mark())
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = set()

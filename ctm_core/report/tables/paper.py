@@ -244,8 +244,8 @@ def _line(entry: Published, kinds: Sequence[str]) -> dict[str, str]:
         {"method": row.method, "setting": SETTINGS[row.conditional]}
         | {"NFE": "" if row.nfe is None else str(row.nfe)}
         | {name: "" if value is None else printed(value) for name, value in values.items()}
-        | {"cost class": row.cost_class.replace("_", " ")}
-        | {"confidence": entry.confidence, "source": entry.source}
+        | {"cost class": entry.cost}
+        | {"confidence": entry.confidence, "source": entry.origin}
     )
 
 

@@ -106,7 +106,11 @@ def test_committed_schemas_are_those_of_the_models() -> None:
             "pseudo_huber, stlpips_vgg (given: 'lpips')",
         ),
         (f"{CTM}.distance", "stlpips_vgg", "stlpips_vgg needs perceptual.resize"),
-        (f"{CTM}.perceptual", {"resize": 31}, "resize must be at least 32"),
+        (
+            f"{CTM}.perceptual",
+            {"resize": 31},
+            "perceptual.resize: Input should be greater than or equal to 32",
+        ),
         (f"{CTM}.perceptual", {"resize": 32}, "perceptual belongs to perceptual distances"),
         ("models.Ctm", {}, "models.Ctm"),
         ("models.teacher", tiny.DESCRIPTION["models"]["ctm"], "cannot be a student's"),

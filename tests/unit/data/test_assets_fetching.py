@@ -181,17 +181,21 @@ def test_an_unknown_hash_is_pinned_before_the_file_has_its_name(
     assert (pin["sha256"], pin["size"], pin["by"]) == (SHA256, len(CONTENT), "first use")
     asset = listed(server, **UNKNOWN)
     assert asset.sha256 == SHA256 and assets.state(asset) is State.PRESENT
-    Path("files/some.pt").write_bytes(CONTENT + b"!")
+    Path("files/some.pt").write_bytes(CONTENT[:-1] + b"!")
     sentence = assets.problem(asset)
     assert sentence is not None
-    assert f"expected SHA-256 {SHA256} (config/assets.lock, first use on {pin['on']})" in sentence
+    assert f"and SHA-256 {SHA256} (config/assets.lock, first use on {pin['on']})" in sentence
 
 
 def test_a_changed_publication_does_not_pass_the_pin(project: Path, server: Site) -> None:
     fetch(listed(server, **UNKNOWN))
     Path("files/some.pt").unlink()
-    server.content = CONTENT + b"!"
-    with pytest.raises(UserError, match=f"expected SHA-256 {SHA256} \\(config/assets.lock"):
+    known = f"{len(CONTENT):,} bytes and SHA-256 {SHA256} \\(config/assets.lock"
+    server.content = CONTENT[:-1] + b"!"
+    with pytest.raises(UserError, match=f"what came has SHA-256 .*, expected {known}"):
+        fetch(listed(server, **UNKNOWN))
+    server.content = CONTENT + b"!"  # another size is seen before the first byte
+    with pytest.raises(UserError, match=f"bytes there, expected {len(CONTENT):,}; .*{known}"):
         fetch(listed(server, **UNKNOWN))
     assert files() == set() and lock()["some"]["sha256"] == SHA256
 
@@ -246,8 +250,8 @@ def test_a_file_fetched_by_hand_is_pinned_and_then_verified(project: Path) -> No
         fetch(asset)
     Path("files/some.pt").write_bytes(CONTENT)
     assert "is pinned in config/assets.lock" in fetch(asset)
-    Path("files/some.pt").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match=f"it has SHA-256 .*, expected SHA-256 {SHA256}"):
+    Path("files/some.pt").write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(UserError, match=f"it has SHA-256 .*, expected .* and SHA-256 {SHA256}"):
         fetch(listed(None, **UNKNOWN, by_hand="the shared drive"))
 
 

@@ -244,7 +244,7 @@ def test_bf16_autocast_stays_close(name: str, perceptual32: Distance, images: Im
 
 def test_resize_is_checked_by_the_config() -> None:
     training = config.Training(steps=1, batch_size=1)
-    with pytest.raises(ValidationError, match="at least 32"):
+    with pytest.raises(ValidationError, match="equal to 32"):
         config.Perceptual(resize=31)
     with pytest.raises(ValidationError, match=r"needs perceptual\.resize"):
         config.Student(distance="stlpips_vgg", training=training)
