@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures import tiny
+from fixtures.sections import shows
 from fixtures.tiny import Trained
 from safetensors.torch import save_file
 
@@ -218,6 +219,7 @@ def test_a_reference_that_does_not_belong(
     assert not bench.sampled
 
 
+@shows("Evaluation.sampling_precision")
 def test_sampling_in_bf16_is_another_cell_and_is_stated(bench: Bench) -> None:
     before = bench.evaluate()
     bench.sampled.clear()

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ctm_core.models.networks.layers import UNetBlock
 from ctm_core.models.weight_file import load_weights
-from ctm_core.runtime import checkpoint
+from ctm_core.runtime import checkpoint, devices
 from ctm_core.runtime.files import load_tensors
-from ctm_core.training import jobs
 from ctm_core.training.denoising import DsmObjective
+from ctm_core.training.objectives.ctm import CtmObjective
 
 
 def training(**keys: Any) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def test_precision(
         return calls(self, batch)
 
     monkeypatch.setattr(DsmObjective, "calls", watched)
-    monkeypatch.setattr(jobs, "native_precision", lambda device: native)
+    monkeypatch.setattr(devices, "native_precision", lambda device: native)
     made = lab.train("teacher", training(precision=key))
     assert made.record["precision"] == computed
     rounded = computed == "bf16"
@@ -178,10 +178,23 @@ def test_precision(
     assert not rounded or {dtype for _, dtype in seen} == {torch.bfloat16}
 
 
+@shows("Training.frozen_precision")
+@pytest.mark.parametrize("key", ["bf16", None])
+def test_frozen_precision(lab: Lab, key: str | None) -> None:
+    changes = {"models.ctm.training.steps": 1}
+    if key is not None:
+        changes["models.ctm.training.frozen_precision"] = key
+    made = lab.train("ctm", changes).trainer.objective
+    assert isinstance(made, CtmObjective) and made.teacher is not None
+    rounded = any(p.dtype == torch.bfloat16 for p in made.teacher.parameters())
+    assert rounded == (key == "bf16")
+    assert all(p.dtype == torch.float32 for p in made.student.parameters())
+
+
 @shows("Training.channels_last")
-@pytest.mark.parametrize("last", [True, False])
-def test_channels_last(lab: Lab, last: bool) -> None:
-    made = lab.train("teacher", {**training(channels_last=last), "dataset": {"name": "digits"}})
+@pytest.mark.parametrize(("key", "last"), [(True, True), (False, False), ("auto", True)])
+def test_channels_last(lab: Lab, key: bool | str, last: bool) -> None:
+    made = lab.train("teacher", training(channels_last=key, steps=1))
     weights = [p for p in made.trainer.student.parameters() if p.ndim == 4 and p.shape[2] > 1]
     several = [p for p in weights if p.shape[1] > 1]
     assert several
