@@ -64,14 +64,14 @@ def sample(
     )
     from ctm_core.data.pictures import save_grid
     from ctm_core.runtime.arrays import save_array
-    from ctm_core.runtime.files import sha256_file, write_json
+    from ctm_core.runtime.files import sha256_file, write_record
 
     picture = output.with_suffix(".png")
     save_array(output, images.numpy())
     save_grid(picture, images[:256])
     place = cell._asdict() | {"sample_seed": seed}
     made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
-    write_json(output.with_suffix(".json"), generator.describe_samples() | place | made)
+    write_record(output.with_suffix(".json"), generator.describe_samples() | place | made)
     echo(f"{output} and {picture}: times {generator.describe(*cell)}")
 
 

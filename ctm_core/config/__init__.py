@@ -7,6 +7,7 @@ hashes that name run folders are taken over them. A mistake in a file ends in on
 file, key and what is allowed.
 """
 
+from ctm_core.config._section import Name
 from ctm_core.config.claims import Claims
 from ctm_core.config.experiment import Dataset, Experiment
 from ctm_core.config.gan import Adversarial, Discriminator
@@ -33,6 +34,7 @@ __all__ = [
     "Discriminator",
     "Experiment",
     "Literature",
+    "Name",
     "Network",
     "Perceptual",
     "Released",

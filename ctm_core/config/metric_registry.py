@@ -8,6 +8,7 @@ samples and the real images left, by ``needs``, and returns ``{MetricName: Estim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,9 @@ FID_SAMPLES = 50_000
 
 #: Which values are better; "" where none is.
 Direction = Literal["lower", "higher", ""]
+
+#: Ranges of values (:class:`Family`).
+UNIT, ANY = (0.0, 1.0), (-math.inf, math.inf)
 
 #: ``needs`` of a metric that compares with the teacher's flow instead of scoring samples.
 TEACHER = "teacher"
@@ -28,6 +32,7 @@ class Family(NamedTuple):
     display: str
     direction: Direction = "lower"
     with_features: bool = True  #: whether the names contain the feature network
+    range: tuple[float, float] = (0.0, math.inf)  #: where values can lie; not those extrapolated
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ METRICS = {
         "moments", {"fid": Family("FID", with_features=False)}, "fd", "distances", _fid
     ),
     "fd": Metric("moments", {"fd": Family("FD")}, "fd", "distances"),
-    "kid": Metric("features", {"kid": Family("KID")}, table="scores"),
+    "kid": Metric("features", {"kid": Family("KID", range=ANY)}, table="scores"),
     "sfid": Metric("spatial", {"sfid": Family("sFID")}, "fd", "scores", _sfid),
     "is": Metric(
         "probabilities", {"is": Family("IS", "higher")}, "inception_score", "scores",
@@ -95,12 +100,18 @@ METRICS = {
     ),
     "precision_recall": Metric(
         "features",
-        {"precision": Family("Precision", "higher"), "recall": Family("Recall", "higher")},
+        {
+            "precision": Family("Precision", "higher", range=UNIT),
+            "recall": Family("Recall", "higher", range=UNIT),
+        },
         "prdc", "manifolds", lambda protocol: _too_few(protocol, "precision_recall"),
     ),
     "density_coverage": Metric(
         "features",
-        {"density": Family("Density", "higher"), "coverage": Family("Coverage", "higher")},
+        {
+            "density": Family("Density", "higher"),
+            "coverage": Family("Coverage", "higher", range=UNIT),
+        },
         "prdc", "manifolds", lambda protocol: _too_few(protocol, "density_coverage"),
     ),
     "trajectory": Metric(
@@ -108,11 +119,11 @@ METRICS = {
         {"trajectory_error": Family("Trajectory error", with_features=False)},
         problem=_trajectory,
     ),
-    "likelihood": Metric("", {"bpd": Family("Bits/dim", with_features=False)}),
+    "likelihood": Metric("", {"bpd": Family("Bits/dim", with_features=False, range=ANY)}),
     "memorisation": Metric(
         "nearest",
         {
-            "memorisation": Family("Memorisation", "", with_features=False),
+            "memorisation": Family("Memorisation", "", with_features=False, range=UNIT),
             "memorisation_ratio": Family("Memorisation ratio", "", with_features=False),
         },
         "nearest",

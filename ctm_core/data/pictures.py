@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctm_core.runtime.files import atomic_write
+from ctm_core.runtime.files import write_bytes
 
 
 def grid(
@@ -48,8 +48,6 @@ def save_grid(
     path: str | os.PathLike[str], images: torch.Tensor, columns: int | None = None
 ) -> None:
     """Write a grid of uint8 images (N, C, H, W) as PNG, atomically."""
-    # Encoded in memory: Pillow's own writing to a full disk raises an error that does not say so.
     encoded = io.BytesIO()
     Image.fromarray(grid(images, columns)).save(encoded, format="PNG")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encoded.getvalue())
+    write_bytes(path, encoded.getvalue())

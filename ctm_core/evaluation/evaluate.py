@@ -9,12 +9,13 @@ from typing import Any
 
 from ctm_core.config import Experiment
 from ctm_core.evaluation.cells import compute, rows, tasks
+from ctm_core.evaluation.evaluation_file import write_evaluation
 from ctm_core.evaluation.flow import trajectories
 from ctm_core.evaluation.inputs import gather
 from ctm_core.evaluation.likelihood_rows import likelihood_rows
 from ctm_core.evaluation.previews import write_previews
 from ctm_core.models.generation import Generator
-from ctm_core.runtime.files import write_json
+from ctm_core.runtime.files import write_record
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
 from ctm_core.runtime.threads import use_threads
@@ -108,6 +109,6 @@ def evaluate(
         "rows": scored + followed + measured,
         "trajectory": jumps,
     }
-    write_json(output / "speed.json", {"seconds": round(seconds, 3), "hardware": environment()})
-    write_json(output / "evaluation.json", result)
+    write_record(output / "speed.json", {"seconds": round(seconds, 3), "hardware": environment()})
+    write_evaluation(output / "evaluation.json", result)
     return result

@@ -23,6 +23,7 @@ from ctm_core.config.protocols import Protocol, ReferenceSplit
 from ctm_core.data.dataset import open_dataset
 from ctm_core.data.picture_files import LARGEST_FILE, list_pictures, read_picture
 from ctm_core.evaluation.cells import BLOCKS
+from ctm_core.evaluation.evaluation_file import write_evaluation
 from ctm_core.evaluation.inputs import read_references
 from ctm_core.evaluation.metrics.nearest import nearest_distances
 from ctm_core.evaluation.metrics.reference import Reference
@@ -31,7 +32,7 @@ from ctm_core.evaluation.metrics.state import State
 from ctm_core.models.features import build_features
 from ctm_core.runtime.arrays import Archive, load_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sha256_bytes, sha256_file, sha256_json, write_json
+from ctm_core.runtime.files import check_content, sha256_bytes, sha256_file, sha256_json
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.untrusted import open_regular, parse_json, printable, read_bytes
 
@@ -209,7 +210,7 @@ def score_files(
         "experiment": record.get("experiment", "samples"),
         "dataset": record.get("dataset", "unknown"),
         "dataset_fingerprint": None,
-        "model": record.get("model", re.sub(r"[^a-z0-9_-]+", "-", samples.stem.lower())),
+        "model": record.get("model", _model_name(samples.stem)),
         "objective": record.get("objective", "unknown"),
         "step": record.get("step", 0),
         "train_seed": record.get("train_seed", 0),
@@ -223,8 +224,13 @@ def score_files(
         },
         "rows": rows,
     }
-    write_json(output / "evaluation.json", result)
+    source = samples.with_suffix(".json") if record else samples
+    write_evaluation(output / "evaluation.json", result, source)
     return result
+
+
+def _model_name(stem: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).lstrip("-_") or "samples"
 
 
 #: The cell of a file without a record.
@@ -242,6 +248,7 @@ def _record(samples: Path, digest: str) -> dict[str, Any]:
     record = parse_json(content, path)
     if not isinstance(record, dict) or record.get("kind") != "samples":
         return {}
+    check_content(record, path, "sample again")
     if record.get("array_sha256") != digest:
         raise UserError(
             f"{path} describes another array than {samples}; delete it or sample again"

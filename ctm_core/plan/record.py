@@ -8,15 +8,16 @@ and the largest memory of each job.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ctm_core.config import Experiment
+from ctm_core.evaluation.evaluation_file import Evaluation, read_evaluation
 from ctm_core.plan.costs import Estimate
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_record
+from ctm_core.training.training_file import Speed, TrainingRecord, read_speed, read_training
 
 
 @dataclass(frozen=True)
@@ -51,57 +52,55 @@ def compare(estimates: Iterable[Estimate], results: Path) -> Record:
     device = None
     for estimate in estimates:
         job = estimate.job
-        record = _record(estimate, results)
+        record, speed = _record(estimate, results), None
         if record is not None and job.experiment is not None:
-            if not _belongs(record, job.experiment, job.model):
+            if not _belongs(record.train_hash, job.experiment, job.model):
                 others.append(job.label)
                 continue
-            comparisons += _of_record(estimate, record)
-            if job.kind == "train":
-                hardware = record.get("hardware", {})
+            speed = read_speed(results / Path(str(job.makes["speed"])).relative_to("results"))
+            comparisons += _of_record(estimate, record, speed)
+            if speed is not None and job.kind == "train":
+                hardware = speed.hardware
                 device = f"{hardware.get('device')}, {hardware.get('threads')} threads"
-        timed = record is None or "seconds" not in record
-        comparisons += _of_benchmark(estimate, results, timed=timed)
+        comparisons += _of_benchmark(estimate, results, timed=speed is None)
     return Record(comparisons, others, device)
 
 
-def _record(estimate: Estimate, results: Path) -> Mapping[str, Any] | None:
+def _record(estimate: Estimate, results: Path) -> TrainingRecord | Evaluation | None:
     job = estimate.job
     if job.experiment is None or job.kind not in ("train", "evaluate"):
         return None
-    record, speed = (
-        read_record(file) if file.exists() else {}
-        for name in ("record" if job.kind == "train" else "evaluation", "speed")
-        for file in [results / Path(str(job.makes[name])).relative_to("results")]
-    )
-    return record | speed if record else None
+    record = job.makes["record" if job.kind == "train" else "evaluation"]
+    file = results / Path(str(record)).relative_to("results")
+    if not file.exists():
+        return None
+    return read_training(file) if job.kind == "train" else read_evaluation(file)
 
 
-def _belongs(record: Mapping[str, Any], experiment: Experiment, model: str) -> bool:
+def _belongs(train_hash: str, experiment: Experiment, model: str) -> bool:
     # A converted file does not say how it was trained; `precision: auto` is resolved in a record.
     if experiment.imported(model) is not None:
         return True
     resolved = [experiment.resolved(precision) for precision in ("fp32", "bf16")]
-    return record.get("train_hash") in {e.train_hash(model) for e in (experiment, *resolved)}
+    return train_hash in {e.train_hash(model) for e in (experiment, *resolved)}
 
 
-def _of_record(estimate: Estimate, record: Mapping[str, Any]) -> list[Comparison]:
-    measured: dict[str, float] = {}
-    if estimate.job.kind == "train":
-        measured = record["forward_passes"]
-    else:
-        rows = [row for row in record["rows"] if row["protocol"] == "likelihood"]
-        if rows:
-            measured = {"likelihood": sum(row["nfe"] * row["n"] for row in rows)}
+def _of_record(
+    estimate: Estimate, record: TrainingRecord | Evaluation, speed: Speed | None
+) -> list[Comparison]:
+    measured: dict[str, int] = {}
+    if isinstance(record, TrainingRecord):
+        measured = record.forward_passes
+    elif rows := [row for row in record.rows if row.protocol == "likelihood"]:
+        measured = {"likelihood": sum(row.nfe * row.n for row in rows)}
     label = estimate.job.label
     comparisons = [
         Comparison(label, f"passes: {name}", estimate.passes[name], float(count))
         for name, count in measured.items()
         if name in estimate.passes
     ]
-    if "seconds" in record:
-        seconds = Comparison(label, "seconds", estimate.work, float(record["seconds"]))
-        comparisons.append(seconds)
+    if speed is not None:
+        comparisons.append(Comparison(label, "seconds", estimate.work, speed.seconds))
     return comparisons
 
 

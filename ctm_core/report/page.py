@@ -17,12 +17,13 @@ from PIL import Image
 
 from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.project import locate
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics.names import detail, display
 from ctm_core.report.figures import Picture, catalogue
 from ctm_core.report.figures.style import PIXELS_PER_INCH
 from ctm_core.report.headline import cell_name, effects
 from ctm_core.report.literature import Joined, joined, load_literature, printed
-from ctm_core.report.scores import Evaluation, Row, aggregate, read_evaluations, read_runs
+from ctm_core.report.scores import Row, aggregate, read_evaluations, read_runs
 from ctm_core.report.selection import best, last_steps, main_protocol, metrics_of
 from ctm_core.report.statistics import Summary
 from ctm_core.report.tables.columns import number, runs_csv
@@ -30,7 +31,9 @@ from ctm_core.report.tables.sections import training_seeds
 from ctm_core.report.verdicts import Finding, read_findings
 from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_sentence
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_record, write_text
+from ctm_core.runtime.files import write_text
+from ctm_core.runtime.untrusted import read_bytes
+from ctm_core.training.training_file import Speed, read_speed, read_training
 
 #: The figures of each part of the page, by kind.
 PLACES = {
@@ -61,7 +64,7 @@ def write_report(results: Path, output: Path, *, published: Path | None = None) 
         If the table is missing or does not fit the evaluations.
     """
     records = read_evaluations(read_runs(results))
-    if runs_csv(records) != (results / "runs.csv").read_text(encoding="utf-8"):
+    if runs_csv(records).encode() != read_bytes(results / "runs.csv"):
         raise UserError(
             f"{results / 'runs.csv'} does not fit the evaluations it lists; make it again with "
             "`ctm table`"
@@ -198,7 +201,7 @@ def _scale(summaries: Iterable[Summary]) -> Callable[[float], float]:
 
 
 def _file(picture: Picture, results: Path) -> Path:
-    return results / "figures" / f"{picture.name}.png"
+    return results / "figures" / f"{picture.file}.png"
 
 
 def _picture(picture: Picture, results: Path) -> dict[str, Any]:
@@ -234,24 +237,24 @@ def _protocols(records: Iterable[Evaluation]) -> list[dict[str, Any]]:
 def _costs(experiment: str, records: Iterable[Evaluation], results: Path) -> dict[str, Any]:
     """Seconds and network calls of each training and its evaluations."""
     lines: dict[tuple[str, int], dict[str, Any]] = {}
+    speeds: list[Speed] = []
     for record in records:
         model, seed = record.model, record.train_seed
         folder = results / experiment / model / f"seed-{seed}"
         if (model, seed) not in lines:
-            training = _record(folder / "training.json") | _record(folder / "speed.json")
-            line = {"model": model, "seed": seed, "training": training, "evaluation": 0.0}
-            lines[model, seed] = line
-        speed = _record(folder / f"step-{record.step}" / "speed.json")
-        lines[model, seed]["evaluation"] += speed.get("seconds", 0.0)
-    trainings = [line["training"] for line in lines.values()]
-    hardware = [training["hardware"] for training in trainings if training.get("hardware")]
+            path = folder / "training.json"
+            training = read_training(path) if path.exists() else None
+            speed = read_speed(folder / "speed.json")
+            if speed is not None:
+                speeds.append(speed)
+            line = {"model": model, "seed": seed, "training": training, "speed": speed}
+            lines[model, seed] = line | {"evaluation": 0.0}
+        spent = read_speed(folder / f"step-{record.step}" / "speed.json")
+        lines[model, seed]["evaluation"] += 0.0 if spent is None else spent.seconds
+    hardware = [speed.hardware for speed in speeds if speed.hardware]
     return {
         "lines": list(lines.values()),
-        "total": sum(training.get("seconds") or 0.0 for training in trainings)
+        "total": sum(speed.seconds for speed in speeds)
         + sum(line["evaluation"] for line in lines.values()),
         "hardware": dict.fromkeys(", ".join(f"{k} {v}" for k, v in h.items()) for h in hardware),
     }
-
-
-def _record(path: Path) -> dict[str, Any]:
-    return read_record(path) if path.is_file() else {}

@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, FiniteFloat, model_validator
-
-from ctm_core.config import Cell, validated
+from ctm_core.config import Cell
 from ctm_core.config.sampling_grid import ADAPTIVE
+from ctm_core.evaluation.evaluation_file import Evaluation, Score, read_evaluation
 from ctm_core.report import statistics
 from ctm_core.report.csv_files import read_csv
 from ctm_core.report.statistics import SampleSeed, Seeds, StandardError, Summary
-from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json
+from ctm_core.runtime.errors import Missing, UserError
 
 
 class RowKey(NamedTuple):
@@ -31,71 +29,6 @@ class RowKey(NamedTuple):
     def order(self) -> tuple[Any, ...]:
         """Sort key: the teacher before its students."""
         return *self[:2], model_order(self.model), self.step, cell_order(self.cell)
-
-
-class Score(BaseModel, frozen=True):
-    """One value: a cell sampled with one seed (or several pooled), scored by one metric.
-
-    ``standard_error`` has ``freedom`` degrees of freedom: from leaving out blocks of the samples,
-    or the metric's own.
-    """
-
-    sample_seed: int | str
-    sampler: str
-    gamma: float | None
-    nfe: int
-    protocol: str
-    metric: str
-    n: int
-    value: FiniteFloat
-    rank_deficient: bool = False
-    standard_error: Annotated[FiniteFloat, Field(ge=0)] | None = None
-    freedom: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _error_with_its_freedom(self) -> Score:
-        if (self.standard_error is None) != (self.freedom is None):
-            raise ValueError("standard_error and freedom go together")
-        return self
-
-    @property
-    def error(self) -> StandardError | None:
-        """The standard error of this one value, if it is known."""
-        if self.standard_error is None or self.freedom is None:
-            return None
-        return StandardError(self.standard_error, self.freedom)
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return Cell.of(self.sampler, self.nfe, self.gamma)
-
-
-class JumpError(BaseModel, frozen=True):
-    """How far a model's jump from t to s misses the teacher's solution, root mean square."""
-
-    t: float
-    s: float
-    error: FiniteFloat
-
-
-class Evaluation(BaseModel, frozen=True):
-    """An ``evaluation.json``: all scores of one (model, training seed, step)."""
-
-    experiment: str
-    dataset: str
-    dataset_fingerprint: str | None  # None: converted weights, whose data is not recorded
-    model: str
-    objective: str
-    step: int
-    train_seed: int
-    params_m: float
-    checkpoint_sha256: str
-    train_hash: str
-    code_version: str
-    protocols: dict[str, dict[str, Any]]
-    rows: tuple[Score, ...]
-    trajectory: tuple[JumpError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +72,7 @@ def read_evaluations(paths: Iterable[Path]) -> list[Evaluation]:
     fingerprints: dict[str, tuple[Path, str]] = {}
     protocols: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(paths):
-        evaluation = validated(Evaluation, read_json(path), path)
+        evaluation = read_evaluation(path)
         experiment, model = evaluation.experiment, evaluation.model
         key = (experiment, model_order(model), evaluation.step, evaluation.train_seed)
         other, known = read.setdefault(key, (path, evaluation))
@@ -177,9 +110,9 @@ def read_runs(results: Path) -> list[Path]:
     try:
         runs = read_csv(table)[["experiment", "model", "train_seed", "step"]]
         keys = set(runs.astype({"train_seed": int, "step": int}).itertuples(index=False))
-    except FileNotFoundError:
+    except Missing:
         raise UserError(f"{table} is missing; make it with `ctm table`") from None
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise UserError(
             f"{table} is not a table of runs; make it again with `ctm table`"
         ) from None
@@ -241,8 +174,8 @@ def _row(key: RowKey, scored: list[tuple[Evaluation, Score]]) -> Row:
     for evaluation, score in scored:
         seeds = evaluation.train_seed, score.sample_seed
         values[score.metric][seeds] = score.value
-        if score.error is not None:
-            errors[score.metric][seeds] = score.error
+        if score.standard_error is not None and score.freedom is not None:
+            errors[score.metric][seeds] = StandardError(score.standard_error, score.freedom)
     try:
         metrics = {m: statistics.summarise(values[m], errors[m]) for m in sorted(values)}
     except ValueError as error:

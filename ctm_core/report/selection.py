@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics import names
-from ctm_core.report.scores import Evaluation, Row
+from ctm_core.report.scores import Row
 from ctm_core.runtime.errors import UserError
 
 #: Has the experiment, model and step that it is of.

@@ -12,6 +12,7 @@ import pandas as pd
 import tabulate  # noqa: F401 - for to_markdown; imported here, its absence shows at once
 
 from ctm_core.report.statistics import Summary
+from ctm_core.runtime.untrusted import table_cell
 
 LATEX_HEAD = "% \\usepackage{booktabs}; made by `ctm table`."
 SPECIAL = {
@@ -33,6 +34,10 @@ SPECIAL = {
 WORDS = ("model", "method", "sampler", "setting")
 
 
+class Markdown(str):
+    """Text that is Markdown already."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A measured value: mean and interval, its rank in its column, what others published of it."""
@@ -45,7 +50,7 @@ class Value:
     def markdown(self) -> str:
         """``**8.21 [8.10, 8.33] †** (8.05)``; the second best is not marked."""
         text = str(self.summary) + " †" * self.rank_deficient
-        return (f"**{text}**" if self.rank == "best" else text) + self._in_brackets()
+        return (f"**{text}**" if self.rank == "best" else text) + table_cell(self._in_brackets())
 
     def latex(self) -> str:
         r"""``\textbf{8.21}\dag{} {\scriptsize $\pm$ 0.11} (8.05)``; the second best underlined."""
@@ -68,11 +73,17 @@ def escape(text: str) -> str:
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A Markdown table, its cells not padded."""
-    text = frame.map(lambda cell: cell.markdown() if isinstance(cell, Value) else cell)
+    """A Markdown table, its cells not padded; only cells of :class:`Markdown` are markup."""
+    text = frame.map(_markdown)
     return text.to_markdown(
         index=False, tablefmt="github", stralign=None, numalign=None, disable_numparse=True
     )
+
+
+def _markdown(cell: str | Value) -> str:
+    if isinstance(cell, Value):
+        return cell.markdown()
+    return cell if isinstance(cell, Markdown) else table_cell(cell)
 
 
 def latex_table(frame: pd.DataFrame, caption: str) -> str:

@@ -14,6 +14,7 @@ import functools
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,12 @@ from ctm_core.runtime.untrusted import PathLike, open_regular, parse_json, print
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
+
+#: The key of a record's hash over everything else in it.
+CONTENT = "content_sha256"
+_warned: set[str] = set()
 
 #: Digits of a hash that is still to come.
 _BLANK = b"0" * 64
@@ -126,10 +133,19 @@ def _remove_leftovers(path: Path) -> None:
             pass  # whether it lives is unknown
 
 
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Write a whole file, atomically.
+
+    What libraries encode (PNG, PDF) is to be encoded in memory and written here: their own
+    writing to a full disk ends in errors that do not say so.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -148,12 +164,52 @@ def read_json(path: PathLike) -> Any:
     return parse_json(read_bytes(path), path)
 
 
-def read_record(path: PathLike) -> dict[str, Any]:
-    """Read a JSON object; raises UserError as :func:`read_json`, or if it is something else."""
+def write_record(path: PathLike, record: Mapping[str, Any]) -> None:
+    """Write a JSON object with a hash over its content, which :func:`read_record` compares."""
+    write_json(path, {**record, CONTENT: _content_sha256(record)})
+
+
+def read_record(path: PathLike, again: str | None = None) -> dict[str, Any]:
+    """Read a JSON object; one that was edited since it was written is refused.
+
+    Parameters
+    ----------
+    again
+        How such a file is made again. With it, the first file of the kind without a hash is
+        warned of: an older version wrote it, so nothing tells whether it was edited.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_json`, or if the file holds something else or does not match its hash.
+    """
     record = read_json(path)
     if not isinstance(record, dict):
-        raise UserError(f"{path} is not a record of this project; make it again")
-    return record
+        raise UserError(f"{path} is not a record of this project; {again or 'make it again'}")
+    check_content(record, path, again)
+    if again and CONTENT not in record and again not in _warned:
+        _warned.add(again)
+        log.warning(
+            "%s (perhaps with others) has no %s, as files of older versions have none, so nobody "
+            "knows whether it was edited; to be sure, %s",
+            path,
+            CONTENT,
+            again,
+        )
+    return {key: value for key, value in record.items() if key != CONTENT}
+
+
+def _content_sha256(record: Mapping[str, Any]) -> str:
+    return sha256_json({key: record[key] for key in record if key != CONTENT})
+
+
+def check_content(record: Mapping[str, Any], path: PathLike, again: str | None = None) -> None:
+    """Refuse a record that does not match the hash that it carries; it may carry none."""
+    if CONTENT in record and record[CONTENT] != _content_sha256(record):
+        raise UserError(
+            f"{path} was changed after it was written: its content does not match its {CONTENT}; "
+            f"{again or 'make it again'}"
+        )
 
 
 def save_tensors(

@@ -7,8 +7,10 @@ Text from such files is escaped where it is printed (:func:`printable`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Callable
@@ -21,6 +23,14 @@ PathLike = str | os.PathLike[str]
 
 #: Bytes of a text file (YAML, JSON, CSV) that is read whole.
 LARGEST_TEXT = 64 * 2**20
+
+#: Characters that mean something to a reader of Markdown.
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"})
+#: What makes a cell of CSV a formula for a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}(?<!\.)")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -91,7 +101,10 @@ def parse_json(text: str | bytes, path: PathLike) -> Any:
         If the text is not JSON, is nested too deeply, or holds a number that cannot be.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant)
+        if _SURROGATE.search(text if isinstance(text, bytes) else text.encode()):
+            json.dumps(data, ensure_ascii=False).encode()  # half of a pair cannot be written
+        return data
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path} is not valid JSON ({printable(str(reason))})") from None
@@ -114,3 +127,30 @@ def printable(text: str, longest: int = 500) -> str:
 def printable_lines(text: str) -> str:
     """Lines for a terminal or a log, with control and invisible characters escaped."""
     return "\n".join(printable(line, len(line)) for line in text.split("\n"))
+
+
+def table_cell(text: str) -> str:
+    """Text for a cell or line of Markdown: one line, without tags, links or code."""
+    return printable(text, len(text)).translate(_MARKDOWN)
+
+
+def csv_cell(text: str) -> str:
+    """Text for a cell of CSV: what a spreadsheet would take for a formula gets an apostrophe."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    return text
+
+
+def file_name(text: str) -> str:
+    """A file's name for a text: plain ones as they are, others cleaned, with a hash of the text.
+
+    It has no folders, is never hidden, empty, too long or a device's, and two texts do not share
+    one, on file systems that ignore case neither.
+    """
+    if _PLAIN_NAME.fullmatch(text) and not _DEVICES.match(text):
+        return text
+    clean = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:80]
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{clean or 'unnamed'}-{digest}"

@@ -19,7 +19,7 @@ from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
 from ctm_core.runtime import checkpoint, cuda, devices, distributed
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import atomic_write, sha256_file, write_json
+from ctm_core.runtime.files import atomic_write, sha256_file, write_record
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
 from ctm_core.training import acceleration, assembly, distances, ema, objectives
@@ -299,6 +299,7 @@ class _Job:
             "processes": distributed.count(),
             "precision": self.section.precision,
             "weights_sha256": sha256_file(last),
+            "curve_sha256": sha256_file(run.path / "training.jsonl"),
             "dataset_fingerprint": self.dataset.fingerprint,
             "teacher_sha256": run.inputs.get("teacher"),
             "code_version": code_version(),
@@ -308,8 +309,8 @@ class _Job:
         run.confirm()
         folder.mkdir(parents=True, exist_ok=True)
         for place in (run.path, folder):
-            write_json(place / "speed.json", speed)
-            write_json(place / "training.json", summary)
+            write_record(place / "speed.json", speed)
+            write_record(place / "training.json", summary)
         others = sorted(path for path in exports if path != last)
         for source in (run.path / "training.jsonl", *others, last):
             with atomic_write(folder / source.name) as temporary:

@@ -15,7 +15,7 @@ import click
 import pytest
 from fixtures.results_factory import Results
 
-from ctm_core.cli import cli
+from ctm_core.cli.command import cli
 from ctm_core.report.csv_files import read_csv
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError

@@ -29,6 +29,8 @@ os.environ.update(
 # A job that a batch system starts has GPUs of its own. Others, inside an allocation too, claim
 # theirs of those that --resources gpu=N counts.
 if snakemake_internals.starts_jobs_itself(workflow):
+    for sentence in preflight.changed_files():
+        preflight.say(sentence)
     os.environ.update(
         CTM_DEVICE_LOCKS=f"{tempfile.gettempdir()}/ctm-devices-{os.getuid()}",
         CTM_WORKFLOW_JOB=os.environ.get("SLURM_JOB_ID", ""),

@@ -1,7 +1,11 @@
-"""What is checked before the first job of a run: external files, and what Slurm would refuse."""
+"""What is checked before the first job of a run.
+
+External files, what Slurm would refuse, and whether files are still what finished jobs made.
+"""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +16,14 @@ import snakemake_internals
 from ctm_core.config.asset_listing import Asset
 from ctm_core.data import assets
 from ctm_core.runtime import slurm
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import sha256_file
+from ctm_core.runtime.untrusted import printable_lines
 
-__all__ = ["check", "refuse"]
+__all__ = ["changed_files", "check", "refuse", "say"]
+
+#: Bytes of a file that is hashed even if its date is still that of its job.
+ALWAYS_HASHED = 16 * 2**20
 
 
 def refuse(sentence: object) -> NoReturn:
@@ -23,7 +33,37 @@ def refuse(sentence: object) -> NoReturn:
 
 
 def say(line: object) -> None:
-    print(line, file=sys.stderr)
+    print(printable_lines(str(line)), file=sys.stderr)
+
+
+def changed_files() -> list[str]:
+    """A sentence on each file that is no longer what the job that made it left.
+
+    Every finished job has the hashes of its inputs recorded, and those of an input that was made
+    before it began are those of what was made.
+    """
+    jobs = snakemake_internals.finished()
+    hashes: dict[str, str] = {}
+    for reader in sorted(jobs.values(), key=lambda job: job.began):
+        made = {p: h for p, h in reader.inputs.items() if p in jobs}
+        hashes |= {path: h for path, h in made.items() if jobs[path].ended <= reader.began}
+    return [
+        f"snakemake: {path} was changed after its job ({jobs[path].rule}) had made it; to have it "
+        f"made again, add --forcerun {shlex.quote(path)}"
+        for path, expected in sorted(hashes.items())
+        if _is_other(Path(path), expected, jobs[path].ended)
+    ]
+
+
+def _is_other(path: Path, expected: str, made_at: float) -> bool:
+    try:
+        status = path.stat()
+        untouched = abs(status.st_mtime - made_at) < 1e-3
+        if untouched and status.st_size > ALWAYS_HASHED:
+            return False
+        return f"sha256:{sha256_file(path)}" != expected
+    except (OSError, UserError):  # missing or unreadable, of which Snakemake speaks
+        return False
 
 
 def check(workflow: Any, known: Mapping[str, Asset]) -> None:

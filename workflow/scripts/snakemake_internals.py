@@ -7,14 +7,20 @@ Snakemake breaks is mended here. tests/workflow/test_snakemake_internals.py exer
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "Finished",
     "Request",
     "config_file",
     "default_resource",
+    "finished",
     "needed_assets",
     "requests",
     "starts_jobs_itself",
@@ -42,6 +48,36 @@ class Request:
     rule: str
     resources: dict[str, str | int | None]
     threads: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is recorded of the job that made a file."""
+
+    rule: str
+    began: float
+    ended: float  #: the date that the file then had
+    inputs: dict[str, str]  #: ``sha256:`` and the hash of every input, by path
+
+
+def finished() -> dict[str, Finished]:
+    """The job behind each file of the working directory that a finished job made."""
+    records: dict[str, Finished] = {}
+    for folder in ("metadata", "incomplete"):  # a file that is being made again has both
+        root = Path(".snakemake") / folder
+        for path in root.rglob("*"):
+            parts = path.relative_to(root).parts
+            encoded = "".join(part.removeprefix("@") for part in parts)
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                name = base64.urlsafe_b64decode(encoded).decode()
+                if folder == "incomplete":
+                    records.pop(name, None)
+                    continue
+                record = json.loads(path.read_text())
+                began, ended = float(record["starttime"]), float(record["endtime"])
+                inputs = dict(record["input_checksums"])
+                records[name] = Finished(str(record["rule"]), began, ended, inputs)
+    return records
 
 
 def config_file(workflow: Any) -> str | None:

@@ -22,12 +22,14 @@ n counts the samples behind the value. What begins a name is its family, an entr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ctm_core.config.metric_registry import FAMILIES, FID_SAMPLES, METRICS, TEACHER, Direction
 
 INFINITE = "inf"
+FEATURES = re.compile("[a-z0-9][a-z0-9_-]*")
 RANKS = {family: rank for rank, family in enumerate(FAMILIES)}
 #: Families whose values are of samples, and not of a model or its jumps.
 OF_SAMPLES = {
@@ -54,6 +56,8 @@ class MetricName:
         if known.with_features != bool(self.features):
             need = "needs the name of" if known.with_features else "has no"
             raise ValueError(f"the metric {self.family} {need} a feature network")
+        if self.features and not FEATURES.fullmatch(self.features):
+            raise ValueError(f"the metric {self.family} has no feature network of such a name")
         if self.n is None and self.family not in ("fid", "fd"):
             raise ValueError(f"the metric {self.family} needs its number of samples")
         if self.n is not None and (self.family == "fid" or self.n < 1):

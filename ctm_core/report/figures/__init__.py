@@ -26,12 +26,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.report.figures import curves, grids
 from ctm_core.report.figures.catalogue import COLUMNS, Picture, catalogue, finest, hero_cells
 from ctm_core.report.figures.figure_inputs import Previews, Training, read_trainings
 from ctm_core.report.figures.style import save, style
 from ctm_core.report.headline import cell_name, headline_metric
-from ctm_core.report.scores import Evaluation, Row, aggregate, cell_order, read_evaluations
+from ctm_core.report.scores import Row, aggregate, cell_order, read_evaluations
 from ctm_core.report.selection import last_steps
 
 __all__ = ["Picture", "catalogue", "write_figures"]
@@ -56,7 +57,7 @@ def write_figures(
 
     """
     records = read_evaluations(evaluations)
-    rows, previews, trained = aggregate(records), Previews(evaluations), read_trainings(trainings)
+    rows, previews, trained = aggregate(records), Previews(records), read_trainings(trainings)
     written: list[Path] = []
     with style():
         for picture in catalogue(rows):
@@ -68,7 +69,7 @@ def write_figures(
                 trained.get(picture.experiment, {}),
             )
             if figure is not None:
-                written += save(figure, output, picture.name, picture.title)
+                written += save(figure, output, picture.file, picture.title)
     return written
 
 

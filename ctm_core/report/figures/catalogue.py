@@ -14,6 +14,7 @@ from ctm_core.report.figures import curves
 from ctm_core.report.headline import cell_name, headline_metric
 from ctm_core.report.scores import Row, cell_order, model_order
 from ctm_core.report.selection import last_steps, main_protocol
+from ctm_core.runtime.untrusted import file_name
 
 Kind = Literal["hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "training", "samples"]
 
@@ -24,7 +25,7 @@ HERO_STEPS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that a table calls for: its file's name, and what to say about it."""
+    """A figure that a table calls for: its name, and what to say about it."""
 
     name: str
     kind: Kind
@@ -35,6 +36,11 @@ class Picture:
     model: str = ""
     models: tuple[str, ...] = ()
     experiment: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name of its files, without a suffix."""
+        return file_name(self.name)
 
     @property
     def alternative(self) -> str:

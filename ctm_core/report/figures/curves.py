@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from ctm_core.config import Cell
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_label, samplers
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures import style
-from ctm_core.report.scores import Evaluation, Row, model_order
+from ctm_core.report.scores import Row, model_order
 from ctm_core.report.selection import last_steps
 
 #: Loss terms of one training, each indexed by step.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
+from ctm_core.config import validated
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.previews import PATH_PREFIX
 from ctm_core.report.figures import curves, grids
 from ctm_core.report.scores import Row, model_order
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import load_tensors, read_json
+from ctm_core.runtime.files import load_tensors, sha256_file
 from ctm_core.runtime.scalars import read_log
 from ctm_core.runtime.untrusted import parse_json
+from ctm_core.training.training_file import AGAIN, read_training
 
 
 class Training(NamedTuple):
@@ -25,25 +29,28 @@ class Training(NamedTuple):
     starts_at: int
 
 
+class _Metadata(BaseModel):
+    """What ``previews.safetensors`` says of its images."""
+
+    labels: list[int] = []
+    paths: dict[str, list[float]] = {}
+
+
 class Previews:
     """Preview images of the evaluated weights, read when asked for."""
 
-    def __init__(self, evaluations: Iterable[Path]) -> None:
+    def __init__(self, evaluations: Iterable[Evaluation]) -> None:
         self._files: dict[tuple[str, str, int], tuple[Path, str]] = {}
-        self._read: dict[Path, tuple[dict[str, grids.Images], dict[str, str]]] = {}
-        records = [(read_json(path), path) for path in evaluations]
-        for record, path in sorted(records, key=lambda pair: -int(pair[0]["train_seed"])):
+        self._read: dict[Path, tuple[dict[str, grids.Images], _Metadata]] = {}
+        for one in sorted(evaluations, key=lambda evaluation: -evaluation.train_seed):
             # The lowest training seed comes last and stays: one network is shown, not a mixture.
-            key = (record["experiment"], record["model"], int(record["step"]))
-            file = path.with_name("previews.safetensors")
-            self._files[key] = file, record["checkpoint_sha256"]
+            key = (one.experiment, one.model, one.step)
+            self._files[key] = one.path.with_name("previews.safetensors"), one.checkpoint_sha256
 
     def of(self, row: Row) -> tuple[grids.Images, list[int]]:
         """Images (N, C, H, W) and classes of a row's cell."""
         path, images, metadata = self._open(row)
-        if row.cell.label not in images:
-            raise UserError(f"{path} has no samples of {row.cell.label}; evaluate again")
-        return images[row.cell.label], parse_json(metadata.get("labels", "[]"), path)
+        return _taken(images, row.cell.label, path), metadata.labels
 
     def cells(self, row: Row) -> set[str]:
         """Labels of the cells of which a row's model has pictures."""
@@ -54,13 +61,13 @@ class Previews:
         file, images, metadata = self._open(row)
         kept = [
             grids.DenoisingPath(
-                float(label.rpartition("-")[2]), images[PATH_PREFIX + label], levels
+                _gamma(label, file), _taken(images, PATH_PREFIX + label, file), levels
             )
-            for label, levels in parse_json(metadata.get("paths", "{}"), file).items()
+            for label, levels in metadata.paths.items()
         ]
         return sorted(kept, key=lambda path: path.gamma)
 
-    def _open(self, row: Row) -> tuple[Path, dict[str, grids.Images], dict[str, str]]:
+    def _open(self, row: Row) -> tuple[Path, dict[str, grids.Images], _Metadata]:
         path, weights = self._files[row.experiment, row.model, row.step]
         if path not in self._read:
             tensors, metadata = load_tensors(path)
@@ -70,19 +77,36 @@ class Previews:
                     "evaluate again"
                 )
             images = {name: np.asarray(tensor.numpy()) for name, tensor in tensors.items()}
-            self._read[path] = images, metadata
+            told = {n: parse_json(metadata[n], path) for n in ("labels", "paths") if n in metadata}
+            self._read[path] = images, validated(_Metadata, told, path)
         return path, *self._read[path]
+
+
+def _taken(images: Mapping[str, grids.Images], name: str, path: Path) -> grids.Images:
+    if name not in images:
+        raise UserError(f"{path} has no samples of {name}; evaluate again")
+    return images[name]
+
+
+def _gamma(label: str, path: Path) -> float:
+    try:
+        return float(label.rpartition("-")[2])
+    except ValueError:
+        raise UserError(
+            f"{path} has a path of {label!r}, which is no cell; evaluate again"
+        ) from None
 
 
 def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Training]]:
     """Trainings by experiment and (model, training seed), the teacher first."""
     trainings: dict[str, dict[tuple[str, int], Training]] = {}
     for path in paths:
-        summary = read_json(path.with_name("training.json"))
-        key = (summary["model"], int(summary["seed"]))
-        fork = summary.get("init_from") or {"step": 0}
-        training = Training(_curve(path), int(fork["step"]))
-        trainings.setdefault(summary["experiment"], {})[key] = training
+        record = read_training(path.with_name("training.json"))
+        if record.curve_sha256 not in (None, sha256_file(path)):
+            raise UserError(f"{path} was changed after it was written; {AGAIN}")
+        fork = record.init_from
+        training = Training(_curve(path), 0 if fork is None else fork.step)
+        trainings.setdefault(record.experiment, {})[record.model, record.seed] = training
     return {
         experiment: dict(sorted(own.items(), key=lambda item: (model_order(item[0][0]), item[0])))
         for experiment, own in trainings.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
-from ctm_core.runtime.files import atomic_write
+from ctm_core.runtime.files import write_bytes
 
 #: Okabe and Ito's palette without its yellow (too pale on white) and with black for the teacher.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -60,14 +61,18 @@ def style() -> Iterator[None]:
 
 def save(figure: Figure, folder: Path, name: str, title: str) -> list[Path]:
     """Write ``name.pdf`` and ``name.png``; neither holds a date or a version."""
-    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
-    with atomic_write(pdf) as temporary:
-        metadata = {"Title": title, "CreationDate": None, "Creator": None, "Producer": None}
-        figure.savefig(temporary, format="pdf", metadata=metadata)
-    with atomic_write(png) as temporary:
-        described = {"Title": title, "Software": None}
-        figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH, metadata=described)
-    return [pdf, png]
+    metadata: dict[str, dict[str, str | None]] = {
+        "pdf": {"Title": title, "CreationDate": None, "Creator": None, "Producer": None},
+        "png": {"Title": title, "Software": None},
+    }
+    paths = []
+    for kind, described in metadata.items():
+        encoded = BytesIO()
+        dpi = PIXELS_PER_INCH if kind == "png" else "figure"
+        figure.savefig(encoded, format=kind, dpi=dpi, metadata=described)
+        paths.append(folder / f"{name}.{kind}")
+        write_bytes(paths[-1], encoded.getvalue())
+    return paths
 
 
 def by_model(models: Sequence[str]) -> dict[str, dict[str, Any]]:

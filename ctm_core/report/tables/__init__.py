@@ -16,7 +16,7 @@ from ctm_core.report.tables import paper, sections
 from ctm_core.report.tables.columns import means, runs_csv, table_csv
 from ctm_core.report.verdicts import findings, load_claims, record
 from ctm_core.report.verdicts.sentences import markdown as claims_markdown
-from ctm_core.runtime.files import write_json, write_text
+from ctm_core.runtime.files import write_json, write_record, write_text
 
 __all__ = ["write_tables"]
 
@@ -49,7 +49,7 @@ def write_tables(
     write_text(output / "table.md", sections.markdown(dealt))
     write_text(output / "table.tex", sections.latex(dealt))
     write_json(output / "metrics.json", means(rows))
-    write_json(output / "claims.json", record(verdicts))
+    write_record(output / "claims.json", record(verdicts))
     write_text(output / "claims.md", claims_markdown(verdicts))
     for layout in paper.LAYOUTS:
         made = paper.paper_table(layout, rows, compared, literature)

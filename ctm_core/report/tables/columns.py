@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from ctm_core.evaluation.evaluation_file import Evaluation, Score
 from ctm_core.report.csv_files import csv_text
 from ctm_core.report.literature import Beside
-from ctm_core.report.scores import Evaluation, Row, RowKey, Score, cell_order
+from ctm_core.report.scores import Row, RowKey, cell_order
 from ctm_core.report.selection import metrics_of
 
 #: Published values by our row and metric.

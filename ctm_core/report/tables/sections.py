@@ -14,12 +14,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ctm_core.config.metric_registry import METRICS
+from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.literature import printed
-from ctm_core.report.scores import Evaluation, Row
+from ctm_core.report.scores import Row
 from ctm_core.report.selection import family, last_steps, metrics_of, ranked
 from ctm_core.report.tables.columns import Compared, number
 from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
+from ctm_core.runtime.untrusted import printable, table_cell
+
+#: Characters of a protocol's sentence.
+LONGEST = 2000
 
 
 class Section(NamedTuple):
@@ -57,16 +62,18 @@ def _groups(metrics: Sequence[str]) -> list[list[str]]:
 def protocol_line(facts: Mapping[str, Any]) -> str:
     """A protocol in one sentence, from what an evaluation states of it."""
     if not facts.get("features"):
-        return f"{'; '.join(_words(facts))}."
-    reference = facts.get("reference", {})
+        return printable(f"{'; '.join(_words(facts))}.", LONGEST)
+    reference = facts.get("reference")
+    reference = reference if isinstance(reference, dict) else {}
     size = facts.get("input_size")
     sampled = facts.get("sampling_precision")
-    return (
-        f"Features `{facts.get('features')}` (weights {str(facts.get('weights_sha256'))[:12]}) at "
+    return printable(
+        f"Features {facts.get('features')} (weights {str(facts.get('weights_sha256'))[:12]}) at "
         f"{size}×{size}, resize {facts.get('resize')}; reference: {reference.get('n')} images of "
         f"the {reference.get('split')} set; {facts.get('samples')} samples per seed, seeds "
         f"{facts.get('seeds')}; rounding {facts.get('rounding')}, labels {facts.get('labels')}, "
-        f"{facts.get('precision')}{f', sampled in {sampled}' if sampled else ''}."
+        f"{facts.get('precision')}{f', sampled in {sampled}' if sampled else ''}.",
+        LONGEST,
     )
 
 
@@ -156,7 +163,10 @@ def markdown(made: Sequence[Section]) -> str:
         "quantities.",
     ]
     for section in made:
-        parts += [f"## {section.experiment} · {section.protocol}", section.protocol_line]
+        parts += [
+            f"## {section.experiment} · {section.protocol}",
+            table_cell(section.protocol_line),
+        ]
         for i, table in enumerate(section.tables):
             if i == 1:
                 parts.append("Further metrics of the same samples:")
@@ -176,7 +186,7 @@ def latex(made: Sequence[Section]) -> str:
     parts = [LATEX_HEAD]
     for section in made:
         about = escape(f"{section.experiment}, protocol {section.protocol}")
-        line = escape(section.protocol_line.replace("`", ""))
+        line = escape(section.protocol_line)
         for i, table in enumerate(section.tables):
             caption = f"{about}, further metrics." if i else f"{about}. {line}"
             caption += r" Mean $\pm$ half of the 95\% interval; best bold, second underlined."

@@ -20,7 +20,7 @@ from ctm_core.report.scores import Row
 from ctm_core.report.selection import last_steps, main_protocol
 from ctm_core.report.verdicts.comparison import Compared, Verdict, compare
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json
+from ctm_core.runtime.files import read_record
 
 __all__ = ["Compared", "Finding", "Verdict", "findings", "load_claims", "read_findings", "record"]
 
@@ -118,4 +118,5 @@ def record(made: Iterable[Finding]) -> dict[str, Any]:
 
 def read_findings(path: Path) -> list[Finding]:
     """Read ``claims.json``."""
-    return list(validated(_Record, read_json(path), path).claims)
+    content = read_record(path, "make it again with `ctm table`")
+    return list(validated(_Record, content, path).claims)

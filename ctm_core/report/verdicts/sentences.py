@@ -8,8 +8,9 @@ from typing import get_args
 
 import pandas as pd
 
-from ctm_core.report.typeset import markdown_table
+from ctm_core.report.typeset import Markdown, markdown_table
 from ctm_core.report.verdicts import Compared, Finding, Verdict
+from ctm_core.runtime.untrusted import table_cell
 
 #: Sign and style of a verdict on the page.
 MARKS: dict[Verdict, tuple[str, str]] = {
@@ -84,24 +85,29 @@ def markdown(findings: Sequence[Finding]) -> str:
 
 def _listed(findings: Iterable[Finding]) -> str:
     return "\n".join(
-        f"* {finding.claim} *{finding.paper}* Why not: {finding.why}."
+        f"* {_claimed(finding)} Why not: {table_cell(finding.why)}."
         for finding in findings
         if finding.verdict == "not testable"
     )
 
 
+def _claimed(finding: Finding) -> str:
+    return f"{table_cell(finding.claim)} *{table_cell(finding.paper)}*"
+
+
 def _claim_table(findings: Iterable[Finding]) -> str:
     lines = []
     for finding in findings:
-        about = f"{finding.claim} *{finding.paper}*"
+        about = _claimed(finding)
         if finding.kind == "choice":
             about += " (a choice, without an ablation in the paper)"
         if finding.note:
-            about += f"<br>Note: {finding.note}."
+            about += f"<br>Note: {table_cell(finding.note)}."
         verdict = f"**{finding.verdict}**"
         for one in finding.compared:
             mark = "" if one.verdict == finding.verdict else f" ({one.verdict})"
-            lines.append([about, verdict, one.text + mark, one.values, one.difference_and_why])
+            cells = about, verdict, table_cell(one.text) + mark, one.values, one.difference_and_why
+            lines.append([Markdown(cell) for cell in cells])
             about = verdict = ""
     head = ["claim", "verdict", "compared", "values", "difference [95% interval]"]
     return markdown_table(pd.DataFrame(lines, columns=head))

@@ -23,7 +23,7 @@ from fixtures import tiny
 from fixtures.tiny import Ended, FileSizeLimit, KillAt, Trained
 from PIL import Image
 
-from ctm_core import cli
+from ctm_core.cli.command import cli
 from ctm_core.data.dataset import Dataset
 from ctm_core.models import weight_file
 from ctm_core.runtime import checkpoint
@@ -560,5 +560,5 @@ def test_a_killed_evaluation_continues(desk: Desk, references: list[Path]) -> No
 
 
 def test_the_group_lists_every_verb() -> None:
-    context = click.Context(cli.cli)
-    assert sorted(cli.cli.list_commands(context)) == sorted(VERBS)
+    context = click.Context(cli)
+    assert sorted(cli.list_commands(context)) == sorted(VERBS)

@@ -60,7 +60,8 @@ def test_foreign_text_does_nothing_to_a_terminal() -> None:
     )
     code, out, err = ended(body)
     said = b"a\\x1b[2Jb\nc\\udcffd\n"
-    assert (code, out, err) == (2, said, b"ctm: " + said + b"ctm: " + said)
+    sentence = b"a\\x1b[2Jb\\nc\\udcffd\n"  # one line, whatever a name holds
+    assert (code, out, err) == (2, said, b"ctm: " + said + b"ctm: " + sentence)
 
 
 def test_a_left_local_rank_silences_nothing() -> None:

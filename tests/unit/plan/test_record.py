@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 from fixtures import tiny
+from fixtures.results_factory import Results
 from fixtures.tiny import Trained
 
-from ctm_core.config import layout
+from ctm_core.config import Cell, layout
 from ctm_core.config.dag import training
 from ctm_core.plan.costs import Estimate
 from ctm_core.plan.passes import expected
 from ctm_core.plan.record import Comparison, compare
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 from ctm_core.runtime.runs import environment
 
 
@@ -24,8 +25,8 @@ def results(tmp_path: Path, student: Trained) -> Path:
     """A results folder with the record of the student's training, and Snakemake's table of it."""
     folder = tmp_path / "results" / "tiny/ctm/seed-0"
     folder.mkdir(parents=True)
-    write_json(folder / "training.json", read_json(student.folder / "training.json"))
-    write_json(folder / "speed.json", {"seconds": 30.0, "hardware": environment()})
+    write_record(folder / "training.json", read_json(student.folder / "training.json"))
+    write_record(folder / "speed.json", {"seconds": 30.0, "hardware": environment()})
     table = tmp_path / "results/benchmarks/train/tiny/ctm"
     table.mkdir(parents=True)
     (table / "seed-0.tsv").write_text("s\tmax_rss\n50.0\t100.0\n40.0\t200.0\n")
@@ -55,7 +56,7 @@ def test_passes_seconds_and_memory_are_compared(results: Path, student: Trained)
 
 def test_a_record_of_another_configuration_is_not_compared(results: Path) -> None:
     path = results / "tiny/ctm/seed-0/training.json"
-    write_json(path, read_json(path) | {"train_hash": "0" * 64})
+    write_record(path, read_json(path) | {"train_hash": "0" * 64})
     assert compare([estimate()], results) == ([], ["tiny ctm seed 0"], None)
 
 
@@ -64,20 +65,22 @@ def test_precision_that_was_resolved_is_this_configuration(results: Path) -> Non
     path = results / "tiny/ctm/seed-0/training.json"
     resolved = auto.resolved("bf16").train_hash("ctm")
     assert resolved != auto.train_hash("ctm")
-    write_json(path, read_json(path) | {"train_hash": resolved})
+    write_record(path, read_json(path) | {"train_hash": resolved})
     job = training(auto, "ctm", 0)
     found, others, _ = compare([Estimate(job, {}, seconds=20)], results)
     assert others == [] and [each.what for each in found] == ["seconds"]
 
 
-def test_likelihood_of_an_evaluation_is_compared(results: Path) -> None:
+def test_likelihood_of_an_evaluation_is_compared(results: Path, tmp_path: Path) -> None:
     made = estimate("evaluate")
     folder = results / "tiny/ctm/seed-0/step-12"
     folder.mkdir()
-    row = {"protocol": "likelihood", "nfe": 50, "n": 4}
-    record = {"train_hash": tiny.experiment().train_hash("ctm")}
-    write_json(folder / "speed.json", {"seconds": 10.0})
-    write_json(folder / "evaluation.json", record | {"rows": [row, {"protocol": "tiny"}]})
+    made_by = Results(tmp_path, experiment="tiny", sample_seeds=(0,), metric="bpd_4")
+    row = made_by.score(Cell("ode", 50, None), 4.0, protocol="likelihood", n=4)
+    path = made_by.evaluation("ctm", {Cell("gamma", 1, None): 9.0}, step=12, previews=False)
+    record = read_json(path) | {"train_hash": tiny.experiment().train_hash("ctm")}
+    write_record(folder / "speed.json", {"seconds": 10.0})
+    write_record(folder / "evaluation.json", record | {"rows": [row, *record["rows"]]})
     job = Estimate(made.job, {"likelihood": 160.0}, seconds=20)
     (passes, seconds) = compare([job], results)[0][:2]
     assert (passes.what, passes.predicted, passes.measured) == ("passes: likelihood", 160, 200)

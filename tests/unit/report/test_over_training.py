@@ -74,7 +74,7 @@ def test_errors_of_jumps_are_averaged_over_training_seeds_of_the_last_step(tmp_p
 
 def test_a_way_shows_each_state_with_its_level(results: Results) -> None:
     row = next(r for r in aggregate(read_evaluations(results.evaluations)) if r.model == "ctm")
-    ways = Previews(results.evaluations).paths(row)
+    ways = Previews(read_evaluations(results.evaluations)).paths(row)
     assert [way.gamma for way in ways] == [0.0, 0.5, 1.0]
     with style():
         figure = grids.denoising_paths(ways, "title")

@@ -13,7 +13,7 @@ from ctm_core.report.figures import write_figures
 from ctm_core.report.page import duration, write_report
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "config/experiments/cifar10-uncond.yaml"
 
@@ -213,7 +213,7 @@ def test_several_experiments_and_missing_figures(tmp_path: Path) -> None:
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     results = Results(tmp_path)
     path = results.evaluation("ctm")
-    write_json(path, read_json(path) | {"objective": "<script>alert(1)</script>"})
+    write_record(path, read_json(path) | {"objective": "<script>alert(1)</script>"})
     page = report_of(results)
     assert len(page.attributes("script")) == 1
     assert "<script>alert(1)</script>" in page.text
@@ -223,7 +223,7 @@ def test_a_table_that_is_older_than_its_evaluations_is_refused(tmp_path: Path) -
     results = Results(tmp_path)
     path = results.evaluation("ctm")
     report_of(results)
-    write_json(path, read_json(path) | {"checkpoint_sha256": digest("new")})
+    write_record(path, read_json(path) | {"checkpoint_sha256": digest("new")})
     with pytest.raises(UserError, match="does not fit the evaluations"):
         write_report(tmp_path, tmp_path / "report.html")
 

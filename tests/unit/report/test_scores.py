@@ -13,7 +13,7 @@ from ctm_core.report.selection import best, last_steps, main_protocol, metrics_o
 from ctm_core.report.statistics import Summary
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import CONTENT, read_json, write_record
 
 ONE = {Cell("gamma", 1, None): 9.0}
 
@@ -37,7 +37,7 @@ def test_gamma_is_left_out_where_it_means_nothing(tmp_path: Path) -> None:
     path = results.evaluation("ctm", ONE)
     record = read_json(path)
     record["rows"][0]["gamma"] = 0.5
-    write_json(path, record)
+    write_record(path, record)
     (row,) = aggregate(read_evaluations([path]))
     assert row.cell == Cell("gamma", 1, None)
 
@@ -123,7 +123,7 @@ def test_a_cell_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         read_evaluations([path, copy])
     record = read_json(path)
     record["rows"].append(record["rows"][0])
-    write_json(path, record)
+    write_record(path, record)
     with pytest.raises(UserError, match="two values"):
         read_evaluations([path])
 
@@ -139,7 +139,7 @@ def test_unequal_sampling_seeds_are_refused(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     path = Results(tmp_path).evaluation("ctm", ONE)
-    record = read_json(path)
+    record = {key: value for key, value in read_json(path).items() if key != CONTENT}
     record["rows"][1]["value"] = float("nan")
     path.write_text(json.dumps(record).replace("NaN", "1e999"))
     with pytest.raises(UserError, match=r"rows\.1\.value"):
@@ -178,11 +178,11 @@ def test_a_single_value_may_bring_its_own_error(tmp_path: Path) -> None:
     path = results.evaluation("ctm", {Cell("gamma", 1, None): 9.0})
     record = read_json(path)
     record["rows"][0] |= {"standard_error": 0.5, "freedom": 15}
-    write_json(path, record)
+    write_record(path, record)
     (row,) = aggregate(read_evaluations([path]))
     summary = row.metrics[results.metric]
     assert summary.method == "subsampling" and summary.half == pytest.approx(0.5 * 2.131, rel=1e-3)
     record["rows"][0]["freedom"] = None
-    write_json(path, record)
+    write_record(path, record)
     with pytest.raises(UserError, match="standard_error and freedom go together"):
         read_evaluations([path])

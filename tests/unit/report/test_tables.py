@@ -10,7 +10,7 @@ from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, diges
 
 from ctm_core.config import Cell
 from ctm_core.report.tables import write_tables
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 
 FIXED = (
     "experiment,dataset,model,objective,step,sampler,gamma,nfe,protocol,train_seeds,sample_seeds,"
@@ -180,8 +180,10 @@ def test_many_metrics_are_dealt_to_tables_that_fit(tmp_path: Path) -> None:
         "density_x_1024", "coverage_x_1024", "trajectory_error_64", "memorisation_1024",
     )  # fmt: skip
     rows = record["rows"]
-    record["rows"] = rows + [row | {"metric": metric} for row in rows for metric in others]
-    write_json(path, record)
+    record["rows"] = rows + [
+        row | {"metric": metric, "value": 0.5} for row in rows for metric in others
+    ]
+    write_record(path, record)
     write_tables([path], tmp_path)
     text = (tmp_path / "table.md").read_text()
     heads = [line for line in text.splitlines() if line.startswith("| model")]

@@ -12,7 +12,7 @@ from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.report.selection import ranked
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 
 ONE, TWO, FOUR = Cell("gamma", 1, None), Cell("gamma", 2, 0.0), Cell("gamma", 4, 0.0)
 HEUN = Cell("heun", 35, None)
@@ -43,7 +43,7 @@ def cifar(tmp_path: Path) -> Path:
     )  # fmt: skip
     record["rows"].append(bits)
     record["protocols"]["likelihood"] = {"images": 32, "split": "test"}
-    write_json(path, record)
+    write_record(path, record)
     gan = {ONE: 1.99, TWO: 1.9, Cell("gamma", 18, 0.0): 2.2}
     uncond.evaluation("ctm_gan", gan, dataset="cifar10")
     cond = Results(tmp_path, experiment="cifar10-cond", metric="fid", protocol="edm-cifar10")
@@ -123,7 +123,7 @@ def test_table_md_has_the_published_values_of_further_metrics(tmp_path: Path) ->
         for i, seed in enumerate((0, 1, 2)):
             made = results.score(cell, value + i - 1, sample_seed=seed, n=50000)
             record["rows"].append(made | {"metric": "is_inception_50000"})
-    write_json(path, record)
+    write_record(path, record)
     write_tables([path], tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert "| is_inception_50000 [low, high] | published | Δ |" in text
@@ -158,7 +158,7 @@ def test_table_2_shows_inception_score_and_recall(tmp_path: Path) -> None:
         for row in record["rows"]
         for metric, value in (("is_inception_50000", 70.5), ("recall_inception_50000", 0.57))
     ]
-    write_json(path, record)
+    write_record(path, record)
     write_tables([path], tmp_path)
     text = table(tmp_path, 2)
     assert (
@@ -176,7 +176,7 @@ def test_protocols_never_share_a_column(tmp_path: Path) -> None:
     two = Results(tmp_path, experiment="other", protocol="desk-other")
     one.evaluation("ctm", {ONE: 9.0})
     path = two.evaluation("ctm", {ONE: 1.0})
-    write_json(path, read_json(path) | {"protocols": {"desk-other": protocol("desk-other")}})
+    write_record(path, read_json(path) | {"protocols": {"desk-other": protocol("desk-other")}})
     rows = aggregate(read_evaluations([*one.evaluations, *two.evaluations]))
     with pytest.raises(UserError) as caught:
         ranked(rows, one.metric)

@@ -13,7 +13,7 @@ from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.report.verdicts import Finding, findings, load_claims, read_findings, record
 from ctm_core.report.verdicts.sentences import in_one_sentence, markdown, tally
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTHING = Literature(groups=())
@@ -39,7 +39,7 @@ def values(results: Results, model: str, cell: Cell, *scores: float, step: int =
     """An evaluation with exactly these values of the sampling seeds 0, 1, ..."""
     path = results.evaluation(model, {cell: 1.0}, step=step)
     rows = [results.score(cell, v, sample_seed=seed) for seed, v in enumerate(scores)]
-    write_json(path, read_json(path) | {"rows": rows})
+    write_record(path, read_json(path) | {"rows": rows})
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_a_printed_value_is_met_within_its_margin_under_its_protocol(
 def test_claims_survive_their_file_and_are_told(tmp_path: Path) -> None:
     asked, literature = committed()
     found = verdicts(Results(tmp_path).default(), asked, literature)
-    write_json(tmp_path / "claims.json", record(found))
+    write_record(tmp_path / "claims.json", record(found))
     assert read_findings(tmp_path / "claims.json") == found
     (tmp_path / "claims.json").write_text('{"claims": [{"id": "a"}]}')
     with pytest.raises(UserError, match=r"claims\.json: the key .* is missing"):

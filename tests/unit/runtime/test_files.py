@@ -85,6 +85,23 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert path.read_text().endswith("\n")
 
 
+def test_records_notice_an_edit(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    files.write_record(path, {"a": [0.1, -0.0, 1e300, 7], "b": {"é": None}})
+    assert files.read_record(path) == {"a": [0.1, -0.0, 1e300, 7], "b": {"é": None}}
+    before = path.read_bytes()
+    files.write_record(path, files.read_json(path))  # of another hash nothing is kept
+    assert path.read_bytes() == before
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(
+        UserError, match=r"record\.json was changed .*content_sha256; make it again"
+    ):
+        files.read_record(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"record\.json is not a record"):
+        files.read_record(path)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_json_refuses_what_json_does_not_know(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
