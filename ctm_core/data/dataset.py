@@ -39,10 +39,10 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import (
     atomic_write,
     identity,
-    read_json,
+    read_record,
     remove_tree,
     sha256_file,
-    write_json,
+    write_record,
 )
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def prepare(
     }
     if images.preparation:
         manifest["preparation"] = dict(images.preparation)
-    write_json(output / "manifest.json", manifest)
+    write_record(output / "manifest.json", manifest)
     if images.scratch is not None:
         remove_tree(images.scratch)
     return open_dataset(output, verify=False)
@@ -248,8 +248,8 @@ def open_dataset(path: str | Path, *, verify: bool = True) -> Dataset:
     path = Path(path)
     if not (path / "manifest.json").is_file():
         raise UserError(f"{path} holds no prepared dataset (no manifest.json); run `ctm data`")
-    manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_record(path / "manifest.json", AGAIN)
+    if manifest.get("format") != FORMAT:
         raise UserError(f"{path}/manifest.json is not a dataset manifest of format 1; {AGAIN}")
     if missing := sorted(MANIFEST_TYPES.keys() - manifest.keys()):
         raise UserError(f"{path}/manifest.json has no {', '.join(missing)}; {AGAIN}")

@@ -17,6 +17,7 @@ from ctm_core.config import Experiment
 from ctm_core.evaluation.evaluation_file import Evaluation, read_evaluation
 from ctm_core.plan.costs import Estimate
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.untrusted import read_bytes
 from ctm_core.training.training_file import Speed, TrainingRecord, read_speed, read_training
 
 
@@ -109,18 +110,19 @@ def _of_benchmark(estimate: Estimate, results: Path, *, timed: bool) -> list[Com
     file = results / "benchmarks" / f"{estimate.job.benchmark}.tsv"
     if not estimate.job.benchmark or not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t"))
-    if not rows:
-        return []
-    label, row, comparisons = estimate.job.label, rows[-1], []
+    label, comparisons = estimate.job.label, []
     try:
+        lines = read_bytes(file).decode().splitlines()
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+        if not rows:
+            return []
+        row = rows[-1]
         if timed and estimate.wall:
             comparisons.append(Comparison(label, "seconds", estimate.wall, float(row["s"])))
         if estimate.memory and row["max_rss"] not in ("NA", "-"):
             measured = float(row["max_rss"]) * 2**20
             predicted = estimate.memory * estimate.processes
             comparisons.append(Comparison(label, "memory", predicted, measured))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, csv.Error):
         raise UserError(f"{file} is not a benchmark table of Snakemake; remove it") from None
     return comparisons

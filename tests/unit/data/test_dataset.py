@@ -22,7 +22,7 @@ from ctm_core.config import datasets
 from ctm_core.data import dataset
 from ctm_core.data.readers import fashion_mnist
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import sha256_file
+from ctm_core.runtime.files import CONTENT, sha256_file, write_record
 
 IMAGES = 30
 
@@ -76,7 +76,7 @@ def test_digits_are_scikit_learns(digits):
 
 def test_manifest_and_fingerprint(digits):
     manifest = json.loads((digits.path / "manifest.json").read_text())
-    assert manifest.keys() == dataset.MANIFEST_TYPES.keys()
+    assert manifest.keys() == {*dataset.MANIFEST_TYPES, CONTENT}
     assert manifest["shape"] == [1797, 1, 8, 8] and manifest["count"] == 1797
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((digits.path / name).read_bytes()).hexdigest() == digest
@@ -209,7 +209,7 @@ def test_labels_out_of_range_are_refused(copied, label):
     np.save(copied / "labels.npy", labels)
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["files"]["labels.npy"] = sha256_file(copied / "labels.npy")
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    write_record(copied / "manifest.json", manifest)
     with pytest.raises(UserError, match=r"labels\.npy holds labels outside 0 … 9; delete"):
         dataset.open_dataset(copied)
 
@@ -228,7 +228,7 @@ def test_labels_out_of_range_are_refused(copied, label):
 )
 def test_a_manifest_of_other_types_is_refused(copied, key, value):
     manifest = json.loads((copied / "manifest.json").read_text()) | {key: value}
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    write_record(copied / "manifest.json", manifest)
     with pytest.raises(UserError, match=r"manifest\.json (has no valid|does not)") as caught:
         dataset.open_dataset(copied)
     assert str(caught.value).isprintable()
@@ -250,10 +250,18 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("key", sorted(dataset.MANIFEST_TYPES))
+def test_an_edited_manifest_is_refused(copied, key):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps(manifest | {key: ["edited"]}))
+    with pytest.raises(UserError, match=r"manifest\.json was changed after .*`ctm data` again"):
+        dataset.open_dataset(copied)
+
+
 def test_a_manifest_of_another_dataset_is_refused(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["shape"] = [1797, 3, 8, 8]
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    write_record(copied / "manifest.json", manifest)
     with pytest.raises(UserError, match="its manifest says"):
         dataset.open_dataset(copied)
 

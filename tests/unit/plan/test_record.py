@@ -93,11 +93,12 @@ def test_no_record_is_no_comparison(tmp_path: Path) -> None:
 
 def test_damaged_records_are_one_sentence(results: Path) -> None:
     table = results / "benchmarks/train/tiny/ctm/seed-0.tsv"
-    table.write_text("s\tmax_rss\n1.0\tmuch\n")
-    with pytest.raises(
-        UserError, match=r"seed-0\.tsv is not a benchmark table of Snakemake; remove it"
-    ):
-        compare([estimate()], results)
+    for text in (b"1.0\tmuch\n", b"1.0\t\xff\n", b"1.0\t" + b"9" * 200_000 + b"\n", b"1.0\n"):
+        table.write_bytes(b"s\tmax_rss\n" + text)
+        with pytest.raises(
+            UserError, match=r"seed-0\.tsv is not a benchmark table of Snakemake; remove it"
+        ):
+            compare([estimate()], results)
     (results / "tiny/ctm/seed-0/training.json").write_text("[]")
     with pytest.raises(UserError, match=r"training\.json is not a record of this project"):
         compare([estimate()], results)
