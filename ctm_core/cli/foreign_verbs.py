@@ -15,11 +15,13 @@ __all__ = ["convert", "verify"]
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--json", "document", type=FILE, help="Also write every check to this file.")
-def verify(folder: Path, document: Path | None) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+@click.option("--bf16", is_flag=True, help="Also under bf16 autocast, to tolerances of its own.")
+def verify(folder: Path, document: Path | None, device: str, bf16: bool) -> None:
     """Compare our numbers with the golden set in FOLDER (see docs/verification.md)."""
     from ctm_core.verification.summary import verify as verify_folder
 
-    echo(verify_folder(folder, document, show=echo))
+    echo(verify_folder(folder, document, show=echo, device=device, bf16=bf16))
 
 
 @click.command()

@@ -7,6 +7,7 @@ changes rounding alone. Their effects: docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -91,3 +92,10 @@ def _in_bf16(work: Callable[..., Any]) -> Callable[..., Any]:
         return out.float() if isinstance(out, Tensor) else [part.float() for part in out]
 
     return wrapped
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
+    """Suspend autocast, on devices that have it."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # the device "meta"

@@ -37,6 +37,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctm_core.training.acceleration import full_precision
+
 #: Number of augmentation labels.
 LABEL_DIM = 9
 
@@ -193,7 +195,7 @@ def augment(
     height, width = images.shape[2:]
     inverse = inverse_map(parameters, (height, width), settings)
     # Lookups far outside of their pixels lose what bf16 would keep.
-    with torch.autocast(images.device.type, enabled=False):
+    with full_precision(images.device.type):
         x = _warp(x, inverse, margins or (width - 1, width - 1, height - 1, height - 1))
     return x, parameters.labels().to(images)
 

@@ -15,12 +15,13 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
 from ctm_core.runtime.errors import UserError
-from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden
+from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden, lowered_check
 
 __all__ = ["Case", "Result", "case", "cases", "check", "uncovered"]
 
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     file: str
     function: Function
     precisions: tuple[torch.dtype, ...]
+    on_device: bool = True  #: false for draws and grids, which a training makes on the CPU too
 
     @property
     def name(self) -> str:
@@ -71,12 +73,12 @@ _cases: list[Case] = []
 
 
 def case(
-    file: str, precisions: tuple[torch.dtype, ...] = (SINGLE, DOUBLE)
+    file: str, precisions: tuple[torch.dtype, ...] = (SINGLE, DOUBLE), *, on_device: bool = True
 ) -> Callable[[Function], Function]:
     """Register a function as a case of the golden file called ``file``."""
 
     def register(function: Function) -> Function:
-        _cases.append(Case(file, function, precisions))
+        _cases.append(Case(file, function, precisions, on_device))
         return function
 
     return register
@@ -89,16 +91,28 @@ def cases() -> list[Case]:
     return sorted(_cases, key=lambda registered: registered.file)
 
 
-def check(checked: Case, folder: Folder, precision: torch.dtype) -> Result:
-    """Run one case, gradients on and torch's default dtype float32."""
+def check(
+    checked: Case, folder: Folder, precision: torch.dtype, device: torch.device | None = None
+) -> Result:
+    """Run one case, gradients on and torch's default dtype float32.
+
+    ``torch.bfloat16`` as precision means float32 under autocast, by :data:`.golden.BFLOAT16`.
+    """
+    device = (device if checked.on_device else None) or torch.device("cpu")
+    lowered = precision == torch.bfloat16
     checks: list[Check] = []
     problem = None
     default = torch.get_default_dtype()
     torch.set_default_dtype(SINGLE)
     try:
-        with torch.enable_grad():
-            for done in checked.function(folder.load(checked.file).at(precision)):
-                checks.append(done)
+        golden = folder.load(checked.file).at(SINGLE if lowered else precision, device)
+        rounded = torch.autocast(device.type, torch.bfloat16) if lowered else nullcontext()
+        with torch.enable_grad(), rounded:
+            for done in checked.function(golden):
+                if not lowered:
+                    checks.append(done)
+                elif (kept := lowered_check(done)) is not None:
+                    checks.append(kept)
     except UserError as error:
         problem = str(error)
     except Exception as error:  # a case that cannot run has not passed, whatever stopped it

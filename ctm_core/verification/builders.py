@@ -32,7 +32,7 @@ def build(
     raw = networks.build(
         network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
     )
-    model = Trajectory(raw, sigma_data).to(golden.precision)
+    model = Trajectory(raw, sigma_data).to(golden.device, golden.precision)
     # OpenAI's names lack the wrapper's ``model.``.
     (raw if "image_size" in kwargs else model).load_state_dict(dict(weights), strict=True)
     return model

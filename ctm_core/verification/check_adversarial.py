@@ -30,7 +30,7 @@ def lpips(golden: Golden) -> Iterator[Check]:
 
     distance = LpipsVgg(resize=224, pooling="average")
     distance.fill(convolutions, heads)
-    made = objective(golden, distance=distance.to(golden.precision))
+    made = objective(golden, distance=distance.to(golden.device, golden.precision))
     yield from loss_checks("lpips", golden, made)
 
 

@@ -11,14 +11,14 @@ from ctm_core.verification import case
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Golden
 
 
-@case("grids_and_draws")
+@case("grids_and_draws", on_device=False)
 def diffaugment_(golden: Golden) -> Iterator[Check]:
     """Seven parameters a sample to the augmented images."""
     parameters = DiffAugment(*(golden[f"diffaug/{n}"].flatten() for n in DiffAugment._fields))
     yield golden.check("diffaug/y", diffaugment(golden.tensor("diffaug/x"), parameters))
 
 
-@case("grids_and_draws", (DOUBLE,))
+@case("grids_and_draws", (DOUBLE,), on_device=False)
 def hinge(golden: Golden) -> Iterator[Check]:
     """Lists of logits of unequal sizes to both losses."""
     real = [golden[key] for key in golden.keys("hinge/logits_real_.*")]

@@ -16,7 +16,7 @@ from ctm_core.verification.golden import SINGLE, Check, Golden, exact, leaves
 RESOLUTION = 224
 
 
-@case("discriminator", (SINGLE,))
+@case("discriminator", (SINGLE,), on_device=False)
 def discriminator(golden: Golden) -> Iterator[Check]:
     """Every leaf of the file, for each size of images."""
     source, version = golden["source"], golden["timm"]

@@ -48,7 +48,7 @@ QUANTILE = 0.005
 STEPS = 5000
 
 
-@case("grids_and_draws")
+@case("grids_and_draws", on_device=False)
 def grids(golden: Golden) -> Iterator[Check]:
     """Training grids of both dtypes, and sampling grids with the 0 that follows them."""
     suffix = "f32" if golden.precision == SINGLE else "f64"
@@ -60,7 +60,7 @@ def grids(golden: Golden) -> Iterator[Check]:
         yield golden.check(key, ours.to(golden.precision))
 
 
-@case("grids_and_draws", precisions=(DOUBLE,))
+@case("grids_and_draws", (DOUBLE,), on_device=False)
 def index_laws(golden: Golden) -> Iterator[Check]:
     """P(h), and the joint law of the indices of t, u and s, for every grid that is stored."""
     for setting in sorted({key.split("/")[1] for key in golden.keys(r"index_hist/.+")}):
@@ -135,7 +135,7 @@ def _chi_squared(counts: NDArray[np.generic], law: Array) -> float:
     return float(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue)
 
 
-@case("grids_and_draws", precisions=(DOUBLE,))
+@case("grids_and_draws", (DOUBLE,), on_device=False)
 def noise_level_law(golden: Golden) -> Iterator[Check]:
     """DSM's sigma: half log-normal, half on the grid's curve."""
     # Closed forms, from the README of the golden set.

@@ -33,7 +33,7 @@ def openai_solve(golden: Golden) -> Iterator[Check]:
 
     The teacher is the student without s; live weights and average are the same.
     """
-    grid = karras_grid(golden.meta["N"])
+    grid = karras_grid(golden.meta["N"]).to(golden.device)
     i, j = golden["heun/in/idx_t"], golden["heun/in/idx_s"]
     h = int(golden["heun/in/heun_steps"])
     x_0, noise = (golden.tensor(f"heun/in/{key}") for key in ("x0", "noise"))

@@ -25,7 +25,7 @@ def importer(golden: Golden) -> Iterator[Check]:
     pickle = golden.folder.path / EXAMPLE
     if pickle.is_file():
         try:
-            models[f"{EXAMPLE} "] = foreign.load_foreign(pickle)
+            models[f"{EXAMPLE} "] = foreign.load_foreign(pickle).to(golden.device)
         except Refusal as refusal:
             raise UserError(f"{pickle} was refused: it {refusal}") from None
     x, sigma = golden.input("x"), golden.input("sigma")

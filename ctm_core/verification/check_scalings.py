@@ -14,7 +14,7 @@ from ctm_core.verification import case
 from ctm_core.verification.golden import Check, Golden
 
 
-@case("grids_and_draws")
+@case("grids_and_draws", on_device=False)
 def coefficients(golden: Golden) -> Iterator[Check]:
     """c_in, 250 ln t, and c_skip and c_out of every inner and outer parametrisation."""
     t, s = (golden.tensor(f"scalings/{key}") for key in "ts")
@@ -28,7 +28,7 @@ def coefficients(golden: Golden) -> Iterator[Check]:
         yield golden.check(f"scalings/{name}", value)
 
 
-@case("grids_and_draws")
+@case("grids_and_draws", on_device=False)
 def weights(golden: Golden) -> Iterator[Check]:
     """Every weighting of the released code."""
     t, s = (golden.tensor(f"scalings/{key}") for key in "ts")

@@ -19,7 +19,7 @@ from ctm_core.verification.golden import Check, Golden, exact
 @torch.no_grad()
 def maps(golden: Golden) -> Iterator[Check]:
     """Times, the teacher's solves, and every inner and outer map that the file has."""
-    grid = karras_grid(golden.meta["N"])
+    grid = karras_grid(golden.meta["N"]).to(golden.device)
     i, j = golden["in/idx_t"].long(), golden["in/idx_s"].long()
     h = int(golden["in/heun_steps"])
     yield exact("heun_steps", h, golden.meta["heun_steps"])

@@ -36,7 +36,7 @@ def adm(golden: Golden) -> Iterator[Check]:
 def blocks(golden: Golden) -> Iterator[Check]:
     """Every single block: both kinds of modulation, both filters, up, down, attention."""
     for name, arguments in golden.meta["blocks"].items():
-        block = single_block(arguments).to(golden.precision)
+        block = single_block(arguments).to(golden.device, golden.precision)
         block.load_state_dict(golden.weights(f"{name}/net"), strict=True)
         x, emb = (golden.tensor(f"{name}/in/{key}") for key in ("x", "emb"))
         yield golden.check(f"{name}/out64/y", block(x, emb))

@@ -20,13 +20,26 @@ from ctm_core.verification.golden import Folder
 SHOWN = 5
 
 
-def verify(path: Path, document: Path | None, show: Callable[[str], object]) -> str:
+def verify(
+    path: Path,
+    document: Path | None,
+    show: Callable[[str], object],
+    *,
+    device: str = "cpu",
+    bf16: bool = False,
+) -> str:
     """Check a golden set; ``show`` prints the table, a line as soon as its case is done.
+
+    Networks, objectives and optimisers run on ``device``, in float32 without TF32; with ``bf16``
+    once more under autocast, to tolerances of its own.
 
     Every check goes into ``document``, a JSON file, if one is given; an error that is not finite
     is null there. Returns the verdict if everything passed. Raises UserError with it if a case
     failed or a tensor was not read; or if the folder is missing, empty or damaged.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no GPU here; leave --device out to verify on the CPU")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     folder = Folder(path)
     for name in folder.names():  # a damaged file is reported before anything runs
         folder.load(name)
@@ -38,8 +51,9 @@ def verify(path: Path, document: Path | None, show: Callable[[str], object]) -> 
     show(_line(widths, "file", "case", "precision", "checks", "error/tol", "verdict"))
     results = []
     for case in cases:
-        for precision in case.precisions:
-            results.append(verification.check(case, folder, precision))
+        lowered = (torch.bfloat16,) if bf16 and case.on_device else ()
+        for precision in (*case.precisions, *lowered):
+            results.append(verification.check(case, folder, precision, torch.device(device)))
             show(_row(widths, results[-1]))
     uncovered = verification.uncovered(folder)
     show("\n".join(["", *_coverage(folder, uncovered), ""]))

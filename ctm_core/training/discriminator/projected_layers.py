@@ -8,7 +8,6 @@ was drawn before.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core.diffusion import randomness
+from ctm_core.training.acceleration import full_precision
 
 
 class Conv2d(nn.Conv2d):
@@ -64,7 +64,7 @@ class SpectralConv2d(Conv2d):
 
     def normalised_weight(self) -> Tensor:
         """W/σ, shape (out, in, k, k), after a power iteration in train mode."""
-        with _full_precision(self.weight_orig.device.type):
+        with full_precision(self.weight_orig.device.type):
             rows = self.weight_orig.flatten(1)
             if self.training:
                 with torch.no_grad():
@@ -105,9 +105,3 @@ def initialise(module: nn.Module, seed: int, stream: str) -> None:
                 numbers = (seed, f"{stream}/{name}.{leaf}", 0, 0, 1, tuple(vector.shape))
                 drawn = randomness.normal(*numbers)[0]
                 vector.copy_(functional.normalize(drawn, dim=0, eps=1e-12))
-
-
-def _full_precision(device: str) -> AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()  # the device "meta", which computes nothing

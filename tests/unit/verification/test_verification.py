@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.pretended import DEVICE, pretended
 
 from ctm_core import verification
 from ctm_core.cli import main
@@ -15,6 +16,8 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import save_tensors, write_json
 from ctm_core.verification.golden import (
     DOUBLE,
+    FLOAT32_CALL,
+    FLOAT32_SOLVE,
     SINGLE,
     Check,
     Folder,
@@ -23,6 +26,7 @@ from ctm_core.verification.golden import (
     error,
     exact,
     likely,
+    lowered_check,
 )
 
 GOLDEN = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
@@ -301,3 +305,44 @@ def test_verify_refuses_what_it_cannot_read(
     assert (code, out) == (2, "")
     assert "one.safetensors is corrupt" in err
     assert err.count("\n") == 1
+
+
+# -- another device, another precision ----------------------------------------------------------
+
+DATA = Path(__file__).resolve().parents[2] / "golden/data"
+QUICK = {"jumps", "blocks", "openai_solve"}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_cases_run_where_and_how_they_are_told(precision: torch.dtype) -> None:
+    folder = Folder(DATA)
+    cases = [case for case in verification.cases() if case.function.__name__ in QUICK]
+    assert len(cases) == len(QUICK)
+    usual = {case.name: verification.check(case, folder, torch.float32) for case in cases}
+    for case in cases:
+        if precision == torch.float32:
+            with pretended():
+                result = verification.check(case, folder, precision, torch.device(DEVICE))
+            # It computes as the CPU does.
+            assert result.problem is None and len(result.checks) == len(usual[case.name].checks)
+            errors = [check.error for check in usual[case.name].checks]
+            assert [check.error for check in result.checks] == pytest.approx(errors, abs=1e-6)
+        else:
+            result = verification.check(case, folder, precision)
+            assert max(check.error for check in result.checks) > FLOAT32_SOLVE
+        assert result.passed, result.reason
+
+
+def test_bf16_has_tolerances_of_its_own() -> None:
+    for known, own in ((FLOAT32_CALL, 0.05), (FLOAT32_SOLVE, 0.2), (0.0, 0.0), (4.0, 4.0)):
+        lowered = lowered_check(Check("D", 0.03, known))
+        assert lowered is not None and lowered.tolerance == own
+    assert lowered_check(Check("l2_plain/consistency_loss", 1.7, FLOAT32_SOLVE)) is None
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(monkeypatch, capsys, DATA, "--device", "cuda")
+    assert code == 2 and "torch finds no GPU" in err
