@@ -119,3 +119,27 @@ def test_numpys_words_for_a_full_disk() -> None:
     assert plain_sentence(OSError(errno.EIO, "I/O error", "x")) == (
         "x: I/O error; check the path and its file system"
     )
+
+
+def test_ctrl_c_while_the_command_loads_is_one_sentence() -> None:
+    script = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "ctm_core.cli.command":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+from ctm_core.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    sentence = "\nctm: interrupted; run the same command again to continue\n"
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", sentence)
+
+
+def test_without_a_terminal_or_a_disk_the_exit_code_stays() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ctm_core.cli", "table", "/nowhere.json"]
+        assert subprocess.run(command, stdout=full, stderr=full).returncode == 2

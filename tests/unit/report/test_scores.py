@@ -1,6 +1,7 @@
 """Reading evaluation files, refusing what may not stand in one table, and summarising."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,8 +169,17 @@ def test_left_overs_of_older_runs_stay_out(tmp_path: Path) -> None:
 def test_a_missing_or_strange_table_of_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runs\.csv is missing"):
         read_runs(tmp_path)
-    (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="is not a table of runs"):
+    head = b"experiment,model,train_seed,step\n"
+    for text in (b"a,b\n1,2\n", b"", head + b"a,b,\xff,1\n", head + b"a,b,c,1\n", b'"\0'):
+        (tmp_path / "runs.csv").write_bytes(text)
+        with pytest.raises(UserError, match=r"runs\.csv is not a table of runs"):
+            read_runs(tmp_path)
+    (tmp_path / "runs.csv").write_bytes(head + b"a,b,0," + b"9" * 200_000 + b"\n")
+    with pytest.raises(UserError, match=r"runs\.csv (is not a table of runs|names a b seed 0)"):
+        read_runs(tmp_path)
+    (tmp_path / "runs.csv").unlink()
+    os.mkfifo(tmp_path / "runs.csv")
+    with pytest.raises(UserError, match=r"runs\.csv is a named pipe"):
         read_runs(tmp_path)
 
 

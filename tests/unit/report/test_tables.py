@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, digest
+from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, digest, protocol
 
 from ctm_core.config import Cell
 from ctm_core.report.tables import write_tables
@@ -192,3 +192,23 @@ def test_many_metrics_are_dealt_to_tables_that_fit(tmp_path: Path) -> None:
     assert heads[3].count("x_1024") == 4 and "precision" in heads[3]
     assert all(metric in text for metric in others)
     assert text.count("Further metrics of the same samples:") == 1
+
+
+def test_foreign_text_is_neither_markup_nor_a_formula(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    facts = protocol("desk-digits", precision="a|b\n\n<script>`x`", features="[x](javascript:y)")
+    path = results.evaluation(
+        "ctm", {Cell("gamma", 1, None): 9.0}, objective="=1+1", code_version="@SUM(A1)",
+        train_hash="-1+cmd", protocols={"desk-digits": facts},
+    )  # fmt: skip
+    write_tables([path], tmp_path)
+    markdown = (tmp_path / "table.md").read_text()
+    (line,) = (line for line in markdown.splitlines() if line.startswith("Features "))
+    assert "a\\|b" in line and "&lt;script&gt;\\`x\\`" in line and "\\[x\\](javascript" in line
+    assert "<script" not in markdown and "<script" in (tmp_path / "table.tex").read_text()
+    (row,) = csv.DictReader((tmp_path / "table.csv").open(newline=""))
+    assert (row["objective"], row["code_version"]) == ("'=1+1", "'@SUM(A1)")
+    assert row["train_hash"] == "'-1+cmd" and row["gamma"] == ""
+    assert {run["train_hash"] for run in csv.DictReader((tmp_path / "runs.csv").open())} == {
+        "'-1+cmd"
+    }
