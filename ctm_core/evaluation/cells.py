@@ -221,7 +221,8 @@ def _done(task: Task) -> bool:
     try:
         _read(task)
     except UserError as error:
-        log.warning("%s is damaged and made again: %s", task.file, error)
+        reason = str(error).removeprefix(f"{task.file} ").partition(";")[0]
+        log.warning("%s is damaged and made again: it %s", task.file, reason)
         return False
     return True
 

@@ -131,6 +131,23 @@ def test_a_missing_file_of_a_finished_run_is_made_again(branch: Branch) -> None:
     assert project.results() == before
 
 
+def test_flipped_weights_end_the_workflow(branch: Branch) -> None:
+    """A row of them is never made; what the sentence says makes them as they were."""
+    project = branch()
+    before = project.results()
+    weights = project.path / "results/smoke/ctm_nodsm/seed-0/student.safetensors"
+    content, now = bytearray(weights.read_bytes()), weights.stat()
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(now.st_atime_ns, now.st_mtime_ns))  # a disk changes no time
+    target = "results/smoke/ctm_nodsm/seed-0/step-20/evaluation.json"
+    output = project.snakemake("--force", "--", target, code=1)
+    assert "student.safetensors is corrupt: it does not match the SHA-256" in output
+    weights.unlink()
+    project.snakemake("--force", "--", target)
+    assert project.results() == before
+
+
 def test_a_read_only_results_folder_is_one_sentence(branch: Branch) -> None:
     project = branch()
     shutil.rmtree(project.path / "results/figures")
