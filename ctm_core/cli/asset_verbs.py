@@ -73,7 +73,7 @@ def fetch_assets(
     timeout: float,
     attempts: int,
 ) -> None:
-    """Fetch external files, by name or all that a config or an experiment needs.
+    """Fetch external files: all, by name, or what a config or an experiment needs.
 
     An interrupted download goes on where it ended. A file is put into place when its hash is the
     known one; where none is known, it is pinned in config/assets.lock.

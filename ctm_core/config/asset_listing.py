@@ -113,6 +113,11 @@ class Asset(Section):
         return self.executes or self.format in ("pickle", "torchscript")
 
     @property
+    def downloadable(self) -> bool:
+        """Whether it has an address and, where its format can run code, a known hash."""
+        return bool(self.urls) and (self.sha256 is not None or not self.runs_code)
+
+    @property
     def sha256(self) -> str | None:
         """Its whole SHA-256, if that is known."""
         algorithm, _, digits = (self.hash or "").partition(":")

@@ -54,7 +54,7 @@ def selected(
     experiment: str | None = None,
     sha256: str | None = None,
 ) -> list[Asset]:
-    """The files of these names, of a config and of an experiment.
+    """The files of these names, of a config and an experiment; without any, all downloadable ones.
 
     Parameters
     ----------
@@ -64,14 +64,13 @@ def selected(
     Raises
     ------
     UserError
-        If nothing is asked for, a name is unknown, or the hash is malformed or contradicts a known
-        one.
+        If a name is unknown, or the hash is malformed or contradicts a known one.
     """
     wanted = {name: named(name) for name in names}
     if config is not None or experiment is not None:
         wanted |= chosen(config, experiment)[0]
-    if not wanted and config is None:
-        raise UserError("name the files to fetch (`ctm assets` lists them), or give --config FILE")
+    elif not names:
+        wanted = {name: asset for name, asset in chosen()[0].items() if asset.downloadable}
     if sha256 is None:
         return list(wanted.values())
     if len(wanted) != 1 or not re.fullmatch("[0-9a-f]{64}", sha256.lower()):

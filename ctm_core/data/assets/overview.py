@@ -77,7 +77,7 @@ def overview(
 
 def _advice(assets: Iterable[Asset], facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     absent = [a for a in assets if facts[a.name]["state"] in (State.MISSING, State.WRONG)]
-    by_command = [a.name for a in absent if a.urls and (a.sha256 or not a.runs_code)]
+    by_command = [a.name for a in absent if a.downloadable]
     by_hand = [a.name for a in absent if a.package is None and a.name not in by_command]
     advice = [f["problem"] for f in facts.values() if f["state"] == State.UNREADABLE][:1]
     if by_command:

@@ -390,8 +390,8 @@ def test_the_command(project: Path, server: Site, ctm: Callable[..., Ended]) -> 
     lines = ended.stderr.splitlines()
     assert ended.code == 2 and len(lines) == 3
     assert lines[-1] == "ctm: 2 of 2 files are not here yet, see above"
+    assert ctm("assets", "fetch", "--sha256", SHA256).code == 2, "of which file?"
     for arguments, says in (
-        ((), "name the files to fetch"),
         (("four",), "unknown asset 'four'; known are one, three, two"),
         (("one", "--needed-by", "yours"), "needed by an experiment 'yours'"),
         (("--config", "no.yaml"), "the config file no.yaml is missing"),
@@ -399,3 +399,18 @@ def test_the_command(project: Path, server: Site, ctm: Callable[..., Ended]) -> 
         ended = ctm("assets", "fetch", *arguments)
         assert ended.code == 2 and says in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_all_that_can_be_fetched(project: Path, server: Site, ctm: Callable[..., Ended]) -> None:
+    """By the bare command; what has to be got by hand is no failure."""
+    entries = {
+        "one": ENTRY | {"urls": [server.url]},
+        "two": ENTRY | {"urls": [server.url], "file": "two.pt"},
+        "drive": ENTRY | {"by_hand": "a drive", "file": "drive.pt"},
+        "pickle": ENTRY | {"urls": [server.url], "file": "its.pkl", "format": "pickle"},
+    }
+    del entries["pickle"]["hash"], entries["pickle"]["hash_from"]
+    Path("config/assets.yaml").write_text(yaml.safe_dump({"assets": entries}))
+    ended = ctm("assets", "fetch")
+    assert (ended.code, ended.stderr) == (0, ""), ended
+    assert {path.name for path in Path("files").glob("*.p*")} == {"some.pt", "two.pt"}
