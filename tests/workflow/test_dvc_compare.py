@@ -33,6 +33,10 @@ def test_metrics_and_parameters_of_two_versions(versions: Versions, tmp_path: Pa
         assert rows[name]["old"] == pytest.approx(first[name], rel=1e-9)
         assert rows[name]["new"] == pytest.approx(second[name], rel=1e-9)
 
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
+    of_second = shown[""]["data"]["results/metrics.json"]["data"]["tiny"]
+    assert of_second.keys() == {"teacher", "ctm"}
+
     shown = json.loads(project.run("dvc", "params", "diff", "first", "second", "--json"))
     [(key, values)] = shown[EXPERIMENT].items()
     assert key == "models.ctm.training.learning_rate"
@@ -42,6 +46,8 @@ def test_metrics_and_parameters_of_two_versions(versions: Versions, tmp_path: Pa
 def test_plots_of_two_versions(versions: Versions, tmp_path: Path) -> None:
     project = versions.copy(tmp_path / "project")
     page = tmp_path / "plots"
+    project.run("dvc", "plots", "show", "--out", str(tmp_path / "one"))
+    assert (tmp_path / "one" / "index.html").is_file()
     told = project.run("dvc", "plots", "diff", "first", "second", "--out", str(page))
     assert "failed" not in told
     pictures = {file.name for file in (page / "static").glob("*.png")}
