@@ -18,7 +18,7 @@ from fixtures.documented import FORMS, LINES, OTHERS, Case
 from fixtures.project import ROOT
 from fixtures.tiny import Trained
 
-from ctm_core.cli import cli
+from ctm_core.cli.command import cli
 from ctm_core.data.dataset import Dataset
 
 #: Words of a help text that leave a choice.
