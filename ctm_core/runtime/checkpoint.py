@@ -19,12 +19,12 @@ import torch
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import (
     load_tensors,
-    read_json,
+    read_record,
     remove_tree,
     save_tensors,
     sha256_file,
     sync_folder,
-    write_json,
+    write_record,
 )
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def save(
         save_tensors(file, tensors, {"section": name, "step": str(step)})
         hashes[file.name] = sha256_file(file)
     record = {"format": FORMAT, "step": step, "files": hashes, "state": dict(state)}
-    write_json(partial / "state.json", record)
+    write_record(partial / "state.json", record)
     remove_tree(final)
     os.rename(partial, final)
     sync_folder(root)
@@ -94,8 +94,8 @@ def steps(root: Path) -> list[int]:
 def read(root: Path, step: int) -> Checkpoint:
     """The checkpoint of a step; raises UserError if it is corrupt."""
     folder = _folder(root, step)
-    record = read_json(folder / "state.json")
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = read_record(folder / "state.json")
+    if record.get("format") != FORMAT:
         raise UserError(f"{folder} is a checkpoint of another format")
     if step != int(record["step"]):
         raise UserError(f"{folder} holds the checkpoint of another step, {record['step']}")

@@ -35,7 +35,7 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
     "checkpoint": [
         (f"{CHECKPOINT}:save_tensors", 1, 12),  # between its six files
         (f"{CHECKPOINT}:sha256_file", 1, 6),
-        (f"{CHECKPOINT}:write_json", 1, 2),
+        (f"{CHECKPOINT}:write_record", 1, 2),
         ("os:rename", 1, 2),  # whole, under its preliminary name
         (f"{CHECKPOINT}:sync_folder", 1, 2),
     ],

@@ -31,7 +31,14 @@ from numpy.typing import NDArray
 from ctm_core.data.picture_files import LARGEST_FILE, Refused
 from ctm_core.runtime.arrays import load_array, save_array
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, read_record, remove_tree, sha256_file, write_json
+from ctm_core.runtime.files import (
+    read_json,
+    read_record,
+    remove_tree,
+    sha256_file,
+    write_json,
+    write_record,
+)
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.untrusted import read_bytes
 
@@ -207,7 +214,7 @@ def _make(
     save_array(_pixels(scratch, number), pixels)
     digest = sha256_file(_pixels(scratch, number))
     record = {"sha256": hashes, "skipped": skipped, "pixels_sha256": digest}
-    write_json(_record(scratch, number), record)
+    write_record(_record(scratch, number), record)
     return number
 
 
@@ -227,7 +234,7 @@ def _collect(chunks: Sequence[Sequence[str]], scratch: Path) -> Chunks:
     skipped: list[tuple[str, str]] = []
     listing = hashlib.sha256()
     for number, names in enumerate(chunks):
-        record = read_json(_record(scratch, number))
+        record = read_record(_record(scratch, number))
         reasons = dict(record["skipped"])
         for position, (name, digest) in enumerate(zip(names, record["sha256"], strict=True)):
             kept.append(position not in reasons)

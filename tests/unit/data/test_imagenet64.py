@@ -29,7 +29,7 @@ from ctm_core.data.readers import _chunks, imagenet64
 from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, sha256_file
+from ctm_core.runtime.files import read_json, read_record, sha256_file
 
 Ctm = Callable[..., Ended]
 WNIDS = ("n01440764", "n01443537", "n15075141")
@@ -594,7 +594,7 @@ def test_chunks_are_read_one_by_one(convert: Any, tmp_path: Path) -> None:
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     assert np.concatenate(list(chunks)).ravel().tolist() == list(range(10))
     assert chunks.kept.all() and chunks.skipped == ()
-    record = read_json(tmp_path / "scratch" / "000002.json")
+    record = read_record(tmp_path / "scratch" / "000002.json")
     assert record == {
         "sha256": [hashlib.sha256(bytes([number])).hexdigest() for number in (8, 9)],
         "skipped": [],

@@ -200,7 +200,7 @@ def test_kill_9_again_and_again(case: Case) -> None:
     step = "ctm_core.training.loop:Trainer._step"
     for place, count in (
         (step, 3),  # before the first checkpoint
-        ("ctm_core.runtime.checkpoint:write_json", 1),  # within it
+        ("ctm_core.runtime.checkpoint:write_record", 1),  # within it
         ("os:rename", 1),  # it is whole and about to appear
         (step, 7),  # after the snapshot, before the second checkpoint
         ("ctm_core.runtime.checkpoint:prune", 1),
@@ -210,7 +210,7 @@ def test_kill_9_again_and_again(case: Case) -> None:
         ended = case.command(KillAt(place, count))
         assert ended.code == -signal.SIGKILL, (place, count, ended)
         assert "Traceback" not in ended.stderr
-        if place in ("ctm_core.runtime.checkpoint:write_json", "os:rename"):
+        if place in ("ctm_core.runtime.checkpoint:write_record", "os:rename"):
             assert list(case.run.glob("checkpoints/.step-00000004.partial/*"))
     ended = case.command()
     assert ended.code == 0, ended.stderr
