@@ -104,9 +104,14 @@ def write_teacher(experiment: Experiment, dataset: Dataset, path: Path) -> None:
         time_s=False,
     )
     described = experiment.model_dump(mode="json")
-    record = dict.fromkeys(sorted(weight_file.RECORD)) | {
+    record = {
         "experiment": experiment.experiment,
         "model": "teacher",
+        "objective": "dsm",
+        "seed": 0,
+        "step": 0,
+        "train_hash": "",
+        "class_names": [str(n) for n in range(label_dim)],
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "network": described["network"],

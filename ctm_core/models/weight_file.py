@@ -9,27 +9,56 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctm_core import config
 from ctm_core.models import networks
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_metadata, save_tensors
-from ctm_core.runtime.untrusted import parse_json
+from ctm_core.runtime.untrusted import parse_json, printable
 
 if TYPE_CHECKING:
     from ctm_core.diffusion.trajectory import Trajectory
 
 FORMAT = "ctm-weights-1"
 
-#: What the record of every weight file says.
-RECORD = {
-    "experiment", "model", "objective", "seed", "step", "train_hash", "dataset",
-    "dataset_fingerprint", "network", "diffusion", "resolution", "channels", "label_dim",
-    "class_names", "time_s",
-}  # fmt: skip
+#: Side of the largest images and most channels that any network here is for.
+LARGEST = 1024
+
+
+class Record(BaseModel):
+    """What the record of every weight file says; there may be more in it."""
+
+    model_config = ConfigDict(strict=True)
+
+    experiment: str
+    model: str
+    objective: str
+    seed: int
+    step: int = Field(ge=0)
+    train_hash: str
+    dataset: str
+    dataset_fingerprint: str | None
+    network: config.Network
+    diffusion: config.Diffusion
+    resolution: int = Field(ge=1, le=LARGEST)
+    channels: int = Field(ge=1, le=LARGEST)
+    label_dim: int = Field(ge=0, le=10**6)
+    class_names: list[str]
+    time_s: bool
+    inner: str = "edm"
+    final_only: bool = False
+
+    @model_validator(mode="after")
+    def _a_name_for_each_class(self) -> Self:
+        if self.label_dim not in (0, len(self.class_names)):
+            raise ValueError(
+                f"class_names: expected {self.label_dim} names but got {len(self.class_names)}"
+            )
+        return self
 
 
 def build_model(
@@ -67,8 +96,16 @@ def export(
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of a weight file without its tensors; raises UserError if it is none of ours."""
-    metadata = read_metadata(path)
+    """The record of a weight file without its tensors.
+
+    Raises UserError if it is none of ours, or says what no record can.
+    """
+    return _checked(read_metadata(path), path)[0]
+
+
+def _checked(
+    metadata: Mapping[str, str], path: str | os.PathLike[str]
+) -> tuple[dict[str, Any], Record]:
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a weight file of this project; give a student.safetensors or "
@@ -79,10 +116,14 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         record = parse_json(metadata.get("record", ""), path)
     except UserError:
         record = None
-    if not isinstance(record, dict) or (lacking := sorted(RECORD - record.keys())):
+    required = {key for key, field in Record.model_fields.items() if field.is_required()}
+    if not isinstance(record, dict) or (lacking := sorted(required - record.keys())):
         what = f"lacks {', '.join(lacking)}" if isinstance(record, dict) else "is not readable"
         raise UserError(f"{path} is damaged: its record {what}; make it again")
-    return record
+    try:
+        return record, config.validated(Record, record, path)
+    except UserError as error:
+        raise UserError(f"{error}; the record of this file is damaged, make it again") from None
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, Any]]:
@@ -90,14 +131,14 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
 
     Raises UserError if the file is missing, damaged, none of ours, or its tensors do not fit.
     """
-    record = read_record(path)
-    tensors, _ = load_tensors(path)
+    tensors, metadata = load_tensors(path)
+    record, checked = _checked(metadata, path)
     with torch.device("meta"):  # the file holds every tensor, so none is drawn or stored twice
         model = build_model(
-            network=config.validated(config.Network, record["network"], path),
-            diffusion=config.validated(config.Diffusion, record["diffusion"], path),
+            network=checked.network,
+            diffusion=checked.diffusion,
             **{key: record[key] for key in ("resolution", "channels", "label_dim", "time_s")},
-            inner=record.get("inner", "edm"),
+            inner=checked.inner,
         )
     load_state(model, tensors, path)
     return model.eval().requires_grad_(False), record
@@ -130,7 +171,7 @@ def load_state(
 def misfit(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str | None:
     """The first name or shape of ``given`` that is not the network's own; None if all are."""
     problems = [f"lacks {name}" for name in own if name not in given]
-    problems += [f"holds the unknown {name}" for name in given if name not in own]
+    problems += [f"holds the unknown {printable(name, 200)}" for name in given if name not in own]
     problems += [
         f"holds {name} of shape {given[name]}, not {own[name]}"
         for name in own

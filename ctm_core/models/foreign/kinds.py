@@ -61,6 +61,11 @@ def identify(
     else:
         first = shown(next(iter(shapes), "missing"))
         raise Refusal(f"holds no network of a known kind (its first tensor is {first})")
+    if identified.resolution > weight_file.LARGEST:
+        raise Refusal(
+            f"is for images of {identified.resolution} pixels a side, more than the "
+            f"{weight_file.LARGEST} of any network"
+        )
     _check_role(identified, settled.hints.role, name, pickled)
     own = {key: tuple(value.shape) for key, value in identified.build().state_dict().items()}
     given = {ours: shapes[theirs] for ours, theirs in identified.names.items()}

@@ -112,3 +112,74 @@ for _title, _reason, _data in (
     ),
 ):
     fixed(_title, _reason, _data)
+
+
+# -- names that claim sizes
+
+_EDM = {f"model.{layer}.weight": torch.ones(16, 4) for layer in ("map_layer0", "map_layer1")}
+
+
+def claiming(*names: str) -> bytes:
+    """A few tensors of EDM's form, of which further names tell sizes."""
+    state = _EDM | {name: torch.ones(4, 4, 3, 3) for name in names}
+    state["model.enc.8x8_conv.weight"] = torch.ones(4, 3, 3, 3)
+    return torch_bytes(state)
+
+
+def levels(count: int, blocks: int) -> bytes:
+    """Names of OpenAI's form for so many levels of so many blocks."""
+    state = {"time_embed.0.weight": torch.ones(128, 32)}
+    for index in range(1, count * (blocks + 1)):
+        state[f"input_blocks.{index}.0.in_layers.2.weight"] = torch.ones(1)
+        state[f"input_blocks.{index}.0.out_layers.3.weight"] = torch.ones(64, 1, 1, 1)
+    for index in range(count - 1):
+        state[f"output_blocks.{index}.1.in_layers.2.weight"] = torch.ones(1)
+    return torch_bytes(state)
+
+
+for _number in (64, 9_999, 99_999):
+    fixed(
+        f"block-number-{_number}",
+        "num_blocks: Input should be less than or equal to 64",
+        claiming(
+            f"model.enc.8x8_block{_number}.conv0.weight", "model.enc.8x8_block0.conv0.weight"
+        ),
+    )
+fixed(
+    "block-number-63",
+    "is not the EDM teacher .* that it seems to be: it lacks",
+    claiming("model.enc.8x8_block63.conv0.weight", "model.enc.8x8_block0.conv0.weight"),
+)
+fixed(
+    "side-of-99999",
+    "is for images of 99999 pixels",
+    torch_bytes(
+        _EDM
+        | {"model.enc.99999x99999_conv.weight": torch.ones(4, 3, 3, 3)}
+        | {"model.enc.99999x99999_block0.conv0.weight": torch.ones(4, 4, 3, 3)}
+    ),
+)
+fixed(
+    "width-of-8000",
+    "model_channels: Input should be less than or equal to 4096",
+    torch_bytes(
+        {
+            "model.map_layer0.weight": torch.ones(8000, 1),
+            "model.enc.8x8_conv.weight": torch.ones(8000, 3, 1, 1),
+            "model.enc.8x8_block0.conv0.weight": torch.ones(8000, 1, 1, 1),
+        }
+    ),
+)
+fixed("levels-400", "channel_mult: Tuple should have at most", levels(400, 1))
+fixed("blocks-2000-per-level", "num_blocks: Input should be less", levels(2, 2_000))
+fixed("networks-5000", "holds 5000 networks", torch_bytes({str(i): _EDM for i in range(5_000)}))
+fixed(
+    "name-with-escapes",
+    r"known kind \(its first tensor is a\\x1b\[2J\\nb\)",
+    torch_bytes({"a\x1b[2J\nb": torch.ones(1)}),
+)
+fixed(
+    "entry-with-escapes",
+    r"holds 2 networks \(.*a\\x1b\[2J.*\); choose one with --entry",
+    torch_bytes({"a\x1b[2J": _EDM, "b": _EDM}),
+)

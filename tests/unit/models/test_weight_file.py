@@ -57,10 +57,14 @@ def rewritten(source: Path, path: Path, changes: dict[str, Any]) -> Path:
         ({"text": "[]"}, "its record is not readable"),
         ({"without": ["network", "seed"]}, "its record lacks network, seed"),
         ({"record": {"network": {"architecture": "vgg"}}}, "architecture: there is no such"),
-        ({"record": {"network": {"depth": 3}}}, "unknown key 'depth'"),
-        ({"record": {"label_dim": 3}}, "does not fit its network: it holds model.map_label"),
+        ({"record": {"network": {"depth": 3}}}, "unknown key 'network.depth'"),
+        (
+            {"record": {"label_dim": 1, "class_names": ["a"]}},
+            "does not fit its network: it holds model.map_label",
+        ),
         ({"record": {"time_s": False}}, "does not fit its network: it holds the unknown"),
         ({"tensors": {"extra": torch.zeros(1)}}, "it holds the unknown extra"),
+        ({"tensors": {"a\nb\x1b[2J": torch.zeros(1)}}, r"it holds the unknown a\nb\x1b[2J"),
         ({"drop": ["model.dec.8x8_aux_conv.weight"]}, "it lacks model.dec.8x8_aux_conv.weight"),
     ],
 )
@@ -96,6 +100,52 @@ def test_weights_without_a_hash(student: Trained, tmp_path: Path) -> None:
     save_file(tensors | {name: tensors[name].to(torch.int32)}, path, metadata=metadata)
     with pytest.raises(UserError, match=rf"expected {name} of type torch.float32, but got"):
         weight_file.load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("channels", -1),
+        ("channels", "three"),
+        ("channels", 10**18),
+        ("resolution", "8"),
+        ("resolution", [8]),
+        ("resolution", None),
+        ("resolution", 8.5),
+        ("resolution", 10**6),
+        ("label_dim", -1),
+        ("label_dim", "ten"),
+        ("label_dim", 10**18),
+        ("time_s", 1),
+        ("class_names", 10),
+        ("class_names", ["a"]),
+        ("class_names", [0] * 10),
+        ("step", None),
+        ("seed", {}),
+        ("inner", 3),
+        ("final_only", "no"),
+        ("network", []),
+        ("network.num_blocks", 10**6),
+        ("network.channel_mult", [1] * 20_000),
+        ("network.channel_mult", ["a\x1b[2J"]),
+        ("network.model_channels", 4 * 10**8),
+        ("network.resample_filter", [1] * 10**4),
+        ("diffusion", None),
+        ("diffusion.rho", 1e-300),
+        ("diffusion.sigma_min", 0),
+        ("diffusion.sigma_max", 1e300),
+    ],
+)
+def test_a_record_that_cannot_be(key: str, value: Any, student: Trained, tmp_path: Path) -> None:
+    section, _, name = key.partition(".")
+    if name:
+        value = weight_file.read_record(student.weights)[section] | {name: value}
+    path = rewritten(student.weights, tmp_path / "w.safetensors", {"record": {section: value}})
+    for read in (weight_file.read_record, weight_file.load_weights):
+        with pytest.raises(UserError, match=r"w\.safetensors") as error:
+            read(path)
+        assert key in str(error.value) and "is damaged, make it again" in str(error.value)
+        assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
 def test_truncated_missing_and_foreign_files(student: Trained, tmp_path: Path) -> None:
