@@ -15,9 +15,11 @@ from fixtures import offline, tiny
 from fixtures.tiny import Trained
 
 from ctm_core import cli
+from ctm_core.config.dag import FEATURE_THREADS
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data.dataset import Dataset, prepare
 from ctm_core.evaluation.metrics.reference import write_reference
+from ctm_core.runtime.threads import use_threads
 from ctm_core.training import jobs
 
 
@@ -91,6 +93,7 @@ def student(
 def references(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Reference statistics of the tiny experiment's protocols."""
     folder = tmp_path_factory.mktemp("references")
+    use_threads(FEATURE_THREADS)  # as the verb that makes them
     made = []
     for protocol in (tiny.PROTOCOL, tiny.POOLED):
         file = folder / f"{protocol['name']}.yaml"
