@@ -1,4 +1,8 @@
-# make setup   install everything pinned into .venv (TORCH=cpu: a smaller set without CUDA)
+# make setup   install everything pinned into .venv, for the machine that TORCH names:
+#              cuda (default; cards from 2018, sm_75), volta (V100, and drivers from 525), cpu,
+#              own (the torch of the Python that PYTHON names: of a module, a container)
+# make wheelhouse FOR_PYTHON=3.12   collect wheels for `make setup WHEELHOUSE=wheelhouse` offline
+# make resolve FOR_PYTHON=3.13      ask whether every pin can be had for another Python
 # make table   the default experiment, from data to results/table.csv and results/report.html
 # make test    all tests; those that need system packages only with CTM_TEST_SYSTEM=1
 # make bench   time training steps, sampling and scoring on this machine
@@ -6,18 +10,22 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: setup moved table test bench lock
+.PHONY: setup wheelhouse resolve moved table test bench lock
 
 VENV := .venv
 # Keep the installed variant until TORCH selects another.
 TORCH ?= $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*) $(VENV)/.installed-cuda))
 LOCK_cuda := requirements/lock.txt
+LOCK_volta := requirements/lock-volta.txt
 LOCK_cpu := requirements/lock-cpu.txt
+LOCK_own := requirements/lock.txt
 LOCK := $(LOCK_$(TORCH))
 ifeq ($(LOCK),)
-$(error TORCH=$(TORCH) is unknown; it is cuda or cpu)
+$(error TORCH=$(TORCH) is unknown; it is cuda, volta, cpu or own)
 endif
 INSTALLED := $(VENV)/.installed-$(TORCH)
+WHEELS = requirements/wheelhouse.py $(1) --lock $(LOCK) $(if $(filter own,$(TORCH)),--without-torch)
+FOR = $(if $(FOR_PYTHON),--python $(FOR_PYTHON)) $(if $(PLATFORM),--platform $(PLATFORM))
 CORES ?= all
 # The first sufficiently new Python on the path.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -34,6 +42,10 @@ endif
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+ifneq ($(WHEELHOUSE),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))
+endif
 
 setup: $(INSTALLED)
 
@@ -43,12 +55,25 @@ moved:
 
 $(INSTALLED): $(LOCK) pyproject.toml $(MOVED)
 	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.11 or newer; give one by PYTHON=..." >&2; exit 2; }
-	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@test -z "$(WHEELHOUSE)" || $(PYTHON) $(call WHEELS,check $(WHEELHOUSE))
 	@rm -f $(VENV)/.installed-*
 	@echo "Installing $(LOCK) into $(VENV) (a few minutes the first time)"
+ifeq ($(TORCH),own)
+	$(PYTHON) requirements/own_torch.py $(VENV) $(LOCK)
+else
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/lib/python*/site-packages/own_torch.pth
 	pip install --quiet --requirement $(LOCK)
+endif
 	pip install --quiet --no-deps --no-build-isolation --editable .
+	python -m ctm_core.runtime.cuda
 	@touch $@
+
+wheelhouse:
+	@$(PYTHON) $(call WHEELS,collect wheelhouse) $(FOR)
+
+resolve: setup
+	@python $(call WHEELS,resolve) $(FOR)
 
 table: setup
 	@python workflow/scripts/clear_dead_lock.py
