@@ -6,6 +6,7 @@ first use, instead of CUDA's "no kernel image is available for execution on the 
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import warnings
@@ -154,6 +155,34 @@ def check_present(gpus: int, visible: str | None) -> None:
             f"the experiment asks for {gpus} {'GPU' if gpus == 1 else 'GPUs'}, but {problem}, set "
             f"`gpus: 0` in its `resources:`, or {ON_CPU}"
         )
+
+
+def largest_fitting(sizes: Iterable[int], attempt: Callable[[int], object]) -> int | None:
+    """The first of some sizes, the largest first, for which a computation finds memory."""
+    import torch
+
+    for size in sizes:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            continue
+        return size
+    return None
+
+
+def room(where: torch.device) -> str:
+    """The memory of a device in words, with what other processes hold of it."""
+    import torch
+
+    if where.type != "cuda":
+        return "memory"
+    free, total = torch.cuda.mem_get_info(where)
+    others = max(total - free - torch.cuda.memory_reserved(where), 0)
+    words = f"the {total / 1e9:.1f} GB of {torch.cuda.get_device_name(where)}"
+    # CUDA itself takes some hundreds of MB for each process.
+    return words if others < 1e9 else f"{words}, of which other processes hold {others / 1e9:.1f}"
 
 
 def _numbers(kernel: str) -> tuple[int, int] | None:

@@ -34,8 +34,8 @@ from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.runtime import checkpoint, distributed, interrupts, scalars
-from ctm_core.runtime.errors import Diverged, Interrupted
+from ctm_core.runtime import checkpoint, cuda, distributed, interrupts, scalars
+from ctm_core.runtime.errors import Diverged, Interrupted, UserError
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.runs import RunFolder
 from ctm_core.training import balance, ema, optimizers
@@ -102,8 +102,11 @@ class Trainer:
                 curve = stack.enter_context(scalars.Scalars(self.run.path, self.step))
             began = time.monotonic()
             while self.step < self.section.steps:
+                terms = None
                 try:
                     terms = self._step()
+                except torch.OutOfMemoryError:
+                    pass  # said below, once what the failed step held is freed
                 except _Abandoned:
                     self.seconds += time.monotonic() - began
                     self._save()
@@ -112,6 +115,8 @@ class Trainer:
                         f"{self.title} stopped by {name} after step {self.step}; run the same "
                         "command again to continue"
                     ) from None
+                if terms is None:
+                    raise self._too_large()
                 last = self.step == self.section.steps
                 if progress is not None and curve is not None:
                     progress.advance(self.section.batch_size, terms)
@@ -227,6 +232,32 @@ class Trainer:
         self._guard("gradient norm", float(norm))
         group["lr"] = rate
         optimizer.step()
+
+    def _too_large(self) -> UserError:
+        """What to say of a micro-batch that does not fit; smaller ones are tried, none is kept."""
+        size, largest = self.batches.micro_batch, None
+        if distributed.count() == 1:
+            smaller = (n for n in range(size // 2, 0, -1) if size % n == 0)
+            largest = cuda.largest_fitting(smaller, self._attempt)
+        remedy = f"set `micro_batch: {largest}` in its training section, which fits"
+        if largest is None:
+            remedy = "set a smaller `micro_batch` in its training section, or use a larger card"
+        return UserError(
+            f"{self.title}: a micro-batch of {size} does not fit into {cuda.room(self.device)}; "
+            f"{remedy}"
+        )
+
+    def _attempt(self, size: int) -> None:
+        """What a step needs memory for, with one micro-batch of a size; the state is lost."""
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = self.batches.draw(self.step, self.batches.starts[0], size)
+        with self._autocast():
+            self.objective.backward(batch, 1.0, None, None)
+            if self.adversary is not None:
+                fake = self.objective.generated(batch)
+                loss, _ = self.adversary.discriminator_loss(batch.images, fake, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.section.precision == "bf16":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from fixtures.tiny import SetAt
 from ctm_core.data.dataset import Dataset
 from ctm_core.runtime import cuda
 from ctm_core.runtime.errors import UserError
+from ctm_core.training.batches import Batch
+from ctm_core.training.denoising import DsmObjective
 
 #: What the wheels of torch 2.14.1 and of 2.10.0 have kernels for.
 NEW = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -144,6 +148,47 @@ def test_bf16_that_is_emulated(card: pytest.MonkeyPatch) -> None:
     cuda.check_precision("bf16", torch.device("cpu"))
     card.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     cuda.check_precision("bf16", gpu)
+
+
+def test_the_room_on_a_card(card: pytest.MonkeyPatch) -> None:
+    assert cuda.room(torch.device("cpu")) == "memory"
+    card.setattr(torch.cuda, "memory_reserved", lambda device: 5_000_000_000)
+    for free, words in ((10.4e9, ""), (1e9, ", of which other processes hold 10.0")):
+        card.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (int(n), 16_000_000_000))
+        assert cuda.room(torch.device("cuda")) == f"the 16.0 GB of Tesla V100-SXM2-16GB{words}"
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Lets the loss of no more than a number of samples find memory."""
+
+    largest: int
+
+    def __call__(self) -> None:
+        original = DsmObjective.backward
+
+        def backward(self_: DsmObjective, batch: Batch, *others: Any) -> Any:
+            if len(batch.images) > self.largest:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(self_, batch, *others)
+
+        DsmObjective.backward = backward
+
+
+@pytest.mark.parametrize(("largest", "words"), [(3, "set `micro_batch: 2` in"), (0, "a larger")])
+def test_the_micro_batch_that_fits(
+    tmp_path: Path, digits: Dataset, largest: int, words: str
+) -> None:
+    config = tiny.write_experiment(tmp_path / "tiny.yaml")
+    command = ["teacher", "--config", config, "--data", digits.path, "--output", "out"]
+    ended = tiny.ctm(command, tmp_path, [Fitting(largest)])
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert "a micro-batch of 8 does not fit into memory; " in ended.stderr
+    assert words in ended.stderr and not list(tmp_path.rglob("checkpoints/*"))
+    micro = {"teacher.training.micro_batch": 2}
+    tiny.write_experiment(config, micro)
+    ended = tiny.ctm(command, tmp_path, [Fitting(largest)])
+    assert ended.code == (0 if largest else 2), ended.stderr
 
 
 def test_a_torch_that_is_too_old() -> None:
