@@ -24,8 +24,8 @@ from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
 
-#: Draws of (k, i, j) at most, all of which `ctm plan` goes through: 256 points with all steps.
-MOST_DRAWS = 2**24
+#: Draws of (k, i, j) at most, all of which `ctm plan` goes through: 200 points with all steps.
+MOST_DRAWS = 2**23
 
 
 class Perceptual(Section):

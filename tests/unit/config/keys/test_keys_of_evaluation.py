@@ -35,6 +35,7 @@ def rows(made: list[dict[str, Any]]) -> set[tuple[str, int, float | None]]:
 def test_cells(lab: Lab) -> None:
     made = lab.evaluate(of_ctm(GRID | {"nfe": [1, 3], "gamma": [0.2, 1]}))
     assert rows(made) == {("gamma", 1, None), ("gamma", 3, 0.2), ("gamma", 3, 1.0)}
+    assert len({row["value"] for row in made}) == 3
     made = lab.evaluate(of_ctm({"sampler": "euler", "nfe": [3]}))
     assert rows(made) == {("euler", 3, None)}
 

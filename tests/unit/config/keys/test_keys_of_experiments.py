@@ -172,7 +172,11 @@ def test_augment(lab: Lab, probability: float, monkeypatch: pytest.MonkeyPatch) 
     made = lab.train("teacher", changes)
     (images, labels), plain = seen[0], made.batches[0].images
     assert torch.equal(images, plain) == (probability == 0.0)
-    assert (labels is None) == (probability == 0.0)
+    if probability == 0.0:
+        assert labels is None
+    else:  # scale, rotation, anisotropy and translation of every image; digits are not mirrored
+        assert not labels[:, :2].any()
+        assert (labels[:, [2, 3, 4, 5, 7, 8]] != 0).all()
 
 
 # -- resources ------------------------------------------------------------------------------------

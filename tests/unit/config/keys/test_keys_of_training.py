@@ -84,8 +84,12 @@ def test_first_step(lab: Lab, rate: float) -> None:
     radam = lab.train("teacher", training(optimizer="radam", learning_rate=rate, steps=1))
     gradients = radam.gradients[0]
     assert_close(adam.gradients[0], gradients)
+    parameters = dict(adam.trainer.student.named_parameters())
     for name, moved in radam.moved.items():
         torch.testing.assert_close(moved, -rate * gradients[name], rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(
+            adam.trainer.optimizer.state[parameters[name]]["exp_avg"], 0.1 * gradients[name]
+        )
         clear = gradients[name].abs() > 1e-4
         signs = gradients[name].sign()[clear]
         torch.testing.assert_close(adam.moved[name][clear], -rate * signs, rtol=1e-2, atol=1e-6)
