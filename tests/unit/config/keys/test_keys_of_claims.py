@@ -13,7 +13,7 @@ from ctm_core.config import Cell, Claims, Literature
 from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.report.verdicts import Finding, findings
 from ctm_core.report.verdicts.sentences import markdown
-from ctm_core.runtime.files import read_json, write_json
+from ctm_core.runtime.files import read_json, write_record
 
 ONE, TWO, FULL = Cell("gamma", 1, None), Cell("gamma", 2, 0.0), Cell("gamma", 2, 1.0)
 #: Values of three sampling seeds by model and cell; at the teacher's it is clearly worse.
@@ -41,7 +41,7 @@ def results(tmp_path: Path) -> Results:
             for cell, seeds in cells.items()
             for seed, value in enumerate(seeds)
         ]
-        write_json(path, read_json(path) | {"rows": rows})
+        write_record(path, read_json(path) | {"rows": rows})
     return made
 
 
