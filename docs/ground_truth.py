@@ -153,7 +153,7 @@ def ctm_loss(refinement: int, exact: bool = False) -> float:
         distance=build_distance("l2"),
     )
     objective.refinement, objective.exact = refinement, exact
-    return objective.backward(Batch(draws(32, 0.0), None, seed=0, step=0), 1.0)["ctm"]
+    return float(objective.backward(Batch(draws(32, 0.0), None, seed=0, step=0), 1.0)["ctm"])
 
 
 def dsm_minimiser(count: int) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ class Adversary:
 
     def discriminator_loss(
         self, real: Tensor, fake: Tensor, batch: Batch
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_D, and what is logged: the loss and the mean logits on real and generated images.
 
         Real and generated images are augmented by different draws, as in the released commands,
@@ -115,9 +115,9 @@ class Adversary:
         on_fake = self._logits(fake, batch, shared)
         loss = self._discriminator_loss(on_real, on_fake)
         terms = {
-            "d_loss": float(loss.detach()),
-            "d_real": float(_mean(on_real, lambda x: x).detach()),
-            "d_fake": float(_mean(on_fake, lambda x: x).detach()),
+            "d_loss": loss.detach(),
+            "d_real": _mean(on_real, lambda x: x).detach(),
+            "d_fake": _mean(on_fake, lambda x: x).detach(),
         }
         return loss, terms
 

@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ctm_core.training.acceleration import full_precision
+from ctm_core.training.rows import send
 
 #: Number of augmentation labels.
 LABEL_DIM = 9
@@ -188,8 +189,7 @@ def augment(
     side; beyond is zero. None takes as many as there are. Unless they depend on the batch, a
     sample's result depends on no other sample.
     """
-    parameters = Parameters(*(value.to(images.device) for value in parameters))
-    flip = [value.bool().view(-1, 1, 1, 1) for value in parameters[:2]]
+    flip = [send(value.bool(), images.device).view(-1, 1, 1, 1) for value in parameters[:2]]
     x = torch.where(flip[0], images.flip(3), images)
     x = torch.where(flip[1], x.flip(2), x)
     height, width = images.shape[2:]
@@ -197,7 +197,7 @@ def augment(
     # Lookups far outside of their pixels lose what bf16 would keep.
     with full_precision(images.device.type):
         x = _warp(x, inverse, margins or (width - 1, width - 1, height - 1, height - 1))
-    return x, parameters.labels().to(images)
+    return x, parameters.labels().to(images, non_blocking=True)
 
 
 def inverse_map(parameters: Parameters, size: tuple[int, int], settings: Settings = EDM) -> Tensor:
@@ -252,7 +252,7 @@ def _inverse(parameters: Parameters, size: tuple[int, int], settings: Settings) 
 def _warp(x: Tensor, inverse: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
     channels, height, width = x.shape[1:]
     taps = torch.tensor(SYM6, dtype=torch.float64) / math.sqrt(2)  # they add up to one
-    kernel = torch.outer(taps, taps).to(x).expand(channels, 1, -1, -1)
+    kernel = torch.outer(taps, taps).to(x, non_blocking=True).expand(channels, 1, -1, -1)
     left, right, top, bottom = margins
     x = functional.pad(x, margins, mode="reflect")
     reach = len(SYM6) // 2 - 1
@@ -268,7 +268,7 @@ def _warp(x: Tensor, inverse: Tensor, margins: tuple[int, int, int, int]) -> Ten
     theta[:, 1, 2] += (top - bottom) / 2
     theta[:, 0] /= x.shape[3] / 2
     theta[:, 1] /= x.shape[2] / 2
-    grid = functional.affine_grid(theta, shape, align_corners=False).to(x)
+    grid = functional.affine_grid(send(theta, x.device), shape, align_corners=False).to(x)
     fine = functional.grid_sample(fine, grid, mode="bilinear", align_corners=False)
     return functional.conv2d(fine, kernel, stride=2, groups=channels)
 

@@ -75,7 +75,8 @@ class DsmObjective(Objective):
         """See :class:`ctm_core.training.objective.Objective`."""
         images, augment_labels = self._augmented(batch)
         u, noise = batch.uniform("sigma"), batch.normal("noise")
-        sigma = schedule.lognormal_sigma(u, self.section.p_mean, self.section.p_std).to(images)
+        sigma = schedule.lognormal_sigma(u, self.section.p_mean, self.section.p_std)
+        sigma = sigma.to(images, non_blocking=True)
         loss, raw = dsm_loss(self.student, images, sigma, noise, batch.labels, augment_labels)
         self.evaluations["student"] += len(batch)
         yield Call(raw, (Loss.of("loss", loss.mean(), raw),))

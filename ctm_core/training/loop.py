@@ -41,8 +41,13 @@ from ctm_core.runtime.runs import RunFolder
 from ctm_core.training import balance, ema, optimizers
 from ctm_core.training.batches import Batch, Batches
 from ctm_core.training.objective import Objective
+from ctm_core.training.terms import Term, Terms
 
 log = logging.getLogger(__name__)
+
+
+#: Seconds within a step after which several processes ask each other whether one is to stop.
+PATIENCE = 5.0
 
 
 class _Abandoned(Exception):
@@ -80,8 +85,11 @@ class Trainer:
         #: Steps from one generator update to the next.
         self.period = 1 if self.adversary is None else self.adversary.section.period
         sources = (self.title, self.dataset, self.section, self.labels, self.seed, self.device)
-        self.batches = Batches(*sources, flip=not self.objective.flips)
-        self._stop = 0
+        self.batches = Batches(*sources, flip=not self.objective.flips, period=self.period)
+        self._stop = 0  # the signal that this process received
+        self._told = False  # whether any process did, as far as all of them know
+        self._ran = self._asked = 0  # micro-batches of this step: all, and when that was asked
+        self._pace = math.inf  # seconds of a micro-batch, the mean over processes
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -94,6 +102,7 @@ class Trainer:
         """
         self._resume(exports)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(self.batches))
             stack.enter_context(interrupts.caught(self._remember))
             progress = curve = None
             if distributed.main():
@@ -140,18 +149,20 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         before = dict(self.objective.evaluations)
         statistics = None if self.adversary is None else self.adversary.statistics()
+        began, self._ran, self._asked = time.monotonic(), 0, 0
         try:
             odd = self.step % self.period
             terms = self._discriminator_step() if odd else self._generator_step()
+            means = self._read(terms, began)
         except _Abandoned:
             self.objective.evaluations.update(before)
             if self.adversary is not None and statistics is not None:
                 self.adversary.restore_statistics(statistics)
             raise
         self.step += 1
-        return terms
+        return means
 
-    def _generator_step(self) -> dict[str, float]:
+    def _generator_step(self) -> Terms:
         """Gradients of every micro-batch, then student, then averages."""
         section = self.section
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,49 +172,53 @@ class Trainer:
         terms = self._accumulate(
             lambda batch, share: self.objective.backward(batch, share, weights, average)
         )
-        self._apply(self.optimizer, optimizers.learning_rate(section, self.step))
+        self._apply(self.optimizer, optimizers.learning_rate(section, self.step), terms)
         updates, foreach = self.step // self.period, section.kernel != "loop"
         for rate, mean in self.averages.items():
             ema.update(mean, self.student, rate, updates, section.ema_rampup, foreach=foreach)
         return terms
 
-    def _discriminator_step(self) -> dict[str, float]:
+    def _discriminator_step(self) -> Terms:
         """Real images against the student's; the student stays as it is."""
         adversary = self.adversary
         assert adversary is not None
         adversary.optimizer.zero_grad(set_to_none=True)
 
-        def backward(batch: Batch, share: float) -> dict[str, float]:
+        def backward(batch: Batch, share: float) -> dict[str, Tensor]:
             fake = self.objective.generated(batch)
             loss, terms = adversary.discriminator_loss(batch.images, fake, batch)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             return terms
 
         terms = self._accumulate(backward)
-        self._apply(adversary.optimizer, adversary.section.learning_rate)
+        self._apply(adversary.optimizer, adversary.section.learning_rate, terms)
         adversary.advance()
         return terms
 
-    def _accumulate(
-        self, backward: Callable[[Batch, float], dict[str, float]]
-    ) -> dict[str, float]:
-        """Run every micro-batch; loss terms averaged over them and over processes."""
-        pieces = len(self.batches.starts)
+    def _accumulate(self, backward: Callable[[Batch, float], Mapping[str, Term]]) -> Terms:
+        """Run every micro-batch; its loss terms stay on the device."""
         # Released: means of micro-batches are summed; the mean does not depend on their number.
-        share = 1.0 if self.section.accumulation == "sum" else 1 / pieces
-        sums: dict[str, float] = {}
+        share = 1.0 if self.section.accumulation == "sum" else 1 / len(self.batches.starts)
+        terms = Terms()
         for batch in self._batches():
             with self._autocast():
-                parts = backward(batch, share)
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value / pieces
-        values = torch.tensor(list(sums.values()), dtype=torch.float64)
-        distributed.average([values])
-        terms = dict(zip(sums, values.tolist(), strict=True))
-        # The sum last, so that the message names the term that is not finite.
-        for name in sorted(terms, key=lambda name: name == "loss"):
-            self._guard(name, terms[name])
+                terms.add(backward(batch, share))
         return terms
+
+    def _read(self, terms: Terms, began: float) -> dict[str, float]:
+        """Means over micro-batches and processes, once all are finite, of a step's terms."""
+        means, (norm,) = terms.read()
+        pace = (time.monotonic() - began) / max(1, self._ran)
+        values = torch.tensor([*means.values(), norm, pace, self._stop], dtype=torch.float64)
+        distributed.average([values])
+        *numbers, norm, self._pace, told = values.tolist()
+        self._told = told > 0
+        means = dict(zip(means, numbers, strict=True))
+        # The sum last, so that the message names the term that is not finite.
+        for name in sorted(means, key=lambda name: name == "loss"):
+            self._guard(name, means[name])
+        self._guard("gradient norm", norm)
+        return means
 
     def _global_weights(self) -> dict[str, Tensor | float] | None:
         """Loss weights of the whole batch, by a pass of their own where micro-batches need one."""
@@ -224,12 +239,15 @@ class Trainer:
         reference = next((g for name, g in sums.items() if name not in rules), None)
         return balance.weigh(rules, sums, reference)
 
-    def _apply(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    def _apply(self, optimizer: torch.optim.Optimizer, rate: float, terms: Terms) -> None:
+        """Average the gradients, send the terms and the norm on their way, and move the weights.
+
+        Weights moved by what is not finite are never saved: see :meth:`_read`.
+        """
         (group,) = optimizer.param_groups
         gradients = [p.grad for p in group["params"] if p.grad is not None]
         distributed.average(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        self._guard("gradient norm", float(norm))
+        terms.send(torch.nn.utils.get_total_norm(gradients, foreach=True))
         group["lr"] = rate
         optimizer.step()
 
@@ -280,11 +298,24 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         """This process's micro-batches of the step; torch's generator is reseeded before each."""
         for start in self.batches.starts:
-            if distributed.any_of(self._stop):
+            if self._stopped():
                 raise _Abandoned
-            batch = self.batches.draw(self.step, start, self.batches.micro_batch)
+            self._ran += 1
+            batch = self.batches.next(self.step, start)
             torch.manual_seed(randomness.torch_seed(self.seed, "dropout", self.step, start))
             yield batch
+
+    def _stopped(self) -> bool:
+        """Whether a process was told to stop; the answer is the same on all of them.
+
+        They exchange it at the end of a step, and within one only if it is long.
+        """
+        if distributed.count() == 1:
+            return self._stop > 0
+        since = self._ran - self._asked
+        if not self._told and since and since * self._pace >= PATIENCE:
+            self._told, self._asked = distributed.any_of(self._stop) > 0, self._ran
+        return self._told
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training import balance
 from ctm_core.training.adversary import Adversary
 from ctm_core.training.batches import Batch
+from ctm_core.training.terms import Term
 
 #: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
 #: or that to the weights.
@@ -78,7 +79,7 @@ class Objective(ABC):
 
     # -- the record ------------------------------------------------------------------------------
 
-    def facts(self, batch: Batch) -> dict[str, float]:
+    def facts(self, batch: Batch) -> dict[str, Term]:
         """Numbers worth recording beside the losses, such as k."""
         return {}
 
@@ -109,14 +110,14 @@ class Objective(ABC):
         share: float,
         weights: Mapping[str, Tensor | float] | None = None,
         average: Callable[[list[Tensor]], None] | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, Term]:
         """Add ``share`` times the gradient of the batch's loss to the student's ``.grad``.
 
         Loss weights are given, or else made of this batch's gradients at w, of which ``average``
-        then takes the mean over processes. Returns loss terms and weights by name, as Python
-        floats, for the record and the NaN guard.
+        then takes the mean over processes. Returns loss terms and weights by name, for the record
+        and the NaN guard.
         """
-        terms: dict[str, float] = {}
+        terms: dict[str, Term] = {}
         used: dict[str, Tensor | float] = {}
         reference: Tensor | None = None
         loss: Tensor | float = 0.0
@@ -133,10 +134,10 @@ class Objective(ABC):
                 used |= {x.name: weights[x.name] for x in call.losses if x.name in weights}
             balance.pull_back(call, used, share)
             for part in call.losses:
-                terms[part.name] = float(part.value)
+                terms[part.name] = part.value
                 loss = loss + used.get(part.name, 1.0) * part.value
-        terms |= {f"lambda_{name}": float(weight) for name, weight in used.items()}
-        return {"loss": float(loss), **terms, **self.facts(batch)}
+        terms |= {f"lambda_{name}": weight for name, weight in used.items()}
+        return {"loss": loss, **terms, **self.facts(batch)}
 
     def at_w(self, call: balance.Call) -> dict[str, Tensor]:
         """Gradients at w of those losses of a call whose norms are compared."""

@@ -17,6 +17,7 @@ from ctm_core.training.denoising import dsm_loss
 from ctm_core.training.distance import Distance
 from ctm_core.training.distances import build_distance
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
+from ctm_core.training.terms import floats
 from ctm_core.verification import case
 from ctm_core.verification.builders import student, teacher
 from ctm_core.verification.golden import DOUBLE, Check, Golden, compare, exact
@@ -115,7 +116,7 @@ def step_values(
 ) -> tuple[Mapping[str, Any], dict[str, Tensor | float]]:
     """The terms of one backward pass, and what the file stores of each, by its names."""
     batch = GoldenBatch(golden)
-    terms = made.backward(batch, 1.0)
+    terms = floats(made.backward(batch, 1.0))
     with torch.no_grad():
         sigma, noise = golden["in/dsm_sigma"], batch.normal("dsm_noise")
         dsm, _ = dsm_loss(made.student, batch.images, sigma, noise, batch.labels)
@@ -161,7 +162,7 @@ def eight_steps(golden: Golden) -> Iterator[Check]:
     log = []
     for step in range(len(expected_log)):
         optimizer.zero_grad()
-        terms = made.backward(GoldenBatch(golden), 1.0)
+        terms = floats(made.backward(GoldenBatch(golden), 1.0))
         weighted = terms["lambda_dsm"] * terms["dsm"]
         log.append([terms["ctm"], weighted, terms["lambda_dsm"], terms["loss"]])
         optimizer.step()

@@ -48,12 +48,17 @@ class Backbone(nn.Module):
     #: The pretrained network, if any: no submodule, so that neither ``train()`` nor
     #: ``state_dict()`` nor an optimiser meets it, but moved and cast with the rest.
     trunk: nn.Module | None
+    shift: Tensor
+    scale: Tensor
     #: Hash of the file its weights come from; None if they are random.
     weights_sha256: str | None = None
 
     def __init__(self, trunk: nn.Module | None = None) -> None:
         super().__init__()
         self.__dict__["trunk"] = None if trunk is None else trunk.eval().requires_grad_(False)
+        for name, values in (("shift", self.mean), ("scale", self.std)):
+            numbers = torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+            self.register_buffer(name, numbers, persistent=False)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -71,8 +76,8 @@ class Backbone(nn.Module):
         They are in about [-1, 1], and resized after normalisation to the side S, ``resolution``,
         without antialiasing.
         """
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - mean) / std
+        x = (images.expand(-1, 3, -1, -1) + 1) / 2
+        x = (x - self.shift.to(x.dtype)) / self.scale.to(x.dtype)
         if x.shape[2:] != (resolution, resolution):
             size = (resolution, resolution)
             x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)

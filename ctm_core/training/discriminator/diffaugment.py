@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ctm_core.training.rows import send
+
 SHIFT = 0.125  # largest translation, and
 CUTOUT = 0.2  # side of the square, as shares of the image's side
 
@@ -75,7 +77,7 @@ def draw(
 def diffaugment(images: Tensor, parameters: DiffAugment) -> Tensor:
     """Augment images (B, C, H, W), floating, in their dtype and on their device."""
     brightness, saturation, contrast = (
-        value.to(images).view(-1, 1, 1, 1) for value in parameters[:3]
+        value.to(images, non_blocking=True).view(-1, 1, 1, 1) for value in parameters[:3]
     )
     x = images + brightness
     mean = x.mean(1, keepdim=True)
@@ -97,7 +99,7 @@ def _rounded(value: float) -> int:
 def _shifted(x: Tensor, axis: int, by: Tensor) -> Tensor:
     """y[..., i, ...] = x[..., i + by, ...] along an axis, zero where i + by lies outside."""
     side = x.shape[axis]
-    source = torch.arange(side, device=x.device) + by.to(x.device)[:, None]
+    source = torch.arange(side, device=x.device) + send(by, x.device)[:, None]
     shape = [len(x), 1, 1, 1]
     shape[axis] = side
     inside = ((source >= 0) & (source < side)).view(shape)
@@ -108,5 +110,5 @@ def _shifted(x: Tensor, axis: int, by: Tensor) -> Tensor:
 def _covered(side: int, offset: Tensor, device: torch.device) -> Tensor:
     """Rows (or columns) that the square covers: shape (B, side), bool."""
     length = _rounded(CUTOUT * side)
-    place = torch.arange(side, device=device) - (offset.to(device)[:, None] - length // 2)
+    place = torch.arange(side, device=device) - (send(offset, device)[:, None] - length // 2)
     return (place >= 0) & (place < length)

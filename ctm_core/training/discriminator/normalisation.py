@@ -51,7 +51,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or distributed.count() == 1:
             return super().forward(input)
         x = at_least_single(input)
-        count = x.new_tensor([x.numel() / x.shape[1]])
+        count = x.new_full((1,), x.numel() / x.shape[1])
         sums: Tensor = cast(Any, _Sum).apply(torch.cat([x.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = (sums[:-1] / n).view(1, -1, 1, 1)

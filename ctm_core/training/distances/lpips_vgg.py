@@ -37,9 +37,15 @@ class LpipsVgg(VggDistance):
     ``average`` as CTM was released, ``max`` as VGG16 was trained and LPIPS calibrated.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, resize: int = 224, pooling: Literal["average", "max"] = "average") -> None:
         pool = nn.AvgPool2d if pooling == "average" else nn.MaxPool2d
         super().__init__(resize, lambda _: [pool(2)])
+        for name, values in (("shift", IMAGENET_MEAN), ("scale", IMAGENET_STD)):
+            numbers = torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+            self.register_buffer(name, numbers, persistent=False)
 
     @classmethod
     def configured(cls, section: Perceptual | None) -> LpipsVgg:
@@ -57,8 +63,7 @@ class LpipsVgg(VggDistance):
 
     def normalised(self, x: Tensor) -> Tensor:
         """See :meth:`VggDistance.normalised`."""
-        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return ((x + 1) / 2 - mean) / std
+        return ((x + 1) / 2 - self.shift.to(x.dtype)) / self.scale.to(x.dtype)
 
     def inverse(self, norm: Tensor) -> Tensor:
         """See :meth:`VggDistance.inverse`."""

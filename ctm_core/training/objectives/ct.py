@@ -15,6 +15,7 @@ from ctm_core.config import Student
 from ctm_core.training.batches import Batch
 from ctm_core.training.objective import Use
 from ctm_core.training.objectives.ctm import CtmObjective, Draw
+from ctm_core.training.rows import send
 
 TRAITS = {
     "time_s": False,
@@ -32,7 +33,7 @@ class ConsistencyTraining(CtmObjective):
 
     def earlier(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
         """x_0 + u xi, with the xi of x_t."""
-        u = grid[drawn.i + drawn.k].view(-1, 1, 1, 1)
+        u = send(grid[drawn.i + drawn.k], x_t.device).view(-1, 1, 1, 1)
         return batch.images + u * batch.normal("noise")
 
     @classmethod

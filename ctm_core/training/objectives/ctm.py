@@ -35,13 +35,15 @@ from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
 from ctm_core.training.distance import Distance
 from ctm_core.training.objective import Objective, Use
+from ctm_core.training.rows import Rows, send
+from ctm_core.training.terms import Term
 
 #: See :class:`ctm_core.config.objective_traits.ObjectiveTraits`, whose defaults are CTM's.
 TRAITS: dict[str, object] = {}
 
 
 class Draw(NamedTuple):
-    """The draws of a step: k, and the grid indices i of t and j of s per sample, int64 (B,)."""
+    """The draws of a step, on the CPU: k, and per sample the grid indices i of t and j of s."""
 
     k: int
     i: Tensor
@@ -107,7 +109,7 @@ class CtmObjective(Objective):
             rules["gan"] = self.adversary.rule
         return rules
 
-    def facts(self, batch: Batch) -> dict[str, float]:
+    def facts(self, batch: Batch) -> dict[str, Term]:
         """k of the step."""
         return {"k": float(self.draw(batch)[0])}
 
@@ -163,13 +165,10 @@ class CtmObjective(Objective):
         yield Use("target", "forward"), draws.j < section.grid_points - 1
 
     def noised(self, batch: Batch) -> tuple[Draw, Tensor, Tensor]:
-        """The draw, the grid (N,) and x_t, on the batch's device."""
-        k, i, j = self.draw(batch)
-        device = batch.images.device
-        drawn = Draw(k, i.to(device), j.to(device))
-        grid = self.grid.to(batch.images)
-        x_t = batch.images + grid[drawn.i].view(-1, 1, 1, 1) * batch.normal("noise")
-        return drawn, grid, x_t
+        """The draw and the grid (N,), on the CPU, and x_t on the batch's device."""
+        drawn, grid = self.draw(batch), self.grid.to(batch.images.dtype)
+        t = send(grid[drawn.i], batch.images.device).view(-1, 1, 1, 1)
+        return drawn, grid, batch.images + t * batch.normal("noise")
 
     # -- estimate and target -------------------------------------------------------------------
 
@@ -177,20 +176,40 @@ class CtmObjective(Objective):
         self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw
     ) -> tuple[Tensor, Tensor]:
         """The student's raw output F at (x_t, t, s), and x_est."""
-        t, s = grid[drawn.i], grid[drawn.j]
+        t, s = (send(grid[index], x_t.device) for index in (drawn.i, drawn.j))
         raw = self.student.raw(x_t, t, s if self.student.time_s else None, batch.labels)
         self.evaluations["student"] += len(batch)
-        return raw, self.to_data(self.student.jump(raw, x_t, t, s), s, batch.labels)
+        return raw, self.to_data(self.student.jump(raw, x_t, t, s), grid[drawn.j], batch.labels)
 
     def to_data(self, x: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
-        """G_ema(x, s, sigma_min), evaluated only where s > sigma_min: elsewhere it is x."""
-        rows = (s > self.sigma_min * (1 + 1e-6)).nonzero().flatten()
+        """G_ema(x, s, sigma_min), evaluated only where s > sigma_min: elsewhere it is x.
+
+        ``s`` (B,) is on the CPU, like every time below.
+        """
+        rows = self.rows(s > self.sigma_min * (1 + 1e-6), x)
         if len(rows) == 0:
             return x
         self.evaluations["target"] += len(rows)
-        end = torch.full_like(s[rows], self.sigma_min)
-        moved = self.target.G(x[rows], s[rows], end, take(labels, rows))
-        return x.index_copy(0, rows, moved.to(x.dtype))
+        start = rows.of(s)
+        end = torch.full_like(start, self.sigma_min)
+        return rows.put(x, self.moved(self.target, rows, x, start, end, labels))
+
+    def rows(self, mask: Tensor, x: Tensor) -> Rows:
+        """The rows of images on which a map is evaluated, by a mask on the CPU."""
+        return Rows(mask, x.device)
+
+    def moved(
+        self,
+        network: Trajectory,
+        rows: Rows,
+        x: Tensor,
+        start: Tensor,
+        end: Tensor,
+        labels: Tensor | None,
+    ) -> Tensor:
+        """G of some rows of images, from times of the same rows to others."""
+        start, end = send(start, x.device), send(end, x.device)
+        return network.carry(rows.of(x), start, end, rows.of(labels))
 
     @torch.no_grad()
     def matching_target(self, batch: Batch, x_t: Tensor, grid: Tensor, drawn: Draw) -> Tensor:
@@ -212,14 +231,14 @@ class CtmObjective(Objective):
         self, x_u: Tensor, grid: Tensor, at: Tensor, j: Tensor, labels: Tensor | None
     ) -> Tensor:
         """G_sg(x_u, u, s) by live or EMA weights; the identity, not evaluated, where u = s."""
-        rows = (j > at).nonzero().flatten()
+        rows = self.rows(j > at, x_u)
         if len(rows) == 0:
             return x_u
         live = self.section.inner == "model"
         self.evaluations["student" if live else "target"] += len(rows)
         network = self.student if live else self.target
-        moved = network.G(x_u[rows], grid[at[rows]], grid[j[rows]], take(labels, rows))
-        return x_u.index_copy(0, rows, moved.to(x_u.dtype))
+        times = grid[rows.of(at)], grid[rows.of(j)]
+        return rows.put(x_u, self.moved(network, rows, x_u, *times, labels))
 
     @torch.no_grad()
     def solve(
@@ -227,16 +246,16 @@ class CtmObjective(Objective):
     ) -> Tensor:
         """Solver(x_t, t, u): Heun steps along the grid from t_i, ``steps`` of each sample."""
         network, counted = self.denoiser()
-        x = x.clone()
         for m in range(int(steps.max())):
-            rows = (steps > m).nonzero().flatten()
-            y = take(labels, rows)
+            rows = self.rows(steps > m, x)
+            y = rows.of(labels)
 
             def denoise(z: Tensor, time: Tensor, y: Tensor | None = y) -> Tensor:
                 return network.denoise(z, time, y)
 
-            t, t_next = grid[i[rows] + m], grid[i[rows] + m + 1]
-            x[rows] = heun_step(denoise, x[rows], t, t_next)
+            at = rows.of(i) + m
+            t, t_next = (send(grid[index], x.device) for index in (at, at + 1))
+            x = rows.put(x, heun_step(denoise, rows.of(x), t, t_next))
             self.evaluations[counted] += 2 * len(rows)
         return x
 
@@ -249,7 +268,7 @@ class CtmObjective(Objective):
 
     def denoising(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean DSM loss, and the raw output it came through."""
-        sigma = self.noise_levels(batch).to(batch.images)
+        sigma = self.noise_levels(batch).to(batch.images, non_blocking=True)
         loss, raw = dsm_loss(
             self.student, batch.images, sigma, batch.normal("dsm_noise"), batch.labels
         )
@@ -268,11 +287,6 @@ class CtmObjective(Objective):
             uniform_max=dsm.uniform_max,
             **self.levels,
         )
-
-
-def take(labels: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Labels of some rows; None stays None."""
-    return None if labels is None else labels[rows]
 
 
 OBJECTIVE = CtmObjective

@@ -21,7 +21,7 @@ from torch import Tensor
 from ctm_core.config import Student
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.objective import Use
-from ctm_core.training.objectives.ctm import CtmObjective, take
+from ctm_core.training.objectives.ctm import CtmObjective
 
 TRAITS = {"teacher": False, "scratch_solver": True}
 
@@ -36,11 +36,12 @@ class ScratchObjective(CtmObjective):
         """Heun steps of the EMA's denoiser, or one jump of the EMA."""
         if self.section.own_solver == "heun":
             return super().solve(x, grid, i, steps, labels)
-        rows = (steps > 0).nonzero().flatten()
+        rows = self.rows(steps > 0, x)
+        if len(rows) == 0:
+            return x
         self.evaluations["target"] += len(rows)
-        t, u = grid[i[rows]], grid[(i + steps)[rows]]
-        jumped = self.target.G(x[rows], t, u, take(labels, rows))
-        return x.index_copy(0, rows, jumped.to(x.dtype))
+        times = grid[rows.of(i)], grid[rows.of(i + steps)]
+        return rows.put(x, self.moved(self.target, rows, x, *times, labels))
 
     def denoiser(self) -> tuple[Trajectory, str]:
         """The EMA network."""

@@ -26,6 +26,7 @@ from ctm_core.training.batches import Batch
 from ctm_core.training.discriminator.backbones import Backbone, Deit, build_backbone
 from ctm_core.training.discriminator.projected_layers import initialise
 from ctm_core.training.objectives.ctm import CtmObjective
+from ctm_core.training.terms import floats
 
 SIDE = 8
 KINDS: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ def batch() -> Batch:
 
 
 def step(made: CtmObjective) -> tuple[dict[str, float], torch.Tensor]:
-    terms = made.backward(batch(), 1.0)
+    terms = floats(made.backward(batch(), 1.0))
     found = [p.grad.flatten() for p in made.student.parameters() if p.grad is not None]
     return terms, torch.cat(found)
 

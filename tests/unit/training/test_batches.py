@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 import torch
 
@@ -112,3 +115,67 @@ def test_uneven_cuts_are_refused(
     with pytest.raises(UserError) as error:
         batches(digits, **section)
     assert str(error.value).startswith(message)
+
+
+# -- drawn ahead -------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_ahead_is_what_is_drawn_when_asked(digits: Dataset) -> None:
+    """Order, epochs and every kind of random numbers, over several steps."""
+    ahead, plain = (batches(digits, batch_size=600, micro_batch=200) for _ in range(2))
+    with contextlib.closing(ahead):
+        for step in range(5):
+            for start in ahead.starts:
+                ours, theirs = ahead.next(step, start), plain.draw(step, start, 200)
+                assert torch.equal(ours.images, theirs.images)
+                for batch in (ours, theirs):
+                    # From the third micro-batch on, a thread has drawn them.
+                    expected = {"uniform", "shared", "normal"} if step else set()
+                    known = {kind for kind, _ in batch.drawn}
+                    assert step == 0 or known == (expected if batch is ours else set())
+                assert torch.equal(ours.normal("a"), theirs.normal("a"))
+                assert torch.equal(ours.uniform("b"), theirs.uniform("b"))
+                assert torch.equal(ours.shared_uniform("k"), theirs.shared_uniform("k"))
+                assert torch.equal(ours.normal("a"), theirs.normal("a"))
+
+
+def test_each_phase_has_its_own_numbers_drawn_ahead(digits: Dataset) -> None:
+    made = batches(digits)
+    made.period = 2
+    with contextlib.closing(made):
+        for step in range(6):
+            batch = made.next(step, 0)
+            if step > 3:
+                assert {name for _, name in batch.drawn} == {"even" if step % 2 == 0 else "odd"}
+            batch.normal("even" if step % 2 == 0 else "odd")
+
+
+def test_a_second_pass_over_a_step_sees_the_same(digits: Dataset) -> None:
+    made = batches(digits, micro_batch=2)
+    with contextlib.closing(made):
+        passes = [[made.next(3, start).images for start in made.starts] for _ in range(2)]
+        after = made.next(4, 0).images
+    for one, other in zip(*passes, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(after, batches(digits).draw(4, 0, 2).images)
+
+
+def test_an_error_of_the_thread_is_raised_where_the_batch_is_asked_for(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, original = batches(digits), Dataset.batch
+    calls: list[int] = []
+
+    def batch(self: Dataset, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise UserError("images.npy is corrupt: fetch it again")
+        return original(self, indices)
+
+    monkeypatch.setattr(Dataset, "batch", batch)
+    with contextlib.closing(made):
+        made.next(0, 0)
+        made.next(1, 0)
+        with pytest.raises(UserError, match=r"^images.npy is corrupt: fetch it again$"):
+            made.next(2, 0)
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]

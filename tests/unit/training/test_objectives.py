@@ -20,6 +20,7 @@ from ctm_core.training.balance import adaptive_weight
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import DsmObjective, dsm_loss
 from ctm_core.training.objectives.ctm import CtmObjective
+from ctm_core.training.terms import floats
 
 SIZE, BATCH = 4, 8
 STEP = 5  # its draws have identity rows of the inner map, of the outer, of both, and of neither
@@ -249,8 +250,8 @@ def test_adaptive_weight_is_clipped_and_detached() -> None:
 
 def test_share_scales_the_gradient_alone() -> None:
     whole, half = objective(), objective()
-    terms = whole.backward(batch(), 1.0)
-    assert half.backward(batch(), 0.5) == terms
+    terms = floats(whole.backward(batch(), 1.0))
+    assert floats(half.backward(batch(), 0.5)) == terms
     scaled = {name: 0.5 * value for name, value in gradients(whole.student).items()}
     assert_same(gradients(half.student), scaled)
 
@@ -285,15 +286,15 @@ def test_micro_batches_add_up(matching: str, sizes: tuple[int, ...]) -> None:
     """Losses and gradients; with an adaptive weight of each micro-batch the losses alone."""
     fixed = {"matching": matching, "dsm": {"adaptive": False}}
     whole, parts = objective(**fixed), objective(**fixed)
-    terms = whole.backward(batch(), 1.0)
-    added = [parts.backward(part, len(part) / BATCH) for part in split(sizes)]
+    terms = floats(whole.backward(batch(), 1.0))
+    added = [floats(parts.backward(part, len(part) / BATCH)) for part in split(sizes)]
     for name, value in terms.items():
         assert sum(t[name] for t in added) / len(sizes) == pytest.approx(value, rel=1e-9), name
     assert_same(gradients(parts.student), gradients(whole.student))
     assert parts.evaluations == whole.evaluations
 
     adaptive = objective(matching=matching)
-    again = [adaptive.backward(part, len(part) / BATCH) for part in split(sizes)]
+    again = [floats(adaptive.backward(part, len(part) / BATCH)) for part in split(sizes)]
     for name in ("ctm", "dsm"):
         assert sum(t[name] for t in again) / len(sizes) == pytest.approx(terms[name], rel=1e-9)
     assert len({t["lambda_dsm"] for t in again}) == len(sizes)
