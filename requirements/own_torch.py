@@ -68,7 +68,7 @@ def main(venv: Path, lock: Path) -> None:
     rest = venv / "own_torch.txt"
     rest.write_text(without_torch(lock.read_text()))
     subprocess.run([*pip, "--no-deps", "--requirement", str(rest)], check=True)
-    found = subprocess.run([*pip[:3], "show", "--quiet", "torchvision"], check=False)
+    found = subprocess.run([*pip[:3], "show", "torchvision"], capture_output=True, check=False)
     if found.returncode != 0:
         rest.write_text(f"torch=={version}\n")
         subprocess.run([*pip, "--constraint", str(rest), "torchvision"], check=True)

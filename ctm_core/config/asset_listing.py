@@ -20,9 +20,12 @@ from ctm_core.config import asset_pins, read_yaml, validated
 from ctm_core.config._section import Section, Text
 from ctm_core.runtime.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "CTM_ASSETS"
 LIST = Path("config") / "assets.yaml"
+CHECKOUT = Path(__file__).resolve().parents[2]
+#: Where config/ stands: in a checkout, or where `pip install` has put it (pyproject.toml).
+INSTALLED = not (CHECKOUT / LIST).is_file()
+ROOT = Path(sysconfig.get_path("data"), "share", "ctm_core") if INSTALLED else CHECKOUT
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
 Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$", max_length=4096)]
@@ -148,9 +151,13 @@ class _List(Section):
 
 
 def assets_folder() -> Path:
-    """The folder for external files: ``$CTM_ASSETS``, or ``assets`` in the project's root."""
+    """The folder for external files: ``$CTM_ASSETS``, or ``assets`` in the project's root.
+
+    Without a checkout, ``assets`` in the working directory.
+    """
     given = os.environ.get(VARIABLE)
-    folder = Path(os.path.expanduser(given)) if given else ROOT / "assets"
+    default = "assets" if INSTALLED else ROOT / "assets"
+    folder = Path(os.path.expanduser(given or default))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{VARIABLE}: {folder} is not a folder; correct or unset {VARIABLE}")
     return folder

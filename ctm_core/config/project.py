@@ -22,13 +22,10 @@ from ctm_core.config import (
     read_yaml,
     validated,
 )
-from ctm_core.config.asset_listing import Asset
+from ctm_core.config.asset_listing import ROOT, Asset
 from ctm_core.config.protocols import Protocol, load_protocol
 from ctm_core.config.published import check_keys
 from ctm_core.runtime.errors import UserError
-
-#: The project's own folder, in which its config/ stands.
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ctm_core.config.asset_listing import ROOT
 from ctm_core.config.dag import TARGETS, Job, by_rule, graph
-from ctm_core.config.project import ROOT, Project, open_project
+from ctm_core.config.project import Project, open_project
 from ctm_core.plan.costs import Costs, Estimate
 from ctm_core.plan.record import Record, compare
 from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed

@@ -27,6 +27,10 @@ PACKAGES = {
 }
 
 
+class MissingExtra(ImportError):
+    """A missing optional package; the message says how to install it."""
+
+
 def remedy(name: str) -> str:
     """How to install a package, given by the name it has in :data:`PACKAGES` or its own."""
     package, extra = PACKAGES.get(name, (name, None))
@@ -40,6 +44,8 @@ def remedy(name: str) -> str:
 
 def sentence(error: BaseException | None) -> str | None:
     """A failed import of an optional package as one sentence; None for anything else."""
+    if isinstance(error, MissingExtra):
+        return str(error)
     while error is not None:
         name = (getattr(error, "name", None) or "").partition(".")[0]
         if isinstance(error, ImportError) and name in PACKAGES:
@@ -56,4 +62,4 @@ def load(module: str) -> Any:
         words = sentence(error)
         if words is None:
             raise
-        raise ImportError(words, name=module) from None
+        raise MissingExtra(words, name=module) from None

@@ -128,7 +128,8 @@ def test_one_that_is_needed(tmp_path: Path, name: str, digits: Dataset, teacher:
     package, extra = extras.PACKAGES[name]
     assert ended.code == 2, ended.stderr
     assert ended.stderr.startswith("ctm: ") and ended.stderr.count("\n") == 1, ended.stderr
-    assert f"install the Python package {package}, a part of the extra `{extra}`" in ended.stderr
+    remedy = f"install the Python package {package}, a part of the extra `{extra}`"
+    assert ended.stderr.count(remedy) == 1
     assert tiny.tree(tmp_path) == before
 
 
