@@ -60,6 +60,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bf16, kernel: loop": BF16 | {"kernel": "loop"},
     "bf16, channels_last: false": BF16 | {"channels_last": False},
     "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
+    "bf16, compile": BF16 | {"compile": True},
 }
 
 # -- training ------------------------------------------------------------------------------------

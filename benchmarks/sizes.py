@@ -20,7 +20,7 @@ import torch
 from ctm_core import config
 from ctm_core.diffusion import schedule
 from ctm_core.models import weight_file
-from ctm_core.training import acceleration, distances, ema
+from ctm_core.training import acceleration, compilation, distances, ema
 from ctm_core.training.adversary import Adversary
 from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.distances._vgg import VGG16_STAGES
@@ -156,6 +156,8 @@ def trainer(
         adversary=adversary,
     )
     acceleration.apply(section.training, [student, target], made.frozen())
+    if section.training.compile:
+        compilation.apply(section.training.compile_mode, made)
     return Trainer(
         title=name,
         section=section.training,

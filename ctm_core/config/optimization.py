@@ -78,6 +78,18 @@ class Training(Section):
     attention: Later[Literal["math", "sdpa"]] = Field(
         "math", description="the formula as written, or torch's fused kernels"
     )
+    tf32: Later[bool] = Field(
+        False,
+        description="fp32 products on the TF32 units of a GPU, which round inputs to 10 bits",
+    )
+    compile: Later[bool] = Field(
+        False,
+        description="networks through torch.compile, maps padded to a few row counts; changes "
+        "rounding alone",
+    )
+    compile_mode: Later[
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    ] = Field(None, description="of torch.compile; null: reduce-overhead (CUDA graphs) on a GPU")
     recompute: Later[bool] = Field(
         False,
         description="norms and activations of the blocks once more in the backward pass instead "
@@ -108,6 +120,8 @@ class Training(Section):
             yield "micro_batch must divide batch_size"
         if self.precision == "bf16" and self.frozen_precision is not None:
             yield "precision bf16 is that of frozen networks too; leave frozen_precision out"
+        if self.compile_mode is not None and not self.compile:
+            yield "compile_mode says how networks are compiled; set compile to true"
         if any(step > self.steps for step in self.snapshots):
             yield "snapshots lie beyond the last step"
 

@@ -41,6 +41,8 @@ def apply(
     The weights of those that learn, the student and its averages, stay float32; ``frozen`` are
     networks whose weights never change and that no file is written of.
     """
+    # By default torch lets convolutions use TF32, but not other products.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = section.tf32
     learning, frozen = list(learning), list(frozen)
     for network in frozen:
         if "bf16" in (section.precision, section.frozen_precision):
@@ -70,11 +72,11 @@ def round_frozen(network: nn.Module) -> None:
 
 def run_in_bf16(network: nn.Module) -> None:
     """Let a frozen network compute under autocast whoever calls it; what it returns is float32."""
-    for module, name in _entries(network):
+    for module, name in entries(network):
         setattr(module, name, _in_bf16(getattr(module, name)))
 
 
-def _entries(network: nn.Module) -> list[tuple[nn.Module, str]]:
+def entries(network: nn.Module) -> list[tuple[nn.Module, str]]:
     """The methods by which others call a network: of its modules, by name."""
     if isinstance(network, Trajectory):
         return [(network.model, "forward")]

@@ -22,7 +22,7 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, sha256_file, write_record
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
-from ctm_core.training import acceleration, assembly, distances, ema, objectives
+from ctm_core.training import acceleration, assembly, compilation, distances, ema, objectives
 from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
@@ -228,6 +228,8 @@ class _Job:
         for key in ("precision", "frozen_precision"):
             cuda.check_precision(getattr(section, key), device, key)
         acceleration.apply(section, [self.student, *averages.values()], objective.frozen())
+        if section.compile:
+            compilation.apply(section.compile_mode, objective)
         config = self.identity | {"configuration": self.experiment.model_dump(mode="json")}
         config |= self.decided()
         run = RunFolder(self.folder, config=config, inputs=inputs, attempt=place.attempt)
@@ -298,6 +300,7 @@ class _Job:
             "forward_passes": evaluations,
             "processes": distributed.count(),
             "precision": self.section.precision,
+            **{key: True for key in ("compile", "tf32") if getattr(self.section, key)},
             "weights_sha256": sha256_file(last),
             "curve_sha256": sha256_file(run.path / "training.jsonl"),
             "dataset_fingerprint": self.dataset.fingerprint,

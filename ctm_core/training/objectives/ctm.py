@@ -196,7 +196,7 @@ class CtmObjective(Objective):
 
     def rows(self, mask: Tensor, x: Tensor) -> Rows:
         """The rows of images on which a map is evaluated, by a mask on the CPU."""
-        return Rows(mask, x.device)
+        return Rows(mask, x.device, padded=self.section.training.compile)
 
     def moved(
         self,

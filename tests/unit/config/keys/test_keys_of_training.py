@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import tiny
 from fixtures.one_step import Lab, Run
 from fixtures.sections import shows
 from torch import Tensor
@@ -204,6 +205,36 @@ def test_channels_last(lab: Lab, key: bool | str, last: bool) -> None:
     assert several
     for weight in several:
         assert weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
+@shows("Training.compile", "Training.compile_mode")
+@pytest.mark.parametrize("mode", [None, "max-autotune-no-cudagraphs"])
+def test_compile(lab: Lab, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, modes = torch.compile, []
+
+    def compiled(work: Any, mode: str | None = None, **options: Any) -> Any:
+        modes.append(mode)
+        return real(work, **options | {"backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    keys = {"compile": True} | ({"compile_mode": mode} if mode else {})
+    made = lab.train("teacher", training(**keys))
+    assert modes == [None, mode or "default"]  # a trial, and the network that learns
+    assert_close(made.gradients[0], lab.plain.gradients[0])
+    assert made.record["compile"] is True and "compile" not in lab.plain.record
+    assert made.record["train_hash"] != lab.plain.record["train_hash"]
+    with pytest.raises(ValueError, match="set compile to true"):
+        tiny.experiment(training(compile_mode="default"))
+
+
+@shows("Training.tf32")
+def test_tf32(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    made = lab.train("teacher", training(tf32=True))
+    assert cuda.allow_tf32 is cudnn.allow_tf32 is made.record["tf32"] is True
+    assert made.record["train_hash"] != lab.plain.record["train_hash"]
+    plain = lab.train("teacher")  # whatever a training before it allowed
+    assert cuda.allow_tf32 is cudnn.allow_tf32 is False and "tf32" not in plain.record
 
 
 @shows("Training.attention")
