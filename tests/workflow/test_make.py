@@ -45,6 +45,27 @@ def test_an_environment_is_made_once(checkout: Path) -> None:
     assert "pip install" not in planned(checkout.parent / "link", "setup")
 
 
+@pytest.mark.parametrize(
+    ("torch", "installs"),
+    [
+        ("cuda", "--requirement requirements/lock.txt"),
+        ("volta", "--requirement requirements/lock-volta.txt"),
+        ("cpu", "--requirement requirements/lock-cpu.txt"),
+        ("own", "requirements/own_torch.py .venv requirements/lock.txt"),
+    ],
+)
+def test_each_machine_has_a_lock(checkout: Path, torch: str, installs: str) -> None:
+    (checkout / ".venv/.installed-cuda").unlink()
+    plan = planned(checkout, "setup", TORCH=torch)
+    assert installs in plan and plan.count("--requirement") == (torch != "own")
+    # What the card cannot run ends it before it counts as installed.
+    checked = plan.index("python -m ctm_core.runtime.cuda")
+    assert plan.index(installs) < checked < plan.index(f"touch .venv/.installed-{torch}")
+    plan = planned(checkout, "setup", TORCH=torch, WHEELHOUSE="wheels")
+    assert plan.index("requirements/wheelhouse.py check wheels") < plan.index(installs)
+    assert ("--without-torch" in plan) == (torch == "own")
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_moved_or_copied_checkout_gets_an_environment_of_its_own(
     checkout: Path, copied: bool
