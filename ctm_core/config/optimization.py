@@ -46,7 +46,11 @@ class Training(Section):
 
     steps: Positive = Field(description="optimiser steps")
     batch_size: BatchSize = Field(description="samples per step, over all processes")
-    micro_batch: BatchSize | None = Field(None, description="samples per forward pass; null: all")
+    micro_batch: Annotated[BatchSize, Strict()] | Literal["auto"] | None = Field(
+        None,
+        description="samples per forward pass; null: all; auto: as many as memory allows, chosen "
+        "when a run begins",
+    )
     accumulation: Literal["mean", "sum"] = Field(
         "mean", description="gradients over micro-batches; sum as released"
     )
@@ -116,7 +120,9 @@ class Training(Section):
     def _problems(self) -> Iterator[str]:
         if self.evaluated_ema is not None and self.evaluated_ema not in self.ema:
             yield f"evaluated_ema must be one of ema = {list(self.ema)}"
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+        if self.micro_batch == "auto" and self.accumulation == "sum":
+            yield "micro_batch: auto would decide how large a sum is; set a number of samples"
+        elif isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             yield "micro_batch must divide batch_size"
         if self.precision == "bf16" and self.frozen_precision is not None:
             yield "precision bf16 is that of frozen networks too; leave frozen_precision out"
@@ -126,9 +132,12 @@ class Training(Section):
             yield "snapshots lie beyond the last step"
 
     def shared(self, processes: int) -> tuple[int, int]:
-        """Samples of a batch that each of several processes has, and those of a micro-batch."""
+        """Samples of a batch that each of several processes has, and those of a micro-batch.
+
+        As long as `auto` is not chosen it counts as all.
+        """
         share = self.batch_size // processes
-        return share, min(self.micro_batch or share, share)
+        return share, min(self.micro_batch, share) if isinstance(self.micro_batch, int) else share
 
     @property
     def final_ema(self) -> float:

@@ -157,7 +157,21 @@ class Student(_OfObjective):
             yield "global matching has no inner target map; leave target_inner out"
         if self.init_from is not None and self.initial is not None:
             yield "init_from says where the weights come from; leave initial out"
+        if self.training.micro_batch == "auto":
+            yield from self._check_auto()
         yield from self._check_distance()
+
+    def _check_auto(self) -> Iterator[str]:
+        if self.adversarial is not None:
+            yield (
+                "training.micro_batch: batch norm sees one micro-batch at a time, so auto would "
+                "decide what is trained; set a number"
+            )
+        if self.lambda_scope == "microbatch" and self.dsm.enabled and self.dsm.adaptive:
+            yield (
+                "training.micro_batch: lambda is of one micro-batch, so auto would decide what is "
+                "trained; set a number, or lambda_scope: global"
+            )
 
     def _check_distance(self) -> Iterator[str]:
         known = distance_traits(self.distance)

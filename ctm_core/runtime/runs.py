@@ -9,6 +9,7 @@ Layout of ``runs/<experiment>/<model>/seed-<n>/<train_hash[:12]>/``::
     failed.json     the message of a failure that further attempts would only repeat
     checkpoints/    see :mod:`ctm_core.runtime.checkpoint`
     exports/        the requested weights, final and intermediate
+    micro_batch.json  the size that `micro_batch: auto` has taken
     training.jsonl  loss terms by step     previews/  sample grids     tensorboard/  scalars
     set-aside-1/    state from before an input changed
 """
@@ -31,7 +32,14 @@ from ctm_core.runtime.locks import Lock
 log = logging.getLogger(__name__)
 
 #: What a training makes of its inputs, apart from the records of its environment.
-STATE = ("checkpoints", "exports", "training.jsonl", "previews", "tensorboard")
+STATE = (
+    "checkpoints",
+    "exports",
+    "training.jsonl",
+    "previews",
+    "tensorboard",
+    "micro_batch.json",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -96,6 +96,13 @@ def _in_bf16(work: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def autocast(section: Training, device: torch.device) -> AbstractContextManager[object]:
+    """The precision of a training's forward passes."""
+    if section.precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
 def full_precision(device: str) -> AbstractContextManager[object]:
     """Suspend autocast, on devices that have it."""
     if torch.amp.is_autocast_available(device):

@@ -22,7 +22,15 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, sha256_file, write_record
 from ctm_core.runtime.provenance import code_version
 from ctm_core.runtime.runs import RunFolder, environment
-from ctm_core.training import acceleration, assembly, compilation, distances, ema, objectives
+from ctm_core.training import (
+    acceleration,
+    assembly,
+    compilation,
+    distances,
+    ema,
+    micro_batch,
+    objectives,
+)
 from ctm_core.training.adversary import build as build_adversary
 from ctm_core.training.denoising import DsmObjective
 from ctm_core.training.loop import Trainer
@@ -186,7 +194,7 @@ class _Job:
         A run that was begun where it became something else is another run; it is named.
         """
         asked = self.asked.training(self.model).model_dump()
-        keys = [key for key, value in asked.items() if value == "auto"]
+        keys = [key for key, value in asked.items() if value == "auto" and key != "micro_batch"]
         if self.experiment == self.asked:
             return {}
         units = devices.bf16_units(self.student.output_weight.device)
@@ -241,6 +249,10 @@ class _Job:
                 lambda: run.restore_environment(threads, processes, place.allow_world_size)
             )
             torch.set_num_threads(distributed.shared(torch.get_num_threads()))
+            if section.micro_batch == "auto":
+                given = (objective, self.dataset, section, self.experiment.conditional, self.seed)
+                size = distributed.on_main(lambda: micro_batch.of_run(run.path, *given))
+                section = section.model_copy(update={"micro_batch": distributed.shared(size)})
             student = self.student_section
             trainer = Trainer(
                 title=f"{self.experiment.experiment} {self.model} seed {self.seed}",
@@ -301,6 +313,7 @@ class _Job:
             "processes": distributed.count(),
             "precision": self.section.precision,
             **{key: True for key in ("compile", "tf32") if getattr(self.section, key)},
+            **micro_batch.recorded(run.path),
             "weights_sha256": sha256_file(last),
             "curve_sha256": sha256_file(run.path / "training.jsonl"),
             "dataset_fingerprint": self.dataset.fingerprint,

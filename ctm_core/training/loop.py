@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ from ctm_core.runtime import checkpoint, cuda, distributed, interrupts, scalars
 from ctm_core.runtime.errors import Diverged, Interrupted, UserError
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.runs import RunFolder
-from ctm_core.training import balance, ema, optimizers
+from ctm_core.training import acceleration, balance, ema, optimizers
 from ctm_core.training.batches import Batch, Batches
 from ctm_core.training.objective import Objective
 from ctm_core.training.terms import Term, Terms
@@ -277,10 +276,8 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.section.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return acceleration.autocast(self.section, self.device)
 
     def _guard(self, term: str, value: float, step: int | None = None) -> None:
         """Raise Diverged if a value is not finite; ``step``: by default the current one."""

@@ -1,0 +1,113 @@
+"""``micro_batch: auto``: as many samples at once as memory allows, chosen once per run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ctm_core.config import Training
+from ctm_core.data.dataset import Dataset
+from ctm_core.runtime import distributed, memory
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import read_record, write_record
+from ctm_core.training import acceleration
+from ctm_core.training.batches import Batch, Batches
+from ctm_core.training.objective import Objective
+
+log = logging.getLogger(__name__)
+
+#: Part of the free memory that activations may take; kernels need room too.
+PART = 0.5
+
+
+#: In the run folder: a run goes on with what it began with.
+FILE = "micro_batch.json"
+
+
+def recorded(run: Path) -> dict[str, int]:
+    """What the record of a run says of it: nothing unless it was chosen."""
+    if not (run / FILE).exists():
+        return {}
+    size = read_record(run / FILE).get("micro_batch")
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"{run / FILE} is corrupt: expected a number of samples but got {size!r}")
+    return {"micro_batch": size}
+
+
+def of_run(
+    run: Path, objective: Objective, dataset: Dataset, section: Training, labels: bool, seed: int
+) -> int:
+    """The micro-batch of a run: chosen when it begins, then kept in its folder."""
+    if not (run / FILE).exists():
+        whole = section.model_copy(update={"micro_batch": None})
+        device = objective.student.output_weight.device
+        batches = Batches("micro_batch", dataset, whole, labels, seed, device)
+        objective.student.train()
+        with acceleration.autocast(section, device):
+            size = choose(objective, lambda n: batches.draw(0, 0, n), batches.micro_batch)
+        write_record(run / FILE, {"micro_batch": size})
+    return recorded(run)["micro_batch"]
+
+
+def choose(objective: Objective, draw: Callable[[int], Batch], share: int) -> int:
+    """The largest divisor of ``share`` whose activations fit, by those of one sample.
+
+    On a GPU it is tried, and a smaller one taken where memory runs out after all. Gradients and
+    counts of evaluations are left as they were before.
+
+    Parameters
+    ----------
+    draw
+        A batch of some size, on the device, under whatever precision the training has.
+    share
+        Samples of a step that this process has.
+    """
+    device = objective.student.output_weight.device
+    processes = 1 if device.type == "cuda" else distributed.count()
+    room = PART * memory.available(device) / processes
+    each = _activation_bytes(objective, draw(1))
+    sizes = [n for n in range(share, 0, -1) if share % n == 0 and (n == 1 or n * each <= room)]
+    for size in sizes:
+        if device.type != "cuda" or _fits(objective, draw(size)):
+            log.info("micro_batch: auto is %d of %d samples", size, share)
+            return size
+    raise UserError(
+        f"micro_batch: auto finds no room for a single sample ({each / 1e9:.1f} GB of activations)"
+        "; free memory of the device, or set recompute to true"
+    )
+
+
+def _fits(objective: Objective, batch: Batch) -> bool:
+    try:
+        _try(objective, batch)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def _activation_bytes(objective: Objective, batch: Batch) -> int:
+    """Bytes that autograd keeps for the backward passes of a batch."""
+    kept = 0
+
+    def pack(x: Tensor) -> Tensor:
+        nonlocal kept
+        kept += 0 if isinstance(x, nn.Parameter) else x.numel() * x.element_size()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        _try(objective, batch)
+    return kept
+
+
+def _try(objective: Objective, batch: Batch) -> None:
+    before = dict(objective.evaluations)
+    try:
+        objective.backward(batch, 1.0)
+    finally:
+        objective.evaluations.update(before)
+        objective.student.zero_grad(set_to_none=True)
