@@ -49,8 +49,8 @@ def pair(seed: int = 1) -> tuple[Tensor, Tensor]:
 def test_value_and_both_gradients_are_those_of_the_formula(
     name: str, pixels: int, strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vgg, "PIXELS", pixels)
-    monkeypatch.setattr(vgg, "STRIP", strip)
+    monkeypatch.setitem(vgg.PIXELS, "cpu", pixels)
+    monkeypatch.setitem(vgg.STRIP, "cpu", strip)
     distance, (a, b) = random_distance(name), pair()
     slopes = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     expected, value = formula(distance, a, b), distance(a, b)
@@ -59,6 +59,23 @@ def test_value_and_both_gradients_are_those_of_the_formula(
     found = torch.autograd.grad(value @ slopes, (a, b))
     for ours, theirs in zip(found, wanted, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-8
+
+
+@pytest.mark.parametrize(("device", "trips"), [("cpu", 4), ("meta", 1)])
+def test_only_a_processor_takes_one_image_at_a_time(
+    device: str, trips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the size of the paper; numbers do not matter, so that no time is spent on them."""
+    distance, sizes = LpipsVgg(224).to(device), []
+    images = torch.zeros(4, 3, 32, 32, device=device)
+
+    def features(x: Tensor) -> list[Tensor]:
+        sizes.append(len(x))
+        return [torch.zeros(len(x), head.shape[1], 2, 2, device=device) for head in distance.heads]
+
+    monkeypatch.setattr(distance, "features", features)
+    assert distance(images, images).shape == (4,)
+    assert sizes == [4 // trips] * 2 * trips
 
 
 @pytest.mark.parametrize("name", KINDS)
