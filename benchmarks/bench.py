@@ -14,143 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 # Read when torch is loaded: threads that spin while they wait would slow whatever runs next.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import baseline
 import layouts
+import limits
 import scoring
 import sizes
 import stopwatch
 import torch
-from rows import Table, alternate, fill, once
-from sizes import SIZES
+from parts import BF16, LEVERS, SAVING, WAYS, gan, sampling, steps
+from rows import Table, fill
 
-from ctm_core.config import Training
-from ctm_core.diffusion import randomness, schedule
-from ctm_core.models.generation import Generator
 from ctm_core.runtime import devices
 from ctm_core.runtime.files import write_json
 from ctm_core.runtime.runs import environment
-from ctm_core.training import acceleration
 
+#: ``imagenet64`` is for true_size.py and gpu.py.
+SIZES = ("cifar10", "tiny")
 PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
-
-#: Ways of doing a step: keys of the training section, the first being the plain way.
-BF16 = {"precision": "bf16", "channels_last": True, "kernel": "fused"}
-WAYS: dict[str, dict[str, Any]] = {
-    "plain": {"objective": baseline.Plain, "kernel": "loop"},
-    "fp32": {"kernel": "fused"},
-    "bf16": BF16,
-}
-#: Ways of taking less memory.
-SAVING: dict[str, dict[str, Any]] = {
-    f"{way}, recompute": WAYS[way] | {"recompute": True} for way in ("fp32", "bf16")
-}
-#: One key changed, to be seen against ``bf16``.
-LEVERS: dict[str, dict[str, Any]] = {
-    "bf16, kernel: foreach": BF16 | {"kernel": "foreach"},
-    "bf16, kernel: loop": BF16 | {"kernel": "loop"},
-    "bf16, channels_last: false": BF16 | {"channels_last": False},
-    "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
-    "bf16, compile": BF16 | {"compile": True},
-}
-
-# -- training ------------------------------------------------------------------------------------
-
-
-def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: str) -> None:
-    """The trainer's own step in several variants, interleaved on the same batches."""
-    trainers = {way: sizes.trainer(size, **keys) for way, keys in ways.items()}
-    times: dict[str, list[Any]] = {way: [] for way in ways}
-    spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    gradients = {}
-    for step in range(-1, repeats):
-        for way, trainer in trainers.items():
-            trainer.step = max(step, 0)
-            stopwatch.reset()
-            taken = once(trainer._generator_step)
-            if step >= 0:  # the first round only warms up
-                times[way].append(taken)
-                spent[way].append(dict(stopwatch.spent))
-                continue
-            found = [p.grad for p in trainer.student.parameters() if p.grad is not None]
-            gradients[way] = torch.cat([g.flatten() for g in found])
-    usual = gradients[first]
-    for way in ways:
-        parts = {
-            name: statistics.median(one[name] for one in spent[way])
-            for name in stopwatch.COMPONENTS
-        }
-        error = float((gradients[way] - usual).norm() / usual.norm())
-        against = None if way == first else times[first]
-        table.add(
-            size,
-            "step",
-            way,
-            times[way],
-            against=against,
-            components=parts,
-            **({} if way == first else {"gradients_differ": error}),
-        )
-
-
-def gan(table: Table, size: str, repeats: int) -> None:
-    """Both steps with the adversarial loss: random DeiT and Lite0 at 224."""
-    trainers = {way: sizes.trainer(size, adversarial=True, **keys) for way, keys in WAYS.items()}
-    for part, name in (("D step", "_discriminator_step"), ("G step", "_generator_step")):
-        works = {way: getattr(trainer, name) for way, trainer in trainers.items()}
-        times = alternate(works, repeats)
-        for way in works:
-            against = None if way == "plain" else times["plain"]
-            table.add(size, part, way, times[way], against=against)
-
-
-# -- sampling ------------------------------------------------------------------------------------
-
-
-def sampling(table: Table, size: str, repeats: int) -> None:
-    """Sampling by one jump of the student and by 35 evaluations of the teacher."""
-    made, count = SIZES[size], SIZES[size].sampled
-    record = {
-        "channels": 3,
-        "resolution": made.resolution,
-        "label_dim": 0,
-        "diffusion": {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
-        "model": "ctm",
-        "step": 0,
-    }
-    latents = randomness.normal(0, "latents", 0, 0, count, (3, made.resolution, made.resolution))
-    grid = schedule.karras_grid(18, 0.002, 80.0, 7.0)
-    half = Training(steps=1, batch_size=1, precision="bf16", channels_last=True)
-    for part, time_s, nfe in (("sampling, 1 jump", True, 1), ("sampling, 35 Heun", False, 35)):
-        model, fast = (sizes.network(made, time_s=time_s).eval() for _ in range(2))
-        model.requires_grad_(False)
-        acceleration.apply(half, [], [fast.requires_grad_(False)])
-        how = {"sampler": "gamma" if time_s else "heun", "nfe": nfe}
-        options = {**how, "gamma": None, "seed": 0, "batch_size": count}
-
-        def bf16(model: Any = fast, options: Any = options) -> None:
-            with torch.autocast("cpu", torch.bfloat16):
-                Generator(model, record).images(count, **options)
-
-        plain = partial(baseline.one_jump, model, latents)
-        if not time_s:
-            plain = partial(baseline.heun, model, latents, grid)
-        ours = partial(Generator(model, record).images, count, **options)
-        times = alternate({"plain": plain, "fp32": ours, "bf16": bf16}, repeats)
-        for way, taken in times.items():
-            against = None if way == "plain" else times["plain"]
-            speed = count / statistics.median(wall for wall, _ in taken)
-            table.add(size, part, way, taken, against=against, images_per_second=speed)
-
 
 # -- memory --------------------------------------------------------------------------------------
 
@@ -201,7 +88,7 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|--:|--:|--:|--:|",
     ]
     for row in result["rows"]:
-        if "seconds" not in row:
+        if "seconds" not in row or "of_limit" in row:
             continue
         ratios = [f"{row[key]:.2f} ×" if key in row else "" for key in ("faster", "faster_cpu")]
         text.append(
@@ -221,6 +108,7 @@ def markdown(result: dict[str, Any]) -> str:
                 f"| {row['size']} | {row['way']} | {row['gigabytes']:.2f} | "
                 f"{row['networks_gigabytes']:.2f} | {share} |"
             )
+    text += limits.markdown(result["rows"])
     text += scoring.markdown(result["rows"])
     timed = [row for row in result["rows"] if "components" in row and row["way"] in WAYS]
     for size in dict.fromkeys(row["size"] for row in timed):
@@ -239,7 +127,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    known = (*PARTS, "levers", "layouts")
+    known = (*PARTS, "levers", "layouts", "limits")
     parser.add_argument("--parts", nargs="+", choices=known, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -271,6 +159,8 @@ def main() -> None:
             gan(table, size, repeats)
         if "sampling" in parts:
             sampling(table, size, repeats)
+        if "limits" in parts:
+            limits.limits(table, size)
         if "memory" in parts:
             memory(table, size)
     if "layouts" in parts:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ctm_core.runtime.files import write_text
 
 __all__ = ["Table", "alternate", "fill", "once"]
@@ -62,6 +64,8 @@ def once(work: Callable[[], object]) -> tuple[float, float]:
     """(Wall, CPU) seconds, including child processes that end meanwhile."""
     began, cpu = time.perf_counter(), _processor()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - began, _processor() - cpu
 
 
@@ -92,6 +96,8 @@ def _line(row: dict[str, Any]) -> str:
     line += f"{row['seconds']:9.3f} s {row['cpu_seconds']:9.3f} CPU-s"
     if "faster" in row:
         line += f" {row['faster']:7.2f} × {row['faster_cpu']:7.2f} × CPU"
+    if "of_limit" in row:
+        line += f" {row['of_limit']:7.0%} of {row['step_cpu_seconds']:.3f} CPU-s"
     if "network_seconds" in row:
         line += f"  network {row['network_seconds']:.3f} s, other {row['other_seconds']:.3f} s"
     if "other_faster" in row:

@@ -32,7 +32,7 @@ from ctm_core.models import torchvision_shim
 from ctm_core.models.features import build_features
 from ctm_core.models.features.efficientnet_lite0 import load_network
 
-__all__ = ["IMAGES", "distances", "markdown", "passes"]
+__all__ = ["IMAGES", "distances", "markdown", "passes", "photographs"]
 
 IMAGES = 2000
 SIDE, INPUT = 32, 299
@@ -118,7 +118,7 @@ def passes(table: Table, count: int, threads: int) -> None:
     network: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     moments: dict[str, Moments] = {}
     for i, images in enumerate(
-        [_photographs(BATCH, "warm"), *_photographs(count, "samples").chunk(ROUNDS)]
+        [photographs(BATCH, "warm"), *photographs(count, "samples").chunk(ROUNDS)]
     ):
         with tempfile.TemporaryDirectory() as name:
             _write(images, Path(name))
@@ -131,7 +131,7 @@ def passes(table: Table, count: int, threads: int) -> None:
                 taken[way].append(spent)
                 network[way].append(work.clock.spent)
                 moments[way] = moments[way].merge(made[0]) if way in moments else made[0]
-    references = {way: work(_photographs(count, "reference")) for way, work in ours.items()}
+    references = {way: work(photographs(count, "reference")) for way, work in ours.items()}
     values = {way: frechet_distance(references[way], moments[way]).value for way in ours}
     values[WITHOUT] = frechet_distance(references["fp32"], moments[WITHOUT]).value
     # The faster of clean-fid's two is what ours is compared with, end to end.
@@ -172,7 +172,7 @@ def _ratio(ones: list[Any], others: list[Any], place: int) -> float:
     )
 
 
-def _photographs(count: int, stream: str) -> torch.Tensor:
+def photographs(count: int, stream: str) -> torch.Tensor:
     """uint8 (count, 3, 32, 32): patches of scikit-learn's two photographs, half from each."""
     sources = [torch.from_numpy(np.array(image)) for image in load_sample_images().images]
     generator = torch.Generator().manual_seed(sum(stream.encode()))

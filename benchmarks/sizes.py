@@ -1,11 +1,13 @@
-"""The two benchmark sizes, with random weights, and the trainer's own step on them.
+"""The benchmark sizes, with random weights, and the trainer's own step on them.
 
 ``cifar10``
     The paper's CIFAR-10: DDPM++ of 55.7 million parameters, LPIPS on VGG16 at 224, batch 4.
 ``tiny``
     16 x 16 images, 32 channels, multipliers 1 and 2, one block, l2, batch 64.
+``imagenet64``
+    The paper's ImageNet network of 324 million parameters without classes, LPIPS at 224, batch 2.
 
-Both take three Heun steps. Dropout is off, so that two variants of a step can be compared
+All take three Heun steps. Dropout is off, so that two variants of a step can be compared
 number by number. Weights are random, since they do not affect the time.
 """
 
@@ -51,6 +53,20 @@ SIZES = {
         batch=64,
         distance="l2",
         sampled=64,
+    ),
+    "imagenet64": Size(
+        {
+            "architecture": "openai_adm",
+            "model_channels": 192,
+            "channel_mult": (1, 2, 3, 4),
+            "num_blocks": 3,
+            "attn_resolutions": (32, 16, 8),
+            "dropout": 0.0,
+        },
+        resolution=64,
+        batch=2,
+        distance="lpips_vgg",
+        sampled=2,
     ),
 }
 
@@ -123,28 +139,36 @@ def trainer(
     *,
     objective: Callable[..., CtmObjective] = FixedSteps,
     adversarial: bool = False,
+    device: str = "cpu",
+    batch: int | None = None,
     **training: Any,
 ) -> Trainer:
-    """The trainer at one size; ``training`` holds keys of the section of that name."""
+    """The trainer at one size; ``training`` holds keys of the section of that name.
+
+    ``batch`` is another batch size than the size's own.
+    """
     size = SIZES[name]
     options: dict[str, Any] = {"distance": size.distance}
     if size.distance == "lpips_vgg":
         options["perceptual"] = {"resize": 224}
     if adversarial:
-        options["adversarial"] = {}
+        small = {"backbones": ["tiny"], "resolution": 64, "width": 8}
+        options["adversarial"] = {"discriminator": small} if name == "tiny" else {}
     section = config.Student(
         max_heun_steps=HEUN_STEPS,
-        training={"steps": 1000, "batch_size": size.batch, "ema": (DECAY,), **training},
+        training={"steps": 1000, "batch_size": batch or size.batch, "ema": (DECAY,), **training},
         **options,
     )
-    student = network(size, time_s=True).train()
-    teacher = network(size, time_s=False).eval().requires_grad_(False)
+    student = network(size, time_s=True).to(device).train()
+    teacher = network(size, time_s=False).to(device).eval().requires_grad_(False)
     target = ema.frozen_copy(student).train()
     distance = lpips(224) if size.distance == "lpips_vgg" else distances.build_distance("l2")
+    distance.to(device)
     adversary = None
     if section.adversarial is not None:
         torch.manual_seed(3)
         judge = Discriminator(section.adversarial.discriminator, 0, pretrained=False)
+        judge.to(device)
         adversary = Adversary(judge, section.adversarial, section.adversarial_loss)
     made = objective(
         section=section,
@@ -168,5 +192,5 @@ def trainer(
         labels=False,
         seed=0,
         run=None,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )

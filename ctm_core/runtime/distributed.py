@@ -66,9 +66,10 @@ def main() -> bool:
 def session() -> Iterator[torch.device]:
     """Join the other processes, if there are any, and yield this process's device.
 
-    The backend is nccl on GPUs, with gloo for what lives on the CPU, and gloo elsewhere. A process
-    that dies makes the others' next exchange fail at once; one that hangs, after ``CTM_TIMEOUT``
-    seconds. Either ends the job with :class:`Interrupted`: the last checkpoint is kept.
+    The backend is nccl on GPUs, with gloo for what lives on the CPU, and gloo elsewhere, also
+    where processes share a GPU. A process that dies makes the others' next exchange fail at once;
+    one that hangs, after ``CTM_TIMEOUT`` seconds. Either ends the job with :class:`Interrupted`:
+    the last checkpoint is kept.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def session() -> Iterator[torch.device]:
     seconds = datetime.timedelta(seconds=_timeout())
     try:
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            _backend(launch.number("LOCAL_WORLD_SIZE", 1), torch.cuda.device_count(), cuda),
             store=_launchers_store(processes, seconds),
             rank=rank() if launch.MARK in os.environ else -1,
             world_size=processes if launch.MARK in os.environ else -1,
@@ -114,6 +115,11 @@ def session() -> Iterator[torch.device]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _backend(processes: int, gpus: int, cuda: bool) -> str:
+    """What processes of one machine talk by; nccl takes one process per GPU."""
+    return "cpu:gloo,cuda:nccl" if cuda and processes <= gpus else "gloo"
 
 
 def _check_place(processes: int) -> str:

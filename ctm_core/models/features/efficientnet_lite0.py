@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ctm_core.config.protocols import Protocol
 from ctm_core.models import torchvision_shim
 from ctm_core.models.features._extractor import FeatureExtractor, Further
-from ctm_core.runtime import extras
+from ctm_core.runtime import cuda, extras
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 
@@ -148,7 +148,8 @@ def build(protocol: Protocol) -> FeatureExtractor:
     if protocol.precision == "bf16":
         network.blocks[-1] = InBf16(network.blocks[-1])
         network.conv_head = InBf16(network.conv_head)
-    network = network.to(memory_format=torch.channels_last)
+    device = cuda.device()
+    network = network.to(device, memory_format=torch.channels_last)
 
     def features(levels: torch.Tensor) -> torch.Tensor:
         scaled = (levels / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
@@ -165,5 +166,6 @@ def build(protocol: Protocol) -> FeatureExtractor:
         network=features,
         protocol=protocol,
         batch_size=batch_size(protocol.input_size),
+        device=device,
         further={"probabilities": Further(CLASSES, "features", probabilities)},
     )
