@@ -45,7 +45,7 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         (f"{ADVERSARY}.advance", 2, 5),  # after its optimiser's step; the first is at the start
     ],
     "anywhere": [
-        (f"{BATCHES}.draw", 1, 12),
+        (f"{BATCHES}.next", 1, 12),
         (f"{TRAINER}._apply", 1, 12),
         ("ctm_core.training.ema:update", 1, 12),
         ("ctm_core.runtime.scalars:Scalars.write", 1, 12),
@@ -59,7 +59,7 @@ PLACES: dict[str, list[tuple[str, int, int]]] = {
         (f"{EVALUATION}.cells:scores", 1, 6),
         ("ctm_core.models.generation:Generator.batches", 1, 6),
         (f"{EVALUATION}.evaluate:write_previews", 1, 1),
-        (f"{EVALUATION}.evaluate:write_json", 1, 1),
+        (f"{EVALUATION}.evaluate:write_evaluation", 1, 1),
     ],
 }
 
