@@ -13,6 +13,7 @@ from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.runtime.errors import UserError
 from ctm_core.training import compilation, distances, ema
+from ctm_core.training.balance import Rule
 from ctm_core.training.batches import Batch
 from ctm_core.training.objectives.ctm import CtmObjective
 from ctm_core.training.rows import SHARES
@@ -111,3 +112,26 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compilation, "BACKEND", "no_such_backend")
     with pytest.raises(UserError, match=r"^compile: torch.s compiler .* set compile to"):
         objective(compiled=True, adaptive=False)
+
+
+def test_two_losses_of_one_call_go_back_through_the_compiled_target() -> None:
+    results = []
+    for compiled in (False, True):
+        made = objective(compiled=compiled, adaptive=True)
+        made.adversary = Judge()  # type: ignore[assignment]
+        results.append(step(made, 0))
+    (usual, expected), (terms, gradient) = results
+    assert {"gan", "lambda_gan"} <= terms.keys() and terms == pytest.approx(usual, rel=1e-4)
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
+class Judge:
+    """The least of an adversary: it wants dark images."""
+
+    rule = Rule()
+
+    def generator_loss(self, fake: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return fake.square().mean()
+
+    def feature_networks(self) -> list[torch.nn.Module]:
+        return []
