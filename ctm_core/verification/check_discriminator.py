@@ -86,7 +86,7 @@ def _branch(branch: Branch, images: Tensor) -> dict[str, Any]:
         "backbone_param_count": _count(backbone) + _count(trunk),
         "discriminator_state": _shapes(heads.state_dict(prefix="mini_discs.")),
         "discriminator_modules": {
-            f"mini_discs.{name}": f"{kind.__name__}({module.extra_repr()})"
+            f"mini_discs.{name}": f"{kind.__name__}({_options(module)})"
             for name, module in heads.named_modules()
             for kind in (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU)
             if isinstance(module, kind)
@@ -118,3 +118,11 @@ def _kinds(layer: nn.Module) -> list[str]:
     """A layer's class; timm has since joined normalisation and activation in one."""
     joined = isinstance(layer, nn.BatchNorm2d) and hasattr(layer, "act")
     return ["BatchNorm2d", type(layer.act).__name__] if joined else [type(layer).__name__]
+
+
+def _options(module: nn.Module) -> str:
+    """A layer's options as newer versions of torch list them: with a normalisation's bias."""
+    text = module.extra_repr()
+    if isinstance(module, nn.BatchNorm2d) and "bias=" not in text:
+        text = text.replace("affine=True,", f"affine=True, bias={module.bias is not None},")
+    return text
