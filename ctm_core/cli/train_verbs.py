@@ -29,6 +29,9 @@ class _Data(click.Command):
 @click.option(
     "--source", help="Folder, file or URL of the original files, for data sets that take one."
 )
+@click.option(
+    "--config", type=FILE, help="Experiment whose section `dataset` describes your own images."
+)
 @click.option("--output", type=FOLDER, required=True, help="Folder to write.")
 @click.option(
     "--workers",
@@ -37,11 +40,20 @@ class _Data(click.Command):
     show_envvar=True,
     help="Processes, where images are computed  [default: one per CPU]",
 )
-def data(dataset: str, split: str, source: str | None, output: Path, workers: int | None) -> None:
+def data(
+    dataset: str,
+    split: str,
+    source: str | None,
+    config: Path | None,
+    output: Path,
+    workers: int | None,
+) -> None:
     """Prepare a data set: one memory-mapped uint8 array, labels and a manifest."""
+    from ctm_core.config import load_experiment
     from ctm_core.data.dataset import prepare
 
-    made = prepare(dataset, split, source, output, workers=workers)
+    section = None if config is None else load_experiment(config).dataset
+    made = prepare(dataset, split, source, output, workers=workers, section=section)
     echo(f"{output}: {len(made)} images of {made.images.shape[1:]}, {made.fingerprint[:12]}")
 
 

@@ -9,7 +9,8 @@ file, key and what is allowed.
 
 from ctm_core.config._section import Name
 from ctm_core.config.claims import Claims
-from ctm_core.config.experiment import Dataset, Experiment
+from ctm_core.config.datasets import Dataset
+from ctm_core.config.experiment import Experiment
 from ctm_core.config.gan import Adversarial, Discriminator
 from ctm_core.config.network import Diffusion, Network
 from ctm_core.config.optimization import Training

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ctm_core.config import datasets
-
 #: Trainings and evaluations of a project; samplings of an experiment.
 MOST_JOBS, MOST_SAMPLINGS = 20_000, 500_000
 #: The largest tensor of a batch.
@@ -56,7 +54,7 @@ def problems(experiment: Any) -> Iterator[str]:
             f"evaluation.samplers: {count:,} samplings (cells, steps, seeds and sample_seeds); "
             f"at most {MOST_SAMPLINGS:,}"
         )
-    shape = datasets.traits(experiment.dataset.name).shape
+    shape = experiment.dataset.shape
     if shape is None:
         return
     channels = experiment.network.model_channels * experiment.network.channel_mult[0]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ctm_core.config import layout
 from ctm_core.config.datasets import traits
@@ -43,6 +44,7 @@ class Job:
     seed: int | str = 0
     step: int = 0
     assets: tuple[str, ...] = ()  #: external files that it reads
+    settings: Mapping[str, Any] = field(default_factory=dict)  #: of a data set of own images
     benchmark: str = ""  #: under results/benchmarks: Snakemake's record of time and memory
 
     @property
@@ -88,6 +90,7 @@ def data(project: Project, dataset: str, split: str) -> Job:
         kind="data",
         name=f"{dataset} {split}",
         assets=traits(dataset).assets if learned is None else learned.assets,
+        settings={} if learned is None or not learned.settings else learned.model_dump(),
         benchmark=f"data/{dataset}-{split}",
     )
 
@@ -303,7 +306,8 @@ def _every(project: Project) -> Iterator[Job]:
         if isinstance(protocol.reference, ReferenceSplit)
     }
     for dataset in sorted({*project.datasets, *compared}):
-        for split in traits(dataset).splits:
+        learned = project.datasets.get(dataset)
+        for split in (traits(dataset) if learned is None else learned.traits).splits:
             yield data(project, dataset, split)
     for protocol in project.protocols:
         yield reference(project, protocol)

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ctm_core.config import amounts, datasets
-from ctm_core.config._section import Few, Name, Section, Seeds, Text
-from ctm_core.config.datasets import DatasetName
+from ctm_core.config import amounts
+from ctm_core.config._section import Few, Name, Section, Seeds
+from ctm_core.config.datasets import Dataset
 from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training, suits_channels_last
 from ctm_core.config.resources import Resources
@@ -18,24 +18,6 @@ from ctm_core.config.student import Model, Released, Student, Variant
 from ctm_core.config.teacher import Teacher
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_json
-
-
-class Dataset(Section):
-    """Which images are learned."""
-
-    name: DatasetName = Field(description="a name that `ctm data` knows")
-    source: Text | None = Field(
-        None, description="folder, file or URL, for data sets that take one"
-    )
-
-    def _problems(self) -> Iterator[str]:
-        if problem := datasets.traits(self.name).source_problem(self.source):
-            yield f"{self.name} {problem}"
-
-    @property
-    def assets(self) -> tuple[str, ...]:
-        """Names of the external files that hold it, unless `source` says where it is."""
-        return () if self.source is not None else datasets.traits(self.name).assets
 
 
 class Experiment(Section):
@@ -74,6 +56,13 @@ class Experiment(Section):
             yield "`teacher` is the teacher's own name and cannot be a student's"
         if not self.models and self.teacher is None:
             yield "neither a teacher nor models: there is nothing to do"
+        halvings = len(self.network.channel_mult) - 1
+        if (shape := self.dataset.shape) is not None and shape[1] % 2**halvings:
+            yield (
+                f"network.channel_mult: its {halvings + 1} levels need a resolution that is a "
+                f"multiple of {2**halvings}, but {self.dataset.name} has {shape[1]}; change "
+                f"{'dataset.resolution or ' if self.dataset.reader else ''}the levels"
+            )
         for name, model in self.models.items():
             if model.traits.time_s and not self.network.target_time:
                 yield (
@@ -216,6 +205,8 @@ class Experiment(Section):
         }
         if self.teacher is not None and self.teacher.asset is not None:
             named["teacher.asset"] = self.teacher.asset
+        if self.dataset.asset is not None:
+            named["dataset.source"] = self.dataset.asset
         return named
 
     def training(self, model: str) -> Training:
@@ -285,7 +276,7 @@ class Experiment(Section):
     def resolved(self, precision: str) -> Experiment:
         """A copy without `auto`: every such precision is ``precision``, layouts follow from it."""
         data = self.model_dump()
-        shape = datasets.traits(self.dataset.name).shape
+        shape = self.dataset.shape
         side = None if shape is None else shape[1]
         for section in (data["teacher"] or {}, *data["models"].values()):
             training = section.get("training")
@@ -308,7 +299,8 @@ class Experiment(Section):
         data = self.model_dump(mode="json")
         parts = {key: data[key] for key in ("conditional", "diffusion", "network")}
         # The source does not matter: the fingerprint of the data is checked.
-        parts |= {"dataset": self.dataset.name, "format": 1}
+        learned = {"name": self.dataset.name, **self.dataset.settings}
+        parts |= {"dataset": learned if self.dataset.settings else self.dataset.name, "format": 1}
         section = self._teacher() if model == "teacher" else self._model(model)
         if isinstance(section, Teacher) or (isinstance(section, Student) and section.uses_teacher):
             parts["teacher"] = _effective(data["teacher"])

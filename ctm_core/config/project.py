@@ -19,11 +19,12 @@ from ctm_core.config import (
     Workflow,
     amounts,
     asset_listing,
+    datasets,
     read_yaml,
     validated,
 )
 from ctm_core.config.asset_listing import ROOT, Asset
-from ctm_core.config.protocols import Protocol, load_protocol
+from ctm_core.config.protocols import Protocol, ReferenceSplit, load_protocol
 from ctm_core.config.published import check_keys
 from ctm_core.runtime.errors import UserError
 
@@ -42,10 +43,10 @@ class Project:
     @property
     def datasets(self) -> dict[str, Dataset]:
         """Each data set that an experiment learns, by name."""
-        datasets: dict[str, Dataset] = {}
+        learned: dict[str, Dataset] = {}
         for experiment in self.experiments.values():
-            datasets.setdefault(experiment.dataset.name, experiment.dataset)
-        return datasets
+            learned.setdefault(experiment.dataset.name, experiment.dataset)
+        return learned
 
 
 def locate(path: str | os.PathLike[str], root: Path = ROOT) -> str:
@@ -110,7 +111,7 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
     for name, protocol in protocols.items():
         asset_listing.check_names(protocol.named_assets(), known, protocol_file(name, root))
     project = Project(path, files, sections, experiments, protocols, known)
-    _check_sources(project)
+    _check_datasets(project)
     literature_file = locate("config/published.yaml", root)
     literature = validated(Literature, read_yaml(literature_file), literature_file)
     folders = (Path("config/experiments"), root / "config/experiments")
@@ -119,12 +120,24 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
     return project
 
 
-def _check_sources(project: Project) -> None:
-    datasets = project.datasets
+def _check_datasets(project: Project) -> None:
+    """Refuse one name for two data sets, and references to data sets that nobody describes."""
+    known = project.datasets
     for name, experiment in project.experiments.items():
-        own, known = experiment.dataset, datasets[experiment.dataset.name]
-        if known.source != own.source:
-            raise UserError(
-                f"{project.files[name]}: dataset.source of {own.name} is {own.source}, but "
-                f"another experiment has {known.source}; a data set has one source"
-            )
+        own, other = experiment.dataset, known[experiment.dataset.name]
+        for key in Dataset.model_fields:
+            if (mine := getattr(own, key)) != (theirs := getattr(other, key)):
+                raise UserError(
+                    f"{project.files[name]}: dataset.{key} of {own.name} is {mine}, but another "
+                    f"experiment has {theirs}; a data set has one {key}"
+                )
+    for name, protocol in project.protocols.items():
+        reference = protocol.reference
+        if isinstance(reference, ReferenceSplit) and reference.dataset not in known:
+            try:
+                datasets.READERS.known(reference.dataset)
+            except ValueError as error:
+                raise UserError(
+                    f"{protocol_file(name)}: reference.dataset: {error}, and those that an "
+                    "experiment of this run describes"
+                ) from None

@@ -15,7 +15,6 @@ from pydantic import Discriminator, Field, Tag
 from ctm_core.config import read_yaml, validated
 from ctm_core.config._section import Name, OneOf, Section, duplicates
 from ctm_core.config._traits import PACKAGE, literal, modules
-from ctm_core.config.datasets import DatasetName
 from ctm_core.config.metric_registry import FID_SAMPLES, METRICS, TEACHER
 from ctm_core.runtime.errors import UserError
 
@@ -35,7 +34,7 @@ PAPER_REFERENCES = (
 class ReferenceSplit(Section):
     """The real images that samples are compared with."""
 
-    dataset: DatasetName = Field(description="a name that `ctm data` knows")
+    dataset: Name = Field(description="a name that `ctm data` or an experiment knows")
     split: Name = Field("train", description="a split of that data set")
 
 

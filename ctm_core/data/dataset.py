@@ -12,6 +12,8 @@ A prepared split is a folder of three files:
     its images adds how, under ``preparation``. It is written last: a folder with a manifest is
     complete.
 
+Own images have ``mean.png`` and ``contact.png``, a sheet of a hundred images, beside them.
+
 Networks see :math:`x = v / 127.5 - 1 \\in [-1, 1]` of a level v (:func:`to_float`).
 
 Each module of ``readers/`` is a data set (see ``readers/_reader.py``).
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctm_core.config.datasets import Dataset as Section
 from ctm_core.config.datasets import traits
 from ctm_core.data import readers
 from ctm_core.data.readers._reader import Images
@@ -147,7 +150,13 @@ class Dataset:
 
 
 def prepare(
-    name: str, split: str, source: str | None, output: str | Path, *, workers: int | None = None
+    name: str,
+    split: str,
+    source: str | None,
+    output: str | Path,
+    *,
+    workers: int | None = None,
+    section: Section | None = None,
 ) -> Dataset:
     """Read a data set from its source and write it as images, labels and manifest.
 
@@ -166,25 +175,38 @@ def prepare(
     workers
         Processes for a data set whose images are computed; None takes one per CPU that
         this process may use. The result does not depend on it.
+    section
+        The experiment's section ``dataset``, for a data set of own images.
 
     Raises
     ------
     UserError
         If name or split is unknown, or the source is missing, corrupt or another data set.
     """
-    known = traits(name)
+    own = section is not None and section.reader is not None
+    known = section.traits if section is not None else traits(name)
+    if section is not None and section.name != name:
+        raise UserError(f"the experiment's dataset is {section.name}, not {name}")
+    if known.own and not own:
+        raise UserError(
+            f"{name} reads your own images: describe them in the section dataset of an experiment "
+            "and give its file as --config"
+        )
+    if section is not None and source is None:
+        source = section.source
     if split not in known.splits:
         raise UserError(
             f"the dataset {name} has no split {split!r}; it has {' and '.join(known.splits)}"
         )
     if problem := known.source_problem(source):
         raise UserError(f"the dataset {name} {problem}")
-    module = importlib.import_module(f"{readers.__name__}.{name.replace('-', '_')}")
+    reader = section.reader if section is not None and section.reader else name
+    module = importlib.import_module(f"{readers.__name__}.{reader.replace('-', '_')}")
     output = Path(output)
     downloads = output.parent / "downloads"
     # A batch system gives a job fewer CPUs than the node has.
     workers = workers or len(os.sched_getaffinity(0))
-    images: Images = module.read(split, source, downloads, workers)
+    images: Images = module.read(split, source, downloads, workers, *([section] if own else []))
     class_names = known.class_names if images.class_names is None else images.class_names
     shape = (len(images.labels), *images.shape)
 
@@ -195,6 +217,7 @@ def prepare(
         # Not memory-mapped: on a full disk a write raises, but a mapped page kills the process.
         write_header(file, shape, np.uint8)
         count = 0
+        total = np.zeros(images.shape)
         for chunk in images.chunks:
             if chunk.dtype != np.uint8 or chunk.shape[1:] != images.shape:
                 raise ValueError(f"the reader of {name} gave {chunk.dtype} {chunk.shape}")
@@ -202,6 +225,7 @@ def prepare(
             fingerprint.update(data)
             file.write(data)
             count += len(chunk)
+            total += chunk.sum(0, dtype=np.int64) if own else 0
     if count != len(images.labels):
         raise ValueError(f"the reader of {name} gave {count} images, {len(images.labels)} labels")
     labels = np.ascontiguousarray(images.labels, dtype="<i8")
@@ -214,7 +238,7 @@ def prepare(
         "count": count,
         "classes": len(class_names),
         "class_names": list(class_names),
-        "flip": known.flip,
+        "flip": known.flip or (section is not None and section.flip),
         "source": images.source,
         "source_files": [{"name": n, "sha256": h} for n, h in images.source_files],
         "files": {n: sha256_file(output / n) for n in FILES},
@@ -223,10 +247,24 @@ def prepare(
     }
     if images.preparation:
         manifest["preparation"] = dict(images.preparation)
+    if own:
+        _show(output, total / count)
     write_record(output / "manifest.json", manifest)
     if images.scratch is not None:
         remove_tree(images.scratch)
     return open_dataset(output, verify=False)
+
+
+def _show(output: Path, mean: NDArray[np.float64]) -> None:
+    """Draw the mean image, and a hundred images evenly spaced over the classes."""
+    import torch
+
+    from ctm_core.data.pictures import save_grid
+
+    images = load_array(output / "images.npy")
+    rows = np.linspace(0, len(images) - 1, min(100, len(images))).astype(int)
+    save_grid(output / "contact.png", torch.from_numpy(images[rows]))
+    save_grid(output / "mean.png", torch.from_numpy(np.rint(mean).astype(np.uint8)[None]))
 
 
 def open_dataset(path: str | Path, *, verify: bool = True) -> Dataset:

@@ -77,7 +77,10 @@ class Costs:
         self.project = project
         self.speed = speed
         self.device = device
-        self.shapes = {name: storage.data_shape(name, root) for name in project.datasets}
+        self.shapes = {
+            name: storage.data_shape(name, root, own=bool(section.reader))
+            for name, section in project.datasets.items()
+        }
 
     def of(self, jobs: Iterable[Job]) -> list[Estimate]:
         """Every job's estimate, in order."""
@@ -215,7 +218,8 @@ class Costs:
         reference = protocol.reference
         if not isinstance(reference, ReferenceSplit):
             return Estimate(job)
-        shape = self.shapes.get(reference.dataset) or storage.data_shape(reference.dataset)
+        name = reference.dataset
+        shape = self.shapes[name] if name in self.shapes else storage.data_shape(name)
         if shape is None or (known := network_costs.features(protocol, shape.image)) is None:
             return Estimate(job)
         cost, dimensions = known

@@ -29,9 +29,12 @@ class Shape(NamedTuple):
     counts: Mapping[str, int]  #: images by split
 
 
-def data_shape(dataset: str, root: Path = Path()) -> Shape | None:
-    """What a data set's traits or its prepared manifest say; None if neither does."""
-    known = datasets.traits(dataset)
+def data_shape(dataset: str, root: Path = Path(), *, own: bool = False) -> Shape | None:
+    """What a data set's traits or its prepared manifest say; None if neither does.
+
+    Of a data set of own images there is only the manifest.
+    """
+    known = datasets.traits("images" if own else dataset)
     if known.shape is not None and known.classes is not None:
         return Shape(known.shape, known.classes, known.counts)
     path = root / layout.prepared(dataset, "train")["manifest"]

@@ -83,6 +83,13 @@ def check_dataset(experiment: Experiment, dataset: Dataset) -> None:
             f"{experiment.experiment} learns {experiment.dataset.name}, split train; prepare it "
             "with `ctm data`"
         )
+    held = dataset.manifest.get("preparation", {}).get("settings", {})
+    for key, value in experiment.dataset.settings.items():
+        if held.get(key) != value:
+            raise UserError(
+                f"{dataset.path} was prepared with dataset.{key} {held.get(key)}, but "
+                f"{experiment.experiment} has {value}; prepare it again with `ctm data`"
+            )
 
 
 def check_teacher(

@@ -129,9 +129,20 @@ def experiment_file(wildcards):
 
 
 def source_option(wildcards):
-    """`--source` for the data sets whose experiment names one, quoted for the shell."""
-    dataset = PROJECT.datasets.get(wildcards.dataset)
-    return shlex.join(["--source", dataset.source]) if dataset and dataset.source else ""
+    """Where a data set's files are, as its experiment says, quoted for the shell."""
+    for name, experiment in EXPERIMENTS.items():
+        dataset = experiment.dataset
+        if dataset.name == wildcards.dataset and dataset.reader:
+            return shlex.join(["--config", PROJECT.files[name]])
+        if dataset.name == wildcards.dataset and dataset.source:
+            return shlex.join(["--source", dataset.source])
+    return ""
+
+
+def data_needs(wildcards):
+    """The external files of a data set, and how own images are prepared, source included."""
+    job = dag.data(PROJECT, wildcards.dataset, wildcards.split)
+    return [*job.assets, *(f"{key}={value}" for key, value in job.settings.items())]
 
 
 def asset_path(wildcards):

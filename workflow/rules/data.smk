@@ -13,7 +13,7 @@ rule data:
     resources:
         source=source_option,
     params:
-        needs=needs(dag.data),
+        needs=data_needs,
         folder=subpath(output.manifest, parent=True),
     shell:
         "CTM_LOG={log:q} exec ctm data --dataset {wildcards.dataset} --split {wildcards.split}"

@@ -13,6 +13,12 @@ from PIL import Image, features
 
 from ctm_core.data.picture_files import decode
 
+FILTERS = {
+    "box-bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+
 
 def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
     """A JPEG or PNG file's content as uint8 of shape (3, side, side).
@@ -22,16 +28,20 @@ def shrink(content: bytes, side: int = 64) -> NDArray[np.uint8]:
     Refused
         As :func:`ctm_core.data.picture_files.decode`.
     """
-    image = decode(content, orient=False).convert("RGB")
-    while min(image.size) >= 2 * side:
+    image = square(decode(content, orient=False).convert("RGB"), side)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def square(image: Image.Image, side: int, name: str = "box-bicubic") -> Image.Image:
+    """The central square of an image whose shorter side was resized to ``side``."""
+    while name == "box-bicubic" and min(image.size) >= 2 * side:
         width, height = image.size
         image = image.resize((width // 2, height // 2), resample=Image.Resampling.BOX)
     scale = side / min(image.size)
     width, height = (round(length * scale) for length in image.size)
-    image = image.resize((width, height), resample=Image.Resampling.BICUBIC)
+    image = image.resize((width, height), resample=FILTERS[name])
     left, top = (width - side) // 2, (height - side) // 2
-    pixels = np.asarray(image)[top : top + side, left : left + side]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return image.crop((left, top, left + side, top + side))
 
 
 def decoder() -> str:

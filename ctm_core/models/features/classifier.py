@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctm_core.config.datasets import traits
+from ctm_core.config.datasets import names, traits
 from ctm_core.config.protocols import Protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
@@ -105,7 +105,8 @@ def train_classifier(
     fifth, chosen at random, measures the accuracy and is never trained on. Without a ``recipe``
     the data set's own, or the default, holds. Returns the file's metadata.
     """
-    recipe = recipe or Recipe(**traits(dataset.name).classifier)
+    known = traits(dataset.name).classifier if dataset.name in names() else {}
+    recipe = recipe or Recipe(**known)
     network = Classifier(dataset.resolution, dataset.channels, dataset.classes)
     _initialise(network, seed)
     order = torch.from_numpy(randomness.permutation(seed, "classifier/split", 0, len(dataset)))

@@ -100,6 +100,6 @@ def test_memory_grows_with_what_stands_in_it(estimated: Made) -> None:
 def test_a_data_set_of_unknown_size_is_one_sentence(
     estimated: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctm_core.plan.storage.data_shape", lambda name, root: None)
+    monkeypatch.setattr("ctm_core.plan.storage.data_shape", lambda name, root, own: None)
     with pytest.raises(UserError, match=r"tiny\.yaml: the size of the data set digits is not"):
         estimated()

@@ -84,6 +84,27 @@ def test_source(project: Any) -> None:
         project({"dataset": {"name": "digits", "source": "data"}})
 
 
+def test_own_images(project: Any, lab: Lab, tmp_path: Path) -> None:
+    own = {"name": "mine", "reader": "images", "source": "photographs", "resolution": 16}
+    settings = {}
+    for changes in ({}, {"resolution": 8}, {"filter": "area"}, {"source": "others"}):
+        made = project({"dataset": own | changes})
+        (job,) = (j for j in dag.graph(made, "all") if j.label == "mine train")
+        settings[str(changes)] = str(job.settings)
+    assert len(set(settings.values())) == 4
+    files = []
+    for name, side in (("one", 16), ("two", 8)):
+        changes = {"experiment": name, "dataset": own | {"resolution": side}}
+        files.append(str(tiny.write_experiment(tmp_path / f"{name}.yaml", SMOKE | changes)))
+    with pytest.raises(UserError, match=r"dataset\.resolution of mine is 8, but another .* 16"):
+        read_project({"experiments": files}, "config.yaml")
+    hashes = {
+        tiny.experiment({"dataset": own | {"resolution": side}}).train_hash("teacher")
+        for side in (8, 16)
+    }
+    assert len(hashes) == 2
+
+
 @shows("Experiment.conditional")
 @pytest.mark.parametrize(("conditional", "classes"), [(True, 10), (False, 0)])
 def test_conditional(lab: Lab, conditional: bool, classes: int) -> None:
