@@ -224,7 +224,7 @@ def test_unknown_key(desk: Desk) -> None:
 
 def test_unknown_data_set(desk: Desk) -> None:
     ended = desk.run("data", "--dataset", "digts", "--output", desk.folder / "data")
-    known = "cifar10, digits, fashion-mnist, imagenet64"
+    known = "cifar10, digits, fashion-mnist, imagenet64, images"
     assert refused(ended) == f"unknown dataset 'digts'; known are {known}"
     ended = desk.run(
         "data", "--dataset", "digits", "--split", "dev", "--output", desk.folder / "d"

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures import tiny
 from fixtures.sections import shows
 from numpy.typing import NDArray
 from PIL import Image
 
 from ctm_core.config.datasets import Dataset as Section
-from ctm_core.data.dataset import Dataset, prepare
+from ctm_core.data.dataset import Dataset, open_dataset, prepare
 from ctm_core.data.readers import _chunks
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, sha256_file
@@ -323,3 +324,21 @@ def test_sixteen_bits_palettes_and_cmyk(make: Make, tmp_path: Path) -> None:
     assert np.array_equal(made.images[1].transpose(1, 2, 0), np.asarray(palette.convert("RGB")))
     assert (made.images[2][0] > 200).all() and (made.images[2][1:] < 60).all()
     assert read_json(made.path / "manifest.json")["count"] == 3
+
+
+def test_the_command_reads_the_experiment(
+    ctm: Callable[..., tiny.Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photographs")
+    own = {"name": "mine", "reader": "images", "source": "photographs", "resolution": 8}
+    tiny.write_experiment(tmp_path / "mine.yaml", {"dataset": own})
+    words = ["data", "--config", "mine.yaml", "--output", "results/data/mine/train", "--dataset"]
+    ended = ctm(*words, "mine")
+    assert ended.code == 0, ended.stderr
+    made = open_dataset(tmp_path / "results/data/mine/train")
+    assert np.array_equal(made.images, expected(0, 1, 2, 100, 101, 102))
+    ended = ctm(*words, "other")
+    assert ended.code == 2 and "the experiment's dataset is mine, not other" in ended.stderr
+    ended = ctm("data", "--dataset", "images", "--output", "out")
+    assert ended.code == 2 and "reads your own images: describe them" in ended.stderr
