@@ -31,7 +31,7 @@ from ctm_core.report.tables.sections import training_seeds
 from ctm_core.report.verdicts import Finding, read_findings
 from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_sentence
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import write_text
+from ctm_core.runtime.files import read_record, write_text
 from ctm_core.runtime.untrusted import read_bytes
 from ctm_core.training.training_file import Speed, read_speed, read_training
 
@@ -135,6 +135,7 @@ def _experiment(
     return {
         "name": name,
         "dataset": own[0].dataset,
+        "own_images": _own_images(results / "data" / own[0].dataset / "train"),
         "fingerprint": next(filter(None, (e.dataset_fingerprint for e in evaluated)), ""),
         "ran": _what_ran(own, evaluated, protocols),
         "answer": answer(findings),
@@ -205,19 +206,38 @@ def _file(picture: Picture, results: Path) -> Path:
 
 
 def _picture(picture: Picture, results: Path) -> dict[str, Any]:
-    path = _file(picture, results)
+    width, height, source = _embedded(_file(picture, results), "draw it with `ctm figures`")
+    return {
+        "picture": picture,
+        "width": round(width * SCREEN_INCH / PIXELS_PER_INCH),
+        "height": round(height * SCREEN_INCH / PIXELS_PER_INCH),
+        "source": source,
+    }
+
+
+def _embedded(path: Path, fix: str) -> tuple[int, int, str]:
+    """Width, height and content of a PNG file, as an address that needs no network."""
     try:
         with Image.open(path) as image:
             width, height = image.size
             image.verify()
     except (OSError, SyntaxError) as error:  # the latter of a chunk with another checksum
-        raise UserError(f"{path} is not a picture ({error}); draw it with `ctm figures`") from None
+        raise UserError(f"{path} is not a picture ({error}); {fix}") from None
     data = base64.b64encode(path.read_bytes()).decode()
+    return width, height, f"data:image/png;base64,{data}"
+
+
+def _own_images(folder: Path) -> dict[str, Any] | None:
+    """Class counts and pictures of a data set of own images; None of other data sets."""
+    files = {"Training images": folder / "contact.png", "Their mean": folder / "mean.png"}
+    if not all(path.is_file() for path in files.values()):
+        return None
+    again = "run `ctm data` again"
+    manifest = read_record(folder / "manifest.json", again)
+    counts = manifest["preparation"]["counts"]
     return {
-        "picture": picture,
-        "width": round(width * SCREEN_INCH / PIXELS_PER_INCH),
-        "height": round(height * SCREEN_INCH / PIXELS_PER_INCH),
-        "source": f"data:image/png;base64,{data}",
+        "counts": list(zip(manifest["class_names"], counts, strict=True)),
+        "pictures": [(title, *_embedded(path, again)) for title, path in files.items()],
     }
 
 

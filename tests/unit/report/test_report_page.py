@@ -219,6 +219,27 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in page.text
 
 
+def test_own_images_are_shown(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.evaluation("ctm")
+    assert "Images per class" not in report_of(results).text
+    folder = tmp_path / "data/digits/train"
+    folder.mkdir(parents=True)
+    for name in ("contact", "mean"):
+        Image.new("RGB", (48, 48)).save(folder / f"{name}.png")
+    names = [f"class-{n}" for n in range(22)]
+    preparation = {"counts": [1000 + n for n in range(22)]}
+    write_record(folder / "manifest.json", {"class_names": names, "preparation": preparation})
+    page = report_of(results)
+    assert "Images per class: class-0 1,000, class-1 1,001, " in page.text
+    assert "class-19 1,019 and 2 more classes." in page.text and "class-20" not in page.text
+    shown = {image["alt"] for image in page.attributes("img")}
+    assert {"Training images of digits", "Their mean of digits"} <= shown
+    (folder / "mean.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"mean\.png is not a picture .* run `ctm data` again"):
+        report_of(results)
+
+
 def test_a_table_that_is_older_than_its_evaluations_is_refused(tmp_path: Path) -> None:
     results = Results(tmp_path)
     path = results.evaluation("ctm")
