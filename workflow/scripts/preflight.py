@@ -70,7 +70,9 @@ def check(workflow: Any, known: Mapping[str, Asset]) -> None:
     """Refuse a run whose jobs would fail; record the hashes of files that nobody states."""
     if snakemake_internals.submits_to_slurm(workflow):
         check_slurm(workflow)
-    needed = [known[name] for name in snakemake_internals.needed_assets(workflow)]
+    # A job on own images also needs their settings, and a parameter of its own would make every
+    # data set that exists anew.
+    needed = [known[n] for n in snakemake_internals.needed_assets(workflow) if n in known]
     problems = [problem for problem in map(assets.problem, needed) if problem]
     for problem in problems:
         say(problem)
