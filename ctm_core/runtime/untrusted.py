@@ -25,7 +25,9 @@ PathLike = str | os.PathLike[str]
 LARGEST_TEXT = 64 * 2**20
 
 #: Characters that mean something to a reader of Markdown.
-_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"})
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*|"} | {"<": "&lt;", ">": "&gt;"})
+#: The middle of a link or an image; brackets alone, as of an interval, are text.
+_LINK = re.compile(r"\](?=[(\[:])")
 #: What makes a cell of CSV a formula for a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -131,7 +133,7 @@ def printable_lines(text: str) -> str:
 
 def table_cell(text: str) -> str:
     """Text for a cell or line of Markdown: one line, without tags, links or code."""
-    return printable(text, len(text)).translate(_MARKDOWN)
+    return _LINK.sub(r"\\]", printable(text, len(text)).translate(_MARKDOWN))
 
 
 def csv_cell(text: str) -> str:

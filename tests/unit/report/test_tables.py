@@ -204,7 +204,7 @@ def test_foreign_text_is_neither_markup_nor_a_formula(tmp_path: Path) -> None:
     write_tables([path], tmp_path)
     markdown = (tmp_path / "table.md").read_text()
     (line,) = (line for line in markdown.splitlines() if line.startswith("Features "))
-    assert "a\\|b" in line and "&lt;script&gt;\\`x\\`" in line and "\\[x\\](javascript" in line
+    assert "a\\|b" in line and "&lt;script&gt;\\`x\\`" in line and "[x\\](javascript" in line
     assert "<script" not in markdown and "<script" in (tmp_path / "table.tex").read_text()
     (row,) = csv.DictReader((tmp_path / "table.csv").open(newline=""))
     assert (row["objective"], row["code_version"]) == ("'=1+1", "'@SUM(A1)")

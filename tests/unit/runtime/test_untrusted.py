@@ -94,7 +94,8 @@ def test_escapes_do_not_reach_a_terminal() -> None:
 def test_a_cell_of_markdown_is_text() -> None:
     assert table_cell("ctm_gan, γ = 0.5; 1 - 2") == "ctm_gan, γ = 0.5; 1 - 2"
     assert table_cell("a|b\nc") == "a\\|b\\\\nc"
-    assert table_cell("<b>`x` ![i](u) **x**") == ("&lt;b&gt;\\`x\\` !\\[i\\](u) \\*\\*x\\*\\*")
+    assert table_cell("<b>`x` ![i](u) **x**") == ("&lt;b&gt;\\`x\\` ![i\\](u) \\*\\*x\\*\\*")
+    assert table_cell("[a][b] 3.8 [3.5, 4.1]") == "[a\\][b] 3.8 [3.5, 4.1]"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\t=1", "\r=1", " =1", "-1+cmd"])
