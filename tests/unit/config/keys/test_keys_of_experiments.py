@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ctm_core.plan.speeds import Speed, read_speed
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_json
 from ctm_core.training import denoising
+from ctm_core.training.assembly import check_dataset
 
 SHORT = {"teacher.training.steps": 1}
 SMOKE = {"evaluation.protocols": {"desk-smoke": "all"}}
@@ -103,6 +105,30 @@ def test_own_images(project: Any, lab: Lab, tmp_path: Path) -> None:
         for side in (8, 16)
     }
     assert len(hashes) == 2
+
+
+def test_protocols_refer_to_data_sets_of_the_run(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config/protocols").mkdir(parents=True)
+    protocol = tiny.PROTOCOL | {"name": "own", "reference": {"dataset": "mine", "split": "train"}}
+    (tmp_path / "config/protocols/own.yaml").write_text(yaml.safe_dump(protocol))
+    changes = {"evaluation.protocols": {"own": "all"}}
+    with pytest.raises(UserError, match=r"own\.yaml: reference\.dataset: unknown dataset 'mine'"):
+        project(changes)
+    own = {"name": "mine", "reader": "images", "source": "photographs", "resolution": 16}
+    assert "mine train" in jobs(project(changes | {"dataset": own}), "data")
+
+
+def test_data_of_other_settings_are_refused(lab: Lab) -> None:
+    own = {"name": "mine", "reader": "images", "source": "photographs", "resolution": 16}
+    manifest = lab.digits.manifest | {
+        "name": "mine", "preparation": {"settings": own | {"resolution": 8}}
+    }  # fmt: skip
+    data = replace(lab.digits, manifest=manifest)
+    with pytest.raises(UserError, match=r"with dataset\.resolution 8, but tiny has 16"):
+        check_dataset(tiny.experiment({"dataset": own}), data)
 
 
 @shows("Experiment.conditional")
