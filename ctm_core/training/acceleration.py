@@ -21,7 +21,9 @@ from ctm_core.models.networks.openai_adm import AttentionBlock
 
 #: Layers that autocast runs in bf16, whatever the dtype of their weights.
 ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-
+#: Whether autocast may cache rounded weights. Older versions of torch give those that were rounded
+#: under ``no_grad`` to later passes that need their gradients.
+CACHED = torch.__version__ >= "2.13"
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -89,7 +91,7 @@ def entries(network: nn.Module) -> list[tuple[nn.Module, str]]:
 def _in_bf16(work: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(work)
     def wrapped(x: Tensor, *others: Any, **options: Any) -> Any:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with bf16(x.device):
             out = work(x, *others, **options)
         return out.float() if isinstance(out, Tensor) else [part.float() for part in out]
 
@@ -98,9 +100,12 @@ def _in_bf16(work: Callable[..., Any]) -> Callable[..., Any]:
 
 def autocast(section: Training, device: torch.device) -> AbstractContextManager[object]:
     """The precision of a training's forward passes."""
-    if section.precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    return bf16(device) if section.precision == "bf16" else nullcontext()
+
+
+def bf16(device: torch.device) -> AbstractContextManager[object]:
+    """Run convolutions and products in bf16, and round their weights on the way."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=CACHED)
 
 
 def full_precision(device: str) -> AbstractContextManager[object]:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 
 from ctm_core.runtime.errors import UserError
+from ctm_core.training.acceleration import bf16
 from ctm_core.verification.golden import DOUBLE, SINGLE, Check, Folder, Golden, lowered_check
 
 __all__ = ["Case", "Result", "case", "cases", "check", "uncovered"]
@@ -106,7 +107,7 @@ def check(
     torch.set_default_dtype(SINGLE)
     try:
         golden = folder.load(checked.file).at(SINGLE if lowered else precision, device)
-        rounded = torch.autocast(device.type, torch.bfloat16) if lowered else nullcontext()
+        rounded = bf16(device) if lowered else nullcontext()
         with torch.enable_grad(), rounded:
             for done in checked.function(golden):
                 if not lowered:

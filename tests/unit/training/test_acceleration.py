@@ -218,6 +218,15 @@ def test_a_key_that_is_not_given_stands_in_no_hash() -> None:
         section(attention="flash")
 
 
+def test_weights_rounded_without_gradients_have_them_afterwards() -> None:
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with acceleration.bf16(torch.device("cpu")):
+        with torch.no_grad():
+            layer(x)
+        (gradient,) = torch.autograd.grad(layer(x).float().sum(), layer.weight)
+    assert gradient.tolist() == [[1, 1], [1, 1]]
+
+
 def test_bf16_with_an_adversary_keeps_single_precision_weights(
     digits: Dataset, teacher: Trained, tmp_path: Path
 ) -> None:
