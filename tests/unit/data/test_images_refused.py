@@ -20,7 +20,7 @@ from PIL import Image
 
 from ctm_core.config.datasets import Dataset as Section
 from ctm_core.data.dataset import prepare
-from ctm_core.data.readers import images
+from ctm_core.data.readers import _split, _unpack
 from ctm_core.runtime.errors import UserError
 
 Refuses = Callable[..., None]
@@ -211,19 +211,14 @@ def test_a_source_that_changes_while_it_is_read(
         source = tmp_path / "mine.npy"
         np.save(source, np.zeros((4, 8, 8, 3), np.uint8))
     touched = source / "a/0.png" if form == "folder" else source
-    place = ("_members", "_fit")[form != "zip"]
-    module = (
-        images
-        if form != "zip"
-        else __import__("ctm_core.data.readers._unpack", fromlist=["_unpack"])
-    )
-    first = getattr(module, place)
+    module, name = (_unpack, "_members") if form == "zip" else (_split, "square")
+    first = getattr(module, name)
 
     def changing(*arguments: Any) -> Any:
         os.utime(touched, ns=(1, 1))
         return first(*arguments)
 
-    monkeypatch.setattr(module, place, changing)
+    monkeypatch.setattr(module, name, changing)
     refuses(source, "changed while it was read; run again")
 
 
