@@ -33,12 +33,13 @@ from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
 from ctm_core.diffusion import randomness
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.runtime import checkpoint, cuda, distributed, interrupts, scalars
-from ctm_core.runtime.errors import Diverged, Interrupted, UserError
+from ctm_core.runtime import checkpoint, distributed, interrupts, scalars
+from ctm_core.runtime.errors import Diverged, Interrupted
 from ctm_core.runtime.progress import Progress
 from ctm_core.runtime.runs import RunFolder
-from ctm_core.training import acceleration, balance, ema, optimizers
+from ctm_core.training import acceleration, balance, ema, micro_batch, optimizers
 from ctm_core.training.batches import Batch, Batches
+from ctm_core.training.learned import Learned
 from ctm_core.training.objective import Objective
 from ctm_core.training.terms import Term, Terms
 
@@ -81,6 +82,7 @@ class Trainer:
         self.seconds = 0.0
         self.optimizer = optimizers.build(self.section, self.student.parameters())
         self.adversary = self.objective.adversary
+        self._learned = Learned(self.student, self.optimizer, self.averages, self.adversary)
         #: Steps from one generator update to the next.
         self.period = 1 if self.adversary is None else self.adversary.section.period
         sources = (self.title, self.dataset, self.section, self.labels, self.seed, self.device)
@@ -124,7 +126,7 @@ class Trainer:
                         "command again to continue"
                     ) from None
                 if terms is None:
-                    raise self._too_large()
+                    raise micro_batch.too_large(self.title, self.batches, self._attempt)
                 last = self.step == self.section.steps
                 if progress is not None and curve is not None:
                     progress.advance(self.section.batch_size, terms)
@@ -250,20 +252,6 @@ class Trainer:
         group["lr"] = rate
         optimizer.step()
 
-    def _too_large(self) -> UserError:
-        """What to say of a micro-batch that does not fit; smaller ones are tried, none is kept."""
-        size, largest = self.batches.micro_batch, None
-        if distributed.count() == 1:
-            smaller = (n for n in range(size // 2, 0, -1) if size % n == 0)
-            largest = cuda.largest_fitting(smaller, self._attempt)
-        remedy = f"set `micro_batch: {largest}` in its training section, which fits"
-        if largest is None:
-            remedy = "set a smaller `micro_batch` in its training section, or use a larger card"
-        return UserError(
-            f"{self.title}: a micro-batch of {size} does not fit into {cuda.room(self.device)}; "
-            f"{remedy}"
-        )
-
     def _attempt(self, size: int) -> None:
         """What a step needs memory for, with one micro-batch of a size; the state is lost."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -325,26 +313,12 @@ class Trainer:
 
     def _save(self) -> None:
         # A step with finite losses and gradients may still end in weights that are not.
-        weights = list(self.student.parameters())
-        if self.adversary is not None:
-            weights += self.adversary.discriminator.trained()
-        norm = torch.nn.utils.get_total_norm([p.detach() for p in weights], foreach=True)
-        self._guard("norm of the weights", float(norm), self.step)
+        self._guard("norm of the weights", float(self._learned.norm()), self.step)
         evaluations = self.evaluations()
         distributed.on_main(lambda: self._write(evaluations))
 
     def _write(self, evaluations: Mapping[str, int]) -> None:
         self.run.confirm()
-        sections: dict[str, Mapping[str, Tensor]] = {
-            "student": self.student.state_dict(),
-            "optimizer": optimizers.flatten(self.optimizer),
-            "discriminator": {},
-        }
-        if self.adversary is not None:
-            sections["discriminator"] = self.adversary.discriminator.state_dict()
-            sections["discriminator_optimizer"] = optimizers.flatten(self.adversary.optimizer)
-        for rate, average in self.averages.items():
-            sections[f"ema_{rate}"] = average.state_dict()
         state = {
             "seed": self.seed,
             "seconds": self.seconds,
@@ -353,7 +327,7 @@ class Trainer:
             "inputs": self.run.inputs,
             "ranks": {"count": distributed.count()},
         }
-        checkpoint.save(self.run.checkpoints, self.step, sections, state)
+        checkpoint.save(self.run.checkpoints, self.step, self._learned.sections(), state)
         checkpoint.prune(self.run.checkpoints, self.section.keep)
 
     def _resume(self, exports: Mapping[Path, int]) -> None:
@@ -372,13 +346,7 @@ class Trainer:
         if self.step == 0:
             return
         saved = checkpoint.read(self.run.checkpoints, self.step)
-        self.student.load_state_dict(saved.sections["student"])
-        for rate, average in self.averages.items():
-            average.load_state_dict(saved.sections[f"ema_{rate}"])
-        optimizers.restore(self.optimizer, saved.sections["optimizer"])
-        if self.adversary is not None:
-            self.adversary.discriminator.load_state_dict(saved.sections["discriminator"])
-            optimizers.restore(self.adversary.optimizer, saved.sections["discriminator_optimizer"])
+        self._learned.load(saved.sections)
         if distributed.main():
             self.objective.evaluations.update(saved.state["evaluations"])
             log.info("%s continues after step %d", self.title, self.step)

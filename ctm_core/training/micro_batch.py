@@ -1,4 +1,4 @@
-"""``micro_batch: auto``: as many samples at once as memory allows, chosen once per run."""
+"""How many samples at once memory allows: what ``micro_batch: auto`` means, once per run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
-from ctm_core.runtime import distributed, memory
+from ctm_core.runtime import cuda, distributed, memory
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_record, write_record
 from ctm_core.training import acceleration
@@ -79,6 +79,19 @@ def choose(objective: Objective, draw: Callable[[int], Batch], share: int) -> in
         f"micro_batch: auto finds no room for a single sample ({each / 1e9:.1f} GB of activations)"
         "; free memory of the device, or set recompute to true"
     )
+
+
+def too_large(title: str, batches: Batches, attempt: Callable[[int], None]) -> UserError:
+    """What to say of a micro-batch that does not fit; ``attempt`` tries smaller ones."""
+    size, largest = batches.micro_batch, None
+    if distributed.count() == 1:
+        smaller = (n for n in range(size // 2, 0, -1) if size % n == 0)
+        largest = cuda.largest_fitting(smaller, attempt)
+    remedy = f"set `micro_batch: {largest}` in its training section, which fits"
+    if largest is None:
+        remedy = "set a smaller `micro_batch` in its training section, or use a larger card"
+    room = cuda.room(batches.device)
+    return UserError(f"{title}: a micro-batch of {size} does not fit into {room}; {remedy}")
 
 
 def _fits(objective: Objective, batch: Batch) -> bool:
