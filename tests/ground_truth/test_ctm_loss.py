@@ -123,6 +123,7 @@ def test_order_two_with_heun(matching: str) -> None:
         made = objective(
             FixedTimes,
             grid_points=24 * refinement + 1,
+            max_heun_steps=1,  # of the law of k, which is not drawn here
             matching=matching,
             dsm={"enabled": False},
         )
