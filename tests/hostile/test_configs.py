@@ -22,7 +22,8 @@ from ctm_core.runtime.errors import UserError
 #: Kilobytes that one configuration may make the process grow by, and seconds.
 GROWTH, SECONDS = 300_000, 20
 #: Beyond every bound.
-NUMBERS = (10**19, -(10**19), 10**400, 1e300, -1e300, math.inf, -math.inf, math.nan)
+#: A learning rate may be anything that float32 holds: training says where it diverges.
+NUMBERS = (10**39, -(10**19), 10**400, 1e300, -1e300, math.inf, -math.inf, math.nan)
 LONG = 20_000
 
 
