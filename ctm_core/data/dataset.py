@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
-AGAIN = "delete the folder and run `ctm data` again"
+AGAIN = "run `ctm data` again"
 MANIFEST_TYPES = {
     "name": str,
     "split": str,
