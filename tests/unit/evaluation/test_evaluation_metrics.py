@@ -25,7 +25,7 @@ from ctm_core.evaluation.metrics.reference import write_reference
 from ctm_core.models.features import build_features
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import load_tensors, save_tensors
+from ctm_core.runtime.files import load_tensors, save_tensors, write_record
 
 EVERY = [
     "fd", "kid", "is", "precision_recall", "density_coverage", "trajectory", "memorisation",
@@ -248,10 +248,10 @@ def test_what_a_metric_lacks_is_said_before_any_work(bench: Bench, tmp_path: Pat
     for file in bench.digits.path.iterdir():
         (wrong / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((wrong / "manifest.json").read_text())
-    (wrong / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "f" * 64}))
+    write_record(wrong / "manifest.json", manifest | {"fingerprint": "f" * 64})
     with pytest.raises(UserError, match="other images of digits than ctm has learned"):
         bench.evaluate(reference, data=[wrong])
-    (wrong / "manifest.json").write_text(json.dumps(manifest | {"name": "cifar10"}))
+    write_record(wrong / "manifest.json", manifest | {"name": "cifar10"})
     with pytest.raises(UserError, match="holds cifar10, but tiny is about digits"):
         bench.evaluate(reference, data=[wrong])
     with pytest.raises(UserError, match="two references are of the protocol p"):
