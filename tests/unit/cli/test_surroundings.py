@@ -21,6 +21,8 @@ from ctm_core.cli import main
 from ctm_core.cli._options import echo
 from ctm_core.runtime.errors import UserError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
+
 def act(*given, **named):
     {body}
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ctm_core.config.dag import FEATURE_THREADS
 from ctm_core.config.protocols import Protocol
 from ctm_core.data import dataset
 from ctm_core.evaluation.metrics.nearest import nearest_distances
@@ -10,6 +11,7 @@ from ctm_core.evaluation.metrics.reference import load_reference, write_referenc
 from ctm_core.models.features import build_features, weights_sha256
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors
+from ctm_core.runtime.threads import use_threads
 
 
 def protocol(**changes):
@@ -31,6 +33,7 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "p.safetensors"
+    use_threads(FEATURE_THREADS)  # their number decides the last bits
     write_reference(path, protocol(), digits)
     return path
 
@@ -57,6 +60,7 @@ def test_it_holds_the_moments_of_every_image(digits, written):
 
 
 def test_writing_again_gives_the_same_bytes(digits, written, tmp_path):
+    use_threads(FEATURE_THREADS)
     write_reference(tmp_path / "again.safetensors", protocol(), digits)
     assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
 
