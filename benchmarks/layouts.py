@@ -1,7 +1,7 @@
 """Memory layouts: a U-Net forward and backward at several sizes, with and without channels_last.
 
-What `channels_last: auto` chooses (``layout`` in ctm_core/config/optimization.py) follows from
-these rows.
+What `channels_last: auto` chooses follows from these rows: ``suits_channels_last`` in
+ctm_core/config/optimization.py.
 """
 
 from __future__ import annotations

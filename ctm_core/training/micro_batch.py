@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 #: Part of the free memory that activations may take; kernels need room too.
 PART = 0.5
-
-
 #: In the run folder: a run goes on with what it began with.
 FILE = "micro_batch.json"
 
@@ -71,14 +69,16 @@ def choose(objective: Objective, draw: Callable[[int], Batch], share: int) -> in
     room = PART * memory.available(device) / processes
     each = _activation_bytes(objective, draw(1))
     sizes = [n for n in range(share, 0, -1) if share % n == 0 and (n == 1 or n * each <= room)]
-    for size in sizes:
-        if device.type != "cuda" or _fits(objective, draw(size)):
-            log.info("micro_batch: auto is %d of %d samples", size, share)
-            return size
-    raise UserError(
-        f"micro_batch: auto finds no room for a single sample ({each / 1e9:.1f} GB of activations)"
-        "; free memory of the device, or set recompute to true"
-    )
+    size: int | None = sizes[0]
+    if device.type == "cuda":
+        size = cuda.largest_fitting(sizes, lambda n: _try(objective, draw(n)))
+    if size is None:
+        raise UserError(
+            f"micro_batch: auto finds no room for a single sample ({each / 1e9:.1f} GB of "
+            "activations); free memory of the device, or set recompute to true"
+        )
+    log.info("micro_batch: auto is %d of %d samples", size, share)
+    return size
 
 
 def too_large(title: str, batches: Batches, attempt: Callable[[int], None]) -> UserError:
@@ -92,15 +92,6 @@ def too_large(title: str, batches: Batches, attempt: Callable[[int], None]) -> U
         remedy = "set a smaller `micro_batch` in its training section, or use a larger card"
     room = cuda.room(batches.device)
     return UserError(f"{title}: a micro-batch of {size} does not fit into {room}; {remedy}")
-
-
-def _fits(objective: Objective, batch: Batch) -> bool:
-    try:
-        _try(objective, batch)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
-    return True
 
 
 def _activation_bytes(objective: Objective, batch: Batch) -> int:

@@ -201,6 +201,7 @@ class State:
                 raise ValueError(f"the tensor {name!r} is missing")
             tensor = tensors[name]
             fits = tensor.dtype == dtype and tensor.ndim == len(shape) and tensor.numel() > 0
+            # Of unequal lengths it does not fit, whatever the sizes.
             for letter, size in zip(shape, tensor.shape, strict=False):
                 fits = fits and size == sizes.setdefault(letter, size)
             if not fits:

@@ -111,6 +111,7 @@ def _state_dict(tensors: Tensors, path: Path, prefix: Path, layer: str) -> State
             name = ".".join((*["model"] * (layer == EDM), *names[len(prefix) :]))
         else:
             parts = (*full[:-1], *names)
+            # One may end first; what follows the common part is no part of the place.
             same = [a == b for a, b in zip(parts, place, strict=False)]
             left_out.setdefault(".".join(parts[: (*same, False).index(False) + 1]))
             continue

@@ -91,6 +91,7 @@ def _line_label(sampler: str, gamma: float | None) -> str:
 
 
 def _teacher(axes: Axes, teacher: pd.DataFrame) -> None:
+    # Without an end, so that there is one for each sampler.
     looks = itertools.cycle([("-", "X"), (":", "x"), ("-.", "+")])
     for sampler, (line, marker) in zip(samplers(jumps=False), looks, strict=False):
         solves = teacher[teacher["sampler"] == sampler].sort_values("nfe")

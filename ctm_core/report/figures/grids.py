@@ -146,7 +146,7 @@ def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metr
     if any(strip.score for strip in strips):
         sheet.text(scores, top - 0.08, "FD", fontsize=8, color=GREY, va="bottom")
     y = top
-    for before, strip in zip([None, *strips], strips, strict=False):
+    for before, strip in zip([None, *strips], strips, strict=False):  # the last is before none
         is_first = before is None or before.model != strip.model
         y += 0.03 + gap * (is_first and before is not None)
         sheet.images(strip.images, left, y, tile)

@@ -81,7 +81,7 @@ def by_model(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     Students of the second round are dashed, of the third dotted.
     """
     students = (model for model in models if model != "teacher")
-    rounds = itertools.cycle(itertools.product(DASHES, COLORS))
+    rounds = itertools.cycle(itertools.product(DASHES, COLORS))  # without an end
     return {"teacher": {"color": TEACHER, "linestyle": DASHES[0]}} | {
         model: {"color": color, "linestyle": dash}
         for model, (dash, color) in zip(students, rounds, strict=False)

@@ -69,6 +69,7 @@ def _line(row: Row, compared: Compared) -> dict[str, Any]:
         published = compared.get((row.key, metric))
         if published is not None:
             values += (published.value, published.source, published.delta)
+        # The last columns are empty where nothing is published.
         line |= {f"{metric}_{name}": v for name, v in zip(METRIC_COLUMNS, values, strict=False)}
     return line
 

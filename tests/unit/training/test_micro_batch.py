@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,20 +113,28 @@ def test_what_autograd_keeps_grows_with_the_batch_and_the_trial_leaves_no_trace(
     assert all(p.grad is None for p in trainer.student.parameters())
 
 
+@pytest.mark.parametrize(("largest", "tried"), [(2, [1, 8, 4, 2]), (0, [1, 8, 4, 2, 1])])
 def test_where_memory_runs_out_after_all_less_is_taken(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+    largest: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
+    seen: list[int] = []
 
     def attempt(objective: Any, batch: Any) -> None:
-        tried.append(len(batch))
-        if len(batch) > 2:
+        seen.append(len(batch))
+        if len(seen) > 1 and len(batch) > largest:  # the first is of one sample, to measure it
             raise torch.OutOfMemoryError
 
     monkeypatch.setattr(micro_batch, "_try", attempt)
-    draw = lab.plain.trainer.batches.draw
-    fits = [micro_batch._fits(lab.plain.trainer.objective, draw(0, 0, n)) for n in (8, 4, 2)]
-    assert fits == [False, False, True] and tried == [8, 4, 2]
+    monkeypatch.setattr(micro_batch.memory, "available", lambda device: 10**9)
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    objective: Any = SimpleNamespace(student=SimpleNamespace(output_weight=weight))
+    draw: Any = range  # of so many samples
+    if largest:
+        assert micro_batch.choose(objective, draw, 8) == largest
+    else:
+        with pytest.raises(UserError, match="no room for a single sample"):
+            micro_batch.choose(objective, draw, 8)
+    assert seen == tried
 
 
 @pytest.mark.parametrize(
