@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Using a trained student
 #
-# Run `make table` first, then `python docs/quickstart.py`, or open this file as a notebook (with
-# jupytext). It takes seconds and writes results/quickstart.png.
+# `python docs/quickstart.py` after `make setup`, or open this file as a notebook (with jupytext).
+# It takes seconds and writes results/quickstart.png. The student comes with the project; give the
+# path of your own in place of `zoo:digits-ctm`.
 
 # %%
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 from matplotlib.figure import Figure
 
 import ctm_core
-from ctm_core.data.dataset import open_dataset, to_float
+from ctm_core.data.dataset import to_float
+from ctm_core.data.readers import digits
 from ctm_core.diffusion import randomness
 
 results = Path("results")
-student = ctm_core.load(results / "digits/ctm/seed-0/student.safetensors")
+results.mkdir(exist_ok=True)
+student = ctm_core.load("zoo:digits-ctm")
 print({key: student.record[key] for key in ("experiment", "model", "step", "dataset")})
 
 classes = torch.arange(10)
@@ -51,7 +54,8 @@ for s in (20, 5, 1):
 # G(x, t, 0.002) is a single clean image, the end of the trajectory through x, and sharper.
 
 # %%
-images, labels = open_dataset(results / "data/digits/train").batch(list(range(10)))
+real = digits.read("train", None, results, 1)
+images, labels = (torch.as_tensor(values[:10]) for values in (*real.chunks, real.labels))
 sigma = 1.0
 noisy = to_float(images) + sigma * noise
 rows["real digits"] = images

@@ -8,7 +8,7 @@ import click
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.untrusted import printable_lines
 
-__all__ = ["EITHER", "FILE", "FOLDER", "SEED", "echo"]
+__all__ = ["EITHER", "FILE", "FOLDER", "SEED", "WEIGHTS", "echo"]
 
 
 class _Path(click.Path):
@@ -22,9 +22,19 @@ class _Path(click.Path):
         return super().convert(value, *context)
 
 
+class _Weights(_Path):
+    """A weight file, or ``zoo:NAME``."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        from ctm_core.models import zoo
+
+        return super().convert(zoo.locate(value), *context)
+
+
 EITHER = _Path(path_type=Path)
 FILE = _Path(dir_okay=False, path_type=Path)
 FOLDER = _Path(file_okay=False, path_type=Path)
+WEIGHTS = _Weights(dir_okay=False, path_type=Path)
 SEED = click.IntRange(min=0)
 
 

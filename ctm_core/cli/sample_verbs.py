@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED, echo
+from ctm_core.cli._options import FILE, FOLDER, SEED, WEIGHTS, echo
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["likelihood", "sample"]
 
 
 @click.command()
-@click.argument("weights", type=FILE)
+@click.argument("weights", type=WEIGHTS)
 @click.option(
     "--output",
     type=FILE,
@@ -76,7 +76,7 @@ def sample(
 
 
 @click.command()
-@click.argument("weights", type=FILE)
+@click.argument("weights", type=WEIGHTS)
 @click.option("--data", type=FOLDER, required=True, help="Folder that `ctm data` wrote.")
 @click.option("--output", type=FILE, default=Path("likelihood.json"), help="JSON file.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Images  [default: all]")

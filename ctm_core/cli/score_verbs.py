@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ctm_core.cli._options import EITHER, FILE, FOLDER, SEED, echo
+from ctm_core.cli._options import EITHER, FILE, FOLDER, SEED, WEIGHTS, echo
 from ctm_core.runtime import devices
 from ctm_core.runtime.errors import UserError
 
@@ -61,8 +61,8 @@ def reference(protocol: Path, data: Path | None, held_out: Path | None, output: 
 @click.option("--model", help="teacher, or a student of the config.")
 @click.option("--seed", type=SEED, default=0, help="Training seed.")
 @click.option("--step", type=int, help="Training step of the weights  [default: the file's]")
-@click.option("--weights", type=FILE, help="Weight file to evaluate.")
-@click.option("--teacher", type=FILE, help="The teacher's weights, for the trajectory error.")
+@click.option("--weights", type=WEIGHTS, help="Weight file to evaluate.")
+@click.option("--teacher", type=WEIGHTS, help="The teacher's weights, for the trajectory error.")
 @click.option(
     "--data",
     type=FOLDER,

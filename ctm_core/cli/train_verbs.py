@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ctm_core.cli._options import FILE, FOLDER, SEED, echo
+from ctm_core.cli._options import FILE, FOLDER, SEED, WEIGHTS, echo
 from ctm_core.runtime import devices
 from ctm_core.runtime.launch import launched
 
@@ -114,7 +114,9 @@ def teacher(config: Path, data: Path, seed: int | None, processes: int, **place:
 @click.command()
 @_training_options
 @click.option("--model", required=True, help="A student of the config, e.g. ctm.")
-@click.option("--teacher", type=FILE, help="The teacher's weight file, if the objective has one.")
+@click.option(
+    "--teacher", type=WEIGHTS, help="The teacher's weight file, if the objective has one."
+)
 @click.option("--init", type=FILE, help="For a fork: live weights to start from.")
 @click.option("--init-average", type=FILE, help="For a fork: the EMA weights of the same step.")
 @click.option("--seed", type=SEED, default=0, help="Training seed.")

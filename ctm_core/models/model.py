@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ctm_core.models import zoo
 from ctm_core.models.generation import Generator
 
 Tensor = torch.Tensor
@@ -26,8 +27,11 @@ class Model:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Model:
-        """Load a weight file; raises UserError if it is missing, corrupt or of another kind."""
-        return cls(Generator.from_file(path))
+        """Load a weight file, or ``zoo:NAME``.
+
+        Raises UserError if it is missing, corrupt or of another kind.
+        """
+        return cls(Generator.from_file(zoo.locate(path)))
 
     @torch.no_grad()
     def G(

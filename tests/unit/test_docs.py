@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from fixtures.tiny import Trained
 from PIL import Image
 
 from ctm_core.config import Student, load_experiment
 from ctm_core.config.gan import down_blocks
 from ctm_core.config.protocols import load_protocol
-from ctm_core.data.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -45,13 +42,7 @@ def test_protocols_are_all_explained() -> None:
         assert "smoke" in file.stem or f"`{file.stem}`" in text, f"results.md lacks {file.stem}"
 
 
-def test_quickstart_runs(
-    student: Trained, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = tmp_path / "results/digits/ctm/seed-0/student.safetensors"
-    weights.parent.mkdir(parents=True)
-    shutil.copy(student.weights, weights)
-    shutil.copytree(digits.path, tmp_path / "results/data/digits/train")
+def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = runpy.run_path(str(DOCS / "quickstart.py"))
     rows = made["rows"]

@@ -198,7 +198,9 @@ def test_every_command_notices_a_damaged_set(copied, tmp_path):
         tmp_path,
     )
     assert ended.code == 2 and "Traceback" not in ended.stderr
-    assert "images.npy is not the file its manifest describes; run `ctm data` again" in ended.stderr
+    assert (
+        "images.npy is not the file its manifest describes; run `ctm data` again" in ended.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +212,9 @@ def test_labels_out_of_range_are_refused(copied, label):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["files"]["labels.npy"] = sha256_file(copied / "labels.npy")
     write_record(copied / "manifest.json", manifest)
-    with pytest.raises(UserError, match=r"labels\.npy holds labels outside 0 … 9; run `ctm data` again"):
+    with pytest.raises(
+        UserError, match=r"labels\.npy holds labels outside 0 … 9; run `ctm data` again"
+    ):
         dataset.open_dataset(copied)
 
 
