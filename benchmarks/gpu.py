@@ -209,16 +209,17 @@ def _fastest(work: Callable[[], object], repeats: int = 5) -> float:
 
 
 def verify(bench: Bench) -> None:
-    """Every case of the golden set: float32 without TF32, float64, and bf16 autocast."""
-    folder = Folder(ROOT / "tests/golden/data")
-    cases = [case for case in verification.cases() if case.on_device]
+    """Every case of the golden sets: float32 without TF32, float64, and bf16 autocast."""
+    folders = [Folder(ROOT / "tests/golden" / name) for name in ("data", "methods")]
+    cases = [(case, f) for f in folders for case in verification.cases(f) if case.on_device]
     if bench.tiny:
-        cases = [case for case in cases if case.function.__name__ == "jumps"]
+        cases = [(case, folder) for case, folder in cases if case.function.__name__ == "jumps"]
     with tf32(False):
         for precision in (torch.float32, torch.bfloat16, torch.float64):
             results = []
-            for case in cases:
-                if precision in (*case.precisions, torch.bfloat16):
+            for case, folder in cases:
+                lowered = (torch.bfloat16,) if case.lowered else ()
+                if precision in (*case.precisions, *lowered):
                     place = torch.device(bench.device)
                     results.append(verification.check(case, folder, precision, place))
             failed = [f"{r.case.name}: {r.reason}" for r in results if not r.passed]

@@ -28,6 +28,9 @@ __all__ = ["Case", "Result", "case", "cases", "check", "uncovered"]
 
 Function = Callable[[Golden], Iterator[Check]]
 
+#: Files of the set of few-step methods; all others are of the first set, that of EDM and CTM.
+METHODS = frozenset({"analytic", "architectures", "ayf", "ect", "imm", "meanflow", "scm", "tcm"})
+
 
 class Case(NamedTuple):
     """A function that checks a golden file at some precisions."""
@@ -41,6 +44,11 @@ class Case(NamedTuple):
     def name(self) -> str:
         """``<file>:<function>``."""
         return f"{self.file}:{self.function.__name__}"
+
+    @property
+    def lowered(self) -> bool:
+        """Whether it also runs under bf16: not the methods, whose tangents need float32."""
+        return self.on_device and self.file not in METHODS
 
 
 class Result(NamedTuple):
@@ -85,11 +93,18 @@ def case(
     return register
 
 
-def cases() -> list[Case]:
-    """Every case of every module of this folder, by file."""
+def cases(folder: Folder | None = None) -> list[Case]:
+    """Every case of every module of this folder, by file; or those of the sets that one holds.
+
+    A folder with any file of a set is held to the whole of it.
+    """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_cases, key=lambda registered: registered.file)
+    found = sorted(_cases, key=lambda registered: registered.file)
+    if folder is None:
+        return found
+    held = {done.file in METHODS for done in found if done.file in folder.names()} or {False}
+    return [done for done in found if (done.file in METHODS) in held]
 
 
 def check(

@@ -32,6 +32,9 @@ FLOAT64_STORED32 = 1e-6  # a float64 run against a value stored as float32
 FLOAT64_STORED64 = 1e-9
 #: Under bf16 autocast, in place of the two of float32.
 BFLOAT16 = {FLOAT32_CALL: 0.05, FLOAT32_SOLVE: 0.2}
+#: In float32: gradients and weights after training steps of the methods' set, relative to the
+#: whole gradient's norm.
+METHOD_GRADIENT = 1e-3
 #: A sample's consistency loss compares images that hardly differ: bf16 does not resolve it.
 UNRESOLVED = "/consistency_loss"
 
@@ -74,7 +77,7 @@ class Folder:
         if not names:
             raise UserError(
                 f"the golden folder {path} is absent or holds no golden file; give the folder "
-                "that holds ctm_training.safetensors and its siblings"
+                "that holds ctm_training.safetensors or ect.safetensors, and its siblings"
             )
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(
@@ -185,14 +188,10 @@ class Golden:
         ours: Tensor | float,
         *,
         name: str | None = None,
-        solve: bool = False,
-        per_sample: bool = True,
+        **options: Any,
     ) -> Check:
         """Compare ours with :meth:`expected`; options as :func:`compare`."""
-        golden = self.expected(key)
-        return compare(
-            name or key, ours, golden, self.precision, solve=solve, per_sample=per_sample
-        )
+        return compare(name or key, ours, self.expected(key), self.precision, **options)
 
     def labels(self, prefix: str = "") -> Tensor | None:
         """Class labels below ``<prefix>in/``: int64 (B,), or one-hot (B, label_dim) floats.
@@ -210,11 +209,14 @@ class Golden:
         return self.input("augment_labels") if "in/augment_labels" in self else None
 
 
-def error(ours: Tensor, golden: Tensor, *, per_sample: bool = True) -> float:
+def error(
+    ours: Tensor, golden: Tensor, *, per_sample: bool = True, norm: Tensor | float | None = None
+) -> float:
     r"""The worst :math:`\|a - b\| / \max(\|b\|, 10^{-8}\sqrt n)` over samples (the first axis).
 
-    A scalar, or any tensor with ``per_sample`` False (weights, gradients), is one sample. Tensors
-    of different shapes, and values that are not finite, are infinitely wrong.
+    A scalar, or any tensor with ``per_sample`` False (weights, gradients), is one sample. ``norm``
+    takes the place of :math:`\|b\|`. Tensors of different shapes, and values that are not finite,
+    are infinitely wrong.
     """
     if ours.shape != golden.shape:
         return float("inf")
@@ -222,7 +224,8 @@ def error(ours: Tensor, golden: Tensor, *, per_sample: bool = True) -> float:
     a, b = (v.detach().cpu().double().reshape(rows, -1) for v in (ours, golden))
     floor = 1e-8 * b.shape[1] ** 0.5
     # A norm of NaN or infinity must not pass through a comparison unnoticed.
-    worst = ((a - b).norm(dim=1) / b.norm(dim=1).clamp(min=floor)).max()
+    size = b.norm(dim=1) if norm is None else torch.as_tensor(norm).detach().cpu().double()
+    worst = ((a - b).norm(dim=1) / size.clamp(min=floor)).max()
     return float(worst) if torch.isfinite(a).all() else float("inf")
 
 
@@ -234,20 +237,25 @@ def compare(
     *,
     solve: bool = False,
     per_sample: bool = True,
+    single: float | None = None,
+    double: float | None = None,
+    norm: Tensor | float | None = None,
 ) -> Check:
     """Compare ours with golden at the project's tolerance.
 
     The tolerance depends on ``precision``, the dtype that our networks ran in, and on the stored
     dtype; with ``solve``, for values that went through several network calls or through an
-    embedding of large phases, it is looser in float32. ``per_sample`` as in :func:`error`.
+    embedding of large phases, it is looser in float32; ``single`` and ``double`` are other
+    tolerances of the two precisions. ``per_sample`` and ``norm`` as in :func:`error`.
     """
     if not isinstance(ours, Tensor):
         ours = torch.tensor(ours, dtype=torch.float64)
     if precision == SINGLE:
-        tolerance = FLOAT32_SOLVE if solve else FLOAT32_CALL
+        tolerance = (FLOAT32_SOLVE if solve else FLOAT32_CALL) if single is None else single
     else:
-        tolerance = FLOAT64_STORED64 if golden.dtype == DOUBLE else FLOAT64_STORED32
-    return Check(name, error(ours, golden, per_sample=per_sample), tolerance)
+        stored = FLOAT64_STORED64 if golden.dtype == DOUBLE else FLOAT64_STORED32
+        tolerance = stored if double is None else double
+    return Check(name, error(ours, golden, per_sample=per_sample, norm=norm), tolerance)
 
 
 def exact(name: str, ours: Any, golden: Any) -> Check:

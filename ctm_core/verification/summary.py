@@ -43,7 +43,7 @@ def verify(
     folder = Folder(path)
     for name in folder.names():  # a damaged file is reported before anything runs
         folder.load(name)
-    cases = verification.cases()
+    cases = verification.cases(folder)
     widths = [
         max((len(text) for text in column), default=0)
         for column in ([c.file for c in cases], [c.function.__name__ for c in cases])
@@ -51,7 +51,7 @@ def verify(
     show(_line(widths, "file", "case", "precision", "checks", "error/tol", "verdict"))
     results = []
     for case in cases:
-        lowered = (torch.bfloat16,) if bf16 and case.on_device else ()
+        lowered = (torch.bfloat16,) if bf16 and case.lowered else ()
         for precision in (*case.precisions, *lowered):
             results.append(verification.check(case, folder, precision, torch.device(device)))
             show(_row(widths, results[-1]))

@@ -1,6 +1,8 @@
-"""Every registered case of the golden set, and that together they read all of it."""
+"""Every registered case of the golden sets, and that together they read all of them."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from ctm_core import verification
 from ctm_core.verification import Case
 
-from .conftest import golden_folder, outcome
+from .conftest import golden_folder, methods_folder, outcome
 
 RUNS = [(case, precision) for case in verification.cases() for precision in case.precisions]
 
@@ -31,7 +33,28 @@ def test_case(case: Case, precision: torch.dtype) -> None:
     assert result.passed
 
 
+#: TEMPORARY: tensors of the methods' set whose cases are still to come. Must become empty.
+PENDING: dict[str, str] = {
+    "analytic": r".*",
+    "architectures": r".*",
+    "ayf": r".*",
+    "ect": r".*",
+    "imm": r".*",
+    "meanflow": r".*",
+    "scm": r".*",
+    "tcm": r".*",
+}
+
+
 def test_every_tensor_is_read() -> None:
     for case, precision in RUNS:  # most have run already
         outcome(case, precision)
     assert verification.uncovered(golden_folder()) == {}
+    for name, keys in verification.uncovered(methods_folder()).items():
+        missed = [key for key in keys if not re.fullmatch(PENDING.get(name, ""), key)]
+        assert not missed, (name, missed)
+
+
+def test_every_file_of_the_methods_has_cases() -> None:
+    assert set(methods_folder().names()) == verification.METHODS
+    assert verification.METHODS - {case.file for case, _ in RUNS} <= set(PENDING)

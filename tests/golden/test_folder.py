@@ -17,7 +17,7 @@ from ctm_core.runtime.files import load_tensors, save_tensors, write_json
 from ctm_core.verification import Result
 from ctm_core.verification.golden import DOUBLE, SINGLE, Folder
 
-from .conftest import path
+from .conftest import METHODS, folder_of, path
 
 #: A case, and the pattern of a value's name, the last of which is damaged.
 DAMAGED = [
@@ -53,7 +53,7 @@ DAMAGED = [
 )
 def test_a_damaged_value_fails(name: str, pattern: str, precision: torch.dtype) -> None:
     (case,) = (found for found in verification.cases() if found.name == name)
-    golden = (folder := Folder(path())).load(case.file)
+    golden = (folder := Folder(folder_of(case).path)).load(case.file)
     key = golden.keys(pattern)[-1]
     golden.tensors[key] = damaged(golden.tensors[key])
     result = verification.check(case, folder, precision)
@@ -81,7 +81,7 @@ def test_an_absent_or_empty_folder_fails(state: str, tmp_path: Path) -> None:
     suite = Path(__file__).with_name("test_cases.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)],
-        env={**os.environ, "CTM_GOLDEN": str(folder)},
+        env={**os.environ, "CTM_GOLDEN": str(folder), "CTM_GOLDEN_METHODS": str(folder)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -92,6 +92,30 @@ def test_an_absent_or_empty_folder_fails(state: str, tmp_path: Path) -> None:
     assert "passed" not in summary
     assert "skipped" not in summary
     assert f"the golden folder {folder} is absent or holds no golden file" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["ect", "imm"])
+def test_a_file_missing_from_the_methods_fails(name: str, tmp_path: Path) -> None:
+    for file in METHODS.glob("*.safetensors"):
+        if file.stem != name:
+            (tmp_path / file.name).symlink_to(file)
+    folder = Folder(tmp_path)
+    cases = verification.cases(folder)
+    assert {case.file for case in cases} <= verification.METHODS
+    missing = [case for case in cases if case.file == name]
+    assert missing
+    for case in missing:
+        problem = verification.check(case, folder, case.precisions[0]).problem
+        assert problem is not None and f"{name}.safetensors" in problem
+
+
+def test_a_value_missing_from_one_precision_fails(tmp_path: Path) -> None:
+    tensors, meta = load_tensors(METHODS / "imm.safetensors")
+    del tensors["out32/simple_edm_k15/mmd"]
+    save_tensors(tmp_path / "imm.safetensors", tensors, meta)
+    folder = Folder(tmp_path)
+    (case,) = (c for c in verification.cases(folder) if c.name == "imm:both_precisions")
+    assert not verification.check(case, folder, DOUBLE).passed
 
 
 def test_a_foreign_tensor_is_named(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Cases:
 
     def register(*functions: Callable[[Golden], Iterator[Check]]) -> None:
         found = [verification.Case("one", function, (SINGLE, DOUBLE)) for function in functions]
-        monkeypatch.setattr(verification, "cases", lambda: found)
+        monkeypatch.setattr(verification, "cases", lambda _: found)
 
     return register
 
