@@ -80,7 +80,7 @@ table: setup
 	snakemake --cores $(CORES) results/table.csv results/report.html
 
 test: setup
-	python -m pytest --durations=20 $(PYTEST_FLAGS)
+	python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=20 $(PYTEST_FLAGS)
 
 bench: setup
 	python benchmarks/bench.py

@@ -7,9 +7,11 @@ failure; without the variable they are skipped, and the summary says which.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fixtures.project import Project, copy_project
+from fixtures.shared import made_once
 
 VARIABLE = "CTM_TEST_SYSTEM"
 
@@ -56,7 +58,9 @@ def _quiet_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke configuration, run once from nothing; read it, do not change it."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    output = project.snakemake()
-    (project.path / "smoke.log").write_text(output)
-    return project
+
+    def make(folder: Path) -> None:
+        project = copy_project(folder / "project")
+        (project.path / "smoke.log").write_text(project.snakemake())
+
+    return Project(made_once(tmp_path_factory, "finished", make) / "project")

@@ -1,5 +1,7 @@
 """A finished smoke run, and copies of the project in which to break things."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.project import Project, copy_project
+from fixtures.shared import made_once
 from fixtures.versions import Versions, make_versions
 
 
@@ -34,7 +37,14 @@ def branch(finished: Project, tmp_path: Path) -> Callable[[], Project]:
 @pytest.fixture(scope="session")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
     """Two versions of a tiny experiment in git and DVC; work on a copy."""
-    return make_versions(tmp_path_factory.mktemp("versions"))
+
+    def make(folder: Path) -> None:
+        made = dataclasses.asdict(make_versions(folder))
+        (folder / "versions.json").write_text(json.dumps(made, default=str), encoding="utf-8")
+
+    text = (made_once(tmp_path_factory, "versions", make) / "versions.json").read_text("utf-8")
+    made = json.loads(text)
+    return Versions(**made | {"path": Path(made["path"]), "tables": tuple(made["tables"])})
 
 
 @pytest.fixture
