@@ -10,10 +10,14 @@ name     :math:`c_\text{skip}(t)`                      :math:`c_\text{out}(t)`
 ``cm``   :math:`\sigma_d^2/((t-\sigma_\min)^2`         :math:`(t-\sigma_\min)\,\sigma_d/`
          :math:`+\sigma_d^2)`                          :math:`\sqrt{t^2+\sigma_d^2}`
 ``no``   0                                             1
+native   :math:`1/(1 + t)`                             :math:`-t/(1 + t)`
 =======  ============================================  ==========================================
 
 ``edm`` is Karras et al. (2022, table 1) and CTM's; ``cm`` makes the network the identity at
-sigma_min (Song et al. 2023, appendix C), which consistency models need.
+sigma_min (Song et al. 2023, appendix C), which consistency models need. In ``native`` the network
+is MeanFlow's average velocity (Geng et al. 2025) in the linear time :math:`\tau = t/(1 + t)` of
+:math:`z = (1-\tau)\,x`, whose input is z and whose conditions are :math:`\tau` and
+:math:`\tau - \tau_s`: it starts from random weights, not from a denoiser's.
 
 *Outer* coefficients make the jump :math:`G = c_\text{skip}\,x + (1 - s/t)\,g`:
 
@@ -39,7 +43,7 @@ from torch import Tensor
 
 from ctm_core.runtime.errors import UserError
 
-INNER = ("edm", "cm", "no")
+INNER = ("edm", "cm", "no", "native")
 OUTER = ("euler", "variance", "euler_variance_mixed")
 
 
@@ -70,6 +74,36 @@ def scalings(t: Tensor, sigma_data: float = 0.5) -> Scalings:
     return Scalings(sigma_data**2 / total, t * sigma_data / root, 1 / root, t.log() / 4)
 
 
+class Conditions(NamedTuple):
+    """What a raw network is given: c_in for the image, and the conditions of t and of s."""
+
+    image: Tensor
+    t: Tensor
+    s: Tensor
+
+
+def conditions(name: str, t: Tensor, s: Tensor, sigma_data: float = 0.5) -> Conditions:
+    """The network's inputs at times ``t`` and ``s``, by the name of a parametrisation."""
+    if name == "native":
+        linear = t / (1 + t)
+        return Conditions(1 / (1 + t), linear, linear - s / (1 + s))
+    at = scalings(t, sigma_data)
+    return Conditions(at.c_in, at.c_noise, s.log() / 4)
+
+
+def path_slopes(name: str, t: Tensor, sigma_data: float = 0.5) -> Conditions:
+    """Derivatives of :func:`conditions` in ln t; the image's is to be multiplied by F_v.
+
+    F_v is the raw output whose flow is followed: :mod:`ctm_core.diffusion.tangent`.
+    """
+    if name == "native":
+        slope = t / (1 + t) ** 2
+        return Conditions(slope, slope, slope)
+    quarter = torch.full_like(t, 0.25)
+    slope = -t * sigma_data / (t**2 + sigma_data**2)
+    return Conditions(slope, quarter, torch.zeros_like(t))
+
+
 def inner_coefficients(
     name: str, t: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
 ) -> Coefficients:
@@ -83,6 +117,8 @@ def inner_coefficients(
         return Coefficients(variance / (above**2 + variance), c_out)
     if name == "no":
         return Coefficients(torch.zeros_like(t), torch.ones_like(t))
+    if name == "native":
+        return Coefficients(1 / (1 + t), -t / (1 + t))
     raise UserError(f"unknown inner parametrisation {name!r}; allowed: {', '.join(INNER)}")
 
 

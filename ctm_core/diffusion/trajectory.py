@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctm_core.diffusion.scalings import inner_coefficients, outer_coefficients, scalings
+from ctm_core.diffusion.scalings import conditions, inner_coefficients, outer_coefficients
 from ctm_core.runtime.errors import UserError
 
 
@@ -109,25 +109,35 @@ class Trajectory(nn.Module):
         UserError
             If another ``s`` is given to a network without s, or labels to an unconditional one.
         """
+        out: Tensor = self.model(*self.inputs(x, t, s, y, augment_labels))
+        return out.to(x.dtype)  # bf16 under autocast
+
+    def inputs(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        s: Tensor | float | None = None,
+        y: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The network's arguments: the scaled image, the conditions of t and s, and labels."""
         s = None if s is t else s
-        coefficients = scalings(_times(t, x), self.sigma_data)
-        c_noise_s = None
-        if self.time_s:
-            c_noise_s = coefficients.c_noise if s is None else _times(s, x).log() / 4
-            c_noise_s = c_noise_s.expand(len(x))
-        elif s is not None:
+        at, known = _times(t, x), self.time_s
+        if s is not None and not known:
             raise UserError(
                 "this model has no target time s: it is a denoiser (a teacher) and cannot jump; "
                 "use a student, or a sampler that follows the ODE"
             )
-        out: Tensor = self.model(
-            _scale(coefficients.c_in, x),
-            coefficients.c_noise.expand(len(x)),
-            c_noise_s,
+        c_in, c_noise, c_noise_s = conditions(
+            self.parametrisation, at, at if s is None else _times(s, x), self.sigma_data
+        )
+        return (
+            _scale(c_in, x),
+            c_noise.expand(len(x)),
+            c_noise_s.expand(len(x)) if known else None,
             self._one_hot(y, x),
             augment_labels,
         )
-        return out.to(x.dtype)  # bf16 under autocast
 
     def g(
         self,
