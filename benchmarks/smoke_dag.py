@@ -25,7 +25,9 @@ __all__ = ["arguments", "differences", "write_config"]
 
 SMOKE = ROOT / "config/experiments/smoke.yaml"
 #: What tells values of runs.csv apart.
-KEYS = ("model", "step", "train_seed", "sample_seed", "sampler", "gamma", "nfe", "protocol")
+KEYS = (
+    "model", "step", "train_seed", "sample_seed", "sampler", "gamma", "nfe", "times", "protocol",
+)  # fmt: skip
 
 
 def write_config(folder: Path, *, tiny: bool) -> Path:
@@ -107,7 +109,9 @@ def differences(first: Path, second: Path) -> list[dict[str, Any]]:
     for folder in (first, second):
         with (folder / "results/runs.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        tables.append({(*(r[key] for key in KEYS), r["metric"]): float(r["value"]) for r in rows})
+        tables.append(
+            {(*(r.get(key, "") for key in KEYS), r["metric"]): float(r["value"]) for r in rows}
+        )
     cells = []
     for key in dict.fromkeys([*tables[0], *tables[1]]):
         ours, other = (table.get(key) for table in tables)

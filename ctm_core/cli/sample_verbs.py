@@ -30,6 +30,12 @@ __all__ = ["likelihood", "sample"]
     type=click.FloatRange(0, 1),
     help="0 deterministic … 1 consistency sampling  [default: 0]",
 )
+@click.option(
+    "--times",
+    default="",
+    help="Noise levels between the jumps, separated by commas: 0.8 for two, 5,0.8 for three  "
+    "[default: a grid]",
+)
 @click.option("--seed", type=SEED, default=0)
 @click.option("-n", "count", type=click.IntRange(min=1), default=64)
 @click.option("--class", "label", help="A class's name or number  [default: uniform over classes]")
@@ -41,6 +47,7 @@ def sample(
     sampler: str | None,
     nfe: int | None,
     gamma: float | None,
+    times: str,
     seed: int,
     count: int,
     label: str | None,
@@ -52,8 +59,12 @@ def sample(
 
     if output.suffix != ".npy":
         raise UserError(f"--output {output} must end in .npy; the picture is put beside it")
+    try:
+        levels = [float(time) for time in times.split(",")] if times else []
+    except ValueError:
+        raise UserError(f"--times {times}: expected numbers separated by commas") from None
     generator = Generator.from_file(weights, precision)
-    cell = generator.cell(sampler, nfe, gamma)
+    cell = generator.cell(sampler, nfe, gamma, levels)
     images = generator.images(
         count,
         **cell._asdict(),
@@ -69,7 +80,7 @@ def sample(
     picture = output.with_suffix(".png")
     save_array(output, images.numpy())
     save_grid(picture, images[:256])
-    place = cell._asdict() | {"sample_seed": seed}
+    place = cell.record | {"sample_seed": seed}
     made = {"checkpoint_sha256": sha256_file(weights), "array_sha256": sha256_file(output)}
     write_record(output.with_suffix(".json"), generator.describe_samples() | place | made)
     echo(f"{output} and {picture}: times {generator.describe(*cell)}")

@@ -39,6 +39,8 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Factor = Annotated[float, Field(ge=1e-9, le=1e9)]
 #: One that is too large shows in the loss.
 LearningRate = Annotated[float, Field(gt=0, le=1e38)]
+#: Noise levels between the jumps of a sampler.
+Times = Annotated[tuple[Factor, ...], Field(max_length=9999)]
 LogMean = Annotated[float, Field(ge=-20, le=20)]
 LogStd = Annotated[float, Field(ge=1e-3, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ctm_core.config._section import (
+    Later,
     Name,
     Names,
     Nfe,
     OneOf,
     Section,
     Text,
+    Times,
     duplicates,
 )
 from ctm_core.config.metric_registry import FAMILIES
@@ -33,22 +35,28 @@ class ClaimedCell(Section):
         None, description="left out only for `ode`, whose evaluations are an outcome"
     )
     gamma: float | None = Field(None, ge=0, le=1)
+    times: Later[Times] = ()
 
     def _problems(self) -> Iterator[str]:
         if (self.nfe is None) != (self.sampler == ADAPTIVE):
             yield f"nfe is left out for the sampler {ADAPTIVE}, and only there"
         if self.nfe is not None:
-            problem = sampling_problem(self.sampler, self.nfe, self.gamma)
+            problem = sampling_problem(self.sampler, self.nfe, self.gamma, self.times)
             if problem:
                 yield problem
         if self.nfe in (None, 1) and self.gamma is not None:
             yield f"sampler {self.sampler} has no gamma here; leave it out"
 
+    @property
+    def cell(self) -> Cell | None:
+        """The cell without its model; None for ``ode``."""
+        if self.nfe is None:
+            return None
+        return Cell(self.sampler, self.nfe, self.gamma, self.times)
+
     def fits(self, cell: Cell) -> bool:
         """Whether a cell of the table is this one."""
-        if self.nfe is None:
-            return cell.sampler == self.sampler
-        return cell == Cell(self.sampler, self.nfe, self.gamma)
+        return cell == self.cell if self.nfe is not None else cell.sampler == self.sampler
 
 
 class PublishedValue(Section):

@@ -116,11 +116,12 @@ class Experiment(Section):
         for name in sorted(known - set(self.evaluation.samplers)):
             yield f"evaluation.samplers lacks the model {name!r}"
         yield from amounts.problems(self)  # before anything walks over the cells
+        span = self.diffusion.sigma_min, self.diffusion.sigma_max
         for name, grids in self.evaluation.samplers.items():
             student = None if name == "teacher" else self.models[name].traits
             final_only = student is not None and student.final_only
             for grid in grids:
-                problem = grid.problem(jumps=student is not None, final_only=final_only)
+                problem = grid.problem(jumps=student is not None, final_only=final_only, span=span)
                 if problem:
                     yield f"evaluation.samplers.{name}: {problem}"
 
@@ -314,8 +315,11 @@ class Experiment(Section):
         """SHA-256 over everything that decides a model's rows beside its weights."""
         section = self.evaluation
         decisive: dict[str, Any] = {
-            "cells": self.cells(model, step),
-            "protocols": self.protocols(model, step),
+            "cells": [cell.key for cell in self.cells(model, step)],
+            "protocols": {
+                name: [cell.key for cell in cells]
+                for name, cells in self.protocols(model, step).items()
+            },
             "sample_seeds": section.sample_seeds,
             "batch_size": section.batch_size,
             **section.sampled_in(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -53,14 +56,17 @@ def sampling_problem(
     sampler: str,
     nfe: int,
     gamma: float | None,
+    times: Sequence[float] = (),
     *,
     jumps: bool = True,
     final_only: bool = False,
+    span: tuple[float, float] = (0.0, math.inf),
 ) -> str | None:
     """Why a model cannot be sampled this way, as a sentence; None if it can.
 
     γ may be None at NFE 1, where no noise is added. ``jumps``: the model has a G; ``final_only``:
-    it jumps to sigma_min alone.
+    it jumps to sigma_min alone. ``times`` are empty for a grid, or lie within ``span``, the end
+    and the start of sampling.
     """
     try:
         traits = sampler_traits(SAMPLERS.known(sampler))
@@ -88,6 +94,21 @@ def sampling_problem(
     if final_only and not (traits.gamma and gamma in (None, 1)):
         given = f"sampler {sampler}" if gamma is None else f"gamma {gamma:g}"
         return f"a model that jumps to sigma_min alone is sampled with gamma 1, not {given}"
+    return _times_problem(sampler, nfe, times, span) if times else None
+
+
+def _times_problem(
+    sampler: str, nfe: int, times: Sequence[float], span: tuple[float, float]
+) -> str | None:
+    if not sampler_traits(sampler).jumps:
+        return f"sampler {sampler} follows the ODE on the grid; leave times out"
+    if len(times) != nfe - 1:
+        return f"nfe = {nfe} needs {nfe - 1} times between its jumps, but got {len(times)}"
+    levels = [span[1], *times, span[0]]
+    if any(after >= before for before, after in pairwise(levels)):
+        given = ", ".join(f"{time:g}" for time in times)
+        start, end = (f"{level:g}" for level in reversed(span))
+        return f"times must decrease and lie between {start} and {end}, but got {given}"
     return None
 
 

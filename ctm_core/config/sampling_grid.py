@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from ctm_core.config._section import (
     Section,
     Seed,
     Seeds,
+    Times,
 )
 from ctm_core.config.sampler_traits import SamplerName, sampling_problem
 
@@ -29,32 +30,61 @@ MOST_CELLS = 10_000
 
 
 class Cell(NamedTuple):
-    """One way of sampling: a row of the table. ``gamma`` is None where it has no effect."""
+    """One way of sampling: a row of the table.
+
+    ``gamma`` is None where it has no effect. ``times`` are the noise levels between the jumps,
+    from high to low; empty for those of the experiment's own grid.
+    """
 
     sampler: str
     nfe: int
     gamma: float | None
+    times: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, sampler: str, nfe: int, gamma: float | None) -> Cell:
+    def of(
+        cls, sampler: str, nfe: int, gamma: float | None, times: tuple[float, ...] = ()
+    ) -> Cell:
         """The cell of these numbers; at NFE 1 gamma adds no noise, so it is left out."""
-        return cls(sampler, nfe, None if nfe == 1 else gamma)
+        return cls(sampler, nfe, None if nfe == 1 else gamma, times)
 
     @property
     def label(self) -> str:
-        """File-friendly name, e.g. ``gamma/nfe-4/gamma-0.5``."""
+        """File-friendly name, e.g. ``gamma/nfe-4/gamma-0.5``, or ``…/times-0.8`` for times."""
         gamma = "none" if self.gamma is None else f"{self.gamma:g}"
-        return f"{self.sampler}/nfe-{self.nfe}/gamma-{gamma}"
+        times = f"/times-{'_'.join(self.printed_times)}" if self.times else ""
+        return f"{self.sampler}/nfe-{self.nfe}/gamma-{gamma}{times}"
+
+    @property
+    def printed_times(self) -> list[str]:
+        """Each of the times with as many digits as it has."""
+        return [str(time).removesuffix(".0") for time in self.times]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What hashes take for the cell: without times, which came later, if there are none."""
+        return self if self.times else self[:3]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What records say of the cell, likewise."""
+        cell = {"sampler": self.sampler, "gamma": self.gamma, "nfe": self.nfe}
+        return cell | ({"times": list(self.times)} if self.times else {})
 
 
 class SamplerGrid(Section):
-    """NFE x gamma for one sampler."""
+    """NFE x gamma for one sampler, on the experiment's grid or between times of its own."""
 
     sampler: SamplerName
     nfe: tuple[Nfe, ...] = Field(min_length=1, max_length=1000)
     gamma: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=1000)
     steps: Literal["all", "last"] = Field(
         "all", description="last: snapshots are not sampled this way"
+    )
+    times: Later[Times] = Field(
+        (),
+        description="noise levels between the jumps, from high to low: one fewer than nfe; "
+        "default: the experiment's grid",
     )
 
     def _problems(self) -> Iterator[str]:
@@ -66,10 +96,10 @@ class SamplerGrid(Section):
         """Pairs of NFE and gamma, some of which may be one cell."""
         return len(self.nfe) * len(self.gamma or (None,))
 
-    def problem(self, *, jumps: bool, final_only: bool) -> str | None:
+    def problem(self, **model: Any) -> str | None:
         """Why a model cannot be sampled this way; see :func:`.sampler_traits.sampling_problem`."""
         problems = (
-            sampling_problem(self.sampler, nfe, gamma, jumps=jumps, final_only=final_only)
+            sampling_problem(self.sampler, nfe, gamma, self.times, **model)
             for nfe in self.nfe
             for gamma in self.gamma or (None,)
         )
@@ -78,7 +108,9 @@ class SamplerGrid(Section):
     def cells(self) -> list[Cell]:
         """Every cell once."""
         gammas = self.gamma or (None,)
-        cells = [Cell.of(self.sampler, nfe, gamma) for nfe in self.nfe for gamma in gammas]
+        cells = [
+            Cell.of(self.sampler, nfe, gamma, self.times) for nfe in self.nfe for gamma in gammas
+        ]
         return list(dict.fromkeys(cells))
 
 
@@ -89,11 +121,12 @@ class ProtocolCell(Section):
     sampler: SamplerName
     nfe: Nfe
     gamma: float | None = Field(None, ge=0, le=1)
+    times: Later[Times] = ()
 
     @property
     def cell(self) -> Cell:
         """The cell without its model."""
-        return Cell.of(self.sampler, self.nfe, self.gamma)
+        return Cell.of(self.sampler, self.nfe, self.gamma, self.times)
 
 
 class Likelihood(Section):

@@ -124,17 +124,21 @@ def plan(
     sampler: str,
     nfe: int,
     gamma: float | None = None,
+    times: Sequence[float] = (),
+    *,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Jumps:
-    """The plan of a named sampler on a Karras grid; parameters as :func:`sample` takes them."""
+    """The plan of a named sampler on a Karras grid, or between ``times``; see :func:`sample`."""
     traits = sampler_traits(sampler)
     points = 1 + (nfe - 1) // traits.evaluations_per_step
     if not traits.jumps:
         return to_zero(karras_grid(points, sigma_min, sigma_max, rho))
     # With one jump gamma has no effect; 1 makes every plan go from sigma_max to sigma_min at once.
     levels = sigmas(points, sigma_min, sigma_max, rho)
+    if times:
+        levels[1:-1] = torch.tensor(times, dtype=levels.dtype)
     jumps: Jumps = _module(sampler).plan(levels, 1.0 if gamma is None else gamma)
     return jumps
 
@@ -178,6 +182,7 @@ def sample(
     sampler: str,
     nfe: int,
     gamma: float | None = None,
+    times: Sequence[float] = (),
     latents: Tensor,
     noise: Noise | None = None,
     labels: Tensor | None = None,
@@ -203,6 +208,8 @@ def sample(
     gamma
         In [0, 1] for samplers that take it, else None; may be None at ``nfe`` 1, where it has no
         effect.
+    times
+        Noise levels between the jumps, from high to low; default: those of the grid.
     latents
         (B, C, H, W) standard normal; scaled by sigma_max here. Their dtype is the network's.
     noise
@@ -210,7 +217,7 @@ def sample(
     labels
         As :class:`ctm_core.diffusion.trajectory.Trajectory` takes them.
     sigma_min, sigma_max, rho
-        The grid.
+        The grid; its ends also with ``times``.
     clamp
         Whether to clamp the result to [-1, 1], as the released code does.
     final_only
@@ -227,13 +234,22 @@ def sample(
     UserError
         For an unknown sampler, or a combination of model, sampler, nfe and gamma that cannot be.
     """
-    problem = sampling_problem(sampler, nfe, gamma, jumps=model.time_s, final_only=final_only)
+    problem = sampling_problem(
+        sampler,
+        nfe,
+        gamma,
+        times,
+        jumps=model.time_s,
+        final_only=final_only,
+        span=(sigma_min, sigma_max),
+    )
     if problem:
         raise UserError(problem)
     dtype = latents.dtype
     state = dtype if sampler_traits(sampler).jumps else torch.float64
     x = latents.to(state_dtype or state) * sigma_max
-    jumps = plan(sampler, nfe, gamma, sigma_min, sigma_max, rho)
+    grid = Grid(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    jumps = plan(sampler, nfe, gamma, times, **grid)
     x = sample_jumps(move(model, sampler, labels, dtype), x, jumps, noise).to(dtype)
     return x.clamp(-1, 1) if clamp else x
 

@@ -62,7 +62,7 @@ def tasks(inputs: Inputs, folder: Path) -> list[Task]:
         for seed in experiment.evaluation.sample_seeds:
             for name in [name for name, cells in chosen.items() if cell in cells]:
                 reference = inputs.references[name]
-                key = sha256_json({"cell": cell, "seed": seed} | _content(inputs, reference))
+                key = sha256_json({"cell": cell.key, "seed": seed} | _content(inputs, reference))
                 file = folder / "cells" / f"{key[:24]}.safetensors"
                 planned.append(Task(cell, seed, reference, file))
     return planned
@@ -160,9 +160,7 @@ def _pass(
         training = learned.batch(torch.arange(len(learned)))[0]
     for images in generator.batches(
         first.samples,
-        sampler=cell.sampler,
-        nfe=cell.nfe,
-        gamma=cell.gamma,
+        **cell._asdict(),
         seed=same[0].seed,
         batch_size=inputs.experiment.evaluation.batch_size,
         rounding=first.rounding,
@@ -194,13 +192,7 @@ def rows(inputs: Inputs, planned: list[Task]) -> list[dict[str, Any]]:
     for (name, cell), same in by_cell.items():
         reference = same[0].reference
         for seed, state in _states(reference.protocol, same):
-            place = {
-                "sample_seed": seed,
-                "sampler": cell.sampler,
-                "gamma": cell.gamma,
-                "nfe": cell.nfe,
-                "protocol": name,
-            }
+            place = {"sample_seed": seed, **cell.record, "protocol": name}
             errors = _single(reference.protocol, len(same))
             values = scores(state, reference.state, reference.protocol, errors=errors)
             scored += [place | row for row in values]

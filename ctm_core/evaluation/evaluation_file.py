@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from ctm_core.config import Cell, Name, validated
+from ctm_core.config._section import Times
 from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.evaluation.metrics import names
 from ctm_core.runtime.files import read_record, write_record
@@ -49,6 +50,7 @@ class Score(BaseModel, frozen=True):
     sampler: Name  #: there may be no such sampler any more
     gamma: Annotated[float, Field(ge=0, le=1)] | None
     nfe: Count
+    times: Times = ()
     protocol: Name
     metric: Annotated[str, AfterValidator(_metric)]
     n: Annotated[Count, Field(ge=1)]
@@ -61,6 +63,8 @@ class Score(BaseModel, frozen=True):
     def _consistent(self) -> Score:
         if (self.standard_error is None) != (self.freedom is None):
             raise ValueError("standard_error and freedom go together")
+        if self.times and len(self.times) != self.nfe - 1:
+            raise ValueError(f"nfe {self.nfe} has no {len(self.times)} times between its jumps")
         name = names.parse(self.metric)
         low, high = FAMILIES[name.family].range
         if not (low <= self.value <= high or name.extrapolated):
@@ -70,7 +74,7 @@ class Score(BaseModel, frozen=True):
     @property
     def cell(self) -> Cell:
         """The cell."""
-        return Cell.of(self.sampler, self.nfe, self.gamma)
+        return Cell.of(self.sampler, self.nfe, self.gamma, self.times)
 
 
 class JumpError(BaseModel, frozen=True):

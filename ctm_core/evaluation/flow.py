@@ -56,7 +56,7 @@ def trajectories(
                 "noises": noises.count,
                 "seed": seed,
                 "points": noises.points,
-                "cells": cells,
+                "cells": [cell.key for cell in cells],
                 "jumps": pairs,
             }
             measure = partial(_measured, inputs, generator, cells, pairs, noises)
@@ -81,9 +81,7 @@ def _measured(
     rows = [
         {
             "sample_seed": noises.seed,
-            "sampler": cell.sampler,
-            "gamma": cell.gamma,
-            "nfe": cell.nfe,
+            **cell.record,
             "metric": str(MetricName("trajectory_error", n=noises.count)),
             "n": noises.count,
             "rank_deficient": False,

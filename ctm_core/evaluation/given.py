@@ -197,7 +197,7 @@ def score_files(
         name: _fitted(reference, images, record)
         for name, reference in read_references(references).items()
     }
-    place = {key: record.get(key, default) for key, default in PLACE.items()}
+    place = PLACE | {key: record[key] for key in (*PLACE, "times") if key in record}
     rows = []
     for name, reference in fitted.items():
         state = _pass(images, reference, data)

@@ -58,8 +58,12 @@ def write_previews(
 
 
 def path_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """The gamma sampler's cells with the most jumps, at most 8: one for each gamma."""
-    several = [c for c in cells if c.sampler == JUMP_SAMPLER and 1 < c.nfe <= LONGEST]
+    """The gamma sampler's cells with the most jumps on the grid, at most 8: one for each gamma."""
+    several = [
+        cell
+        for cell in cells
+        if cell.sampler == JUMP_SAMPLER and 1 < cell.nfe <= LONGEST and not cell.times
+    ]
     longest = max((cell.nfe for cell in several), default=0)
     return [cell for cell in several if cell.nfe == longest]
 

@@ -8,7 +8,7 @@ size its pixels are bit-identical too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,17 +57,25 @@ class Generator:
         """Whether it jumps to sigma_min alone, so that gamma is 1."""
         return bool(self.record.get("final_only", False))
 
-    def cell(self, sampler: str | None, nfe: int | None, gamma: float | None) -> Cell:
+    def cell(
+        self,
+        sampler: str | None,
+        nfe: int | None,
+        gamma: float | None,
+        times: Sequence[float] = (),
+    ) -> Cell:
         """What to sample, with defaults for what is None.
 
-        By default a student is sampled with ``gamma`` at NFE 1 and a teacher with ``heun`` at
-        NFE 35; γ is 0, or 1 where nothing else is possible.
+        By default a student is sampled with ``gamma`` at NFE 1, or as ``times`` need, and a
+        teacher with ``heun`` at NFE 35; γ is 0, or 1 where nothing else is possible.
         """
-        default, evaluations = (JUMP_SAMPLER, 1) if self.has_jumps else (ODE_SAMPLER, 35)
+        default, evaluations = (
+            (JUMP_SAMPLER, 1 + len(times)) if self.has_jumps else (ODE_SAMPLER, 35)
+        )
         sampler = sampler or default
         if gamma is None and sampler_traits(sampler).gamma:
             gamma = float(self.final_only)
-        return Cell(sampler, evaluations if nfe is None else nfe, gamma)
+        return Cell(sampler, evaluations if nfe is None else nfe, gamma, tuple(times))
 
     def class_index(self, label: str) -> int:
         """The index of a class given by name or index; raises UserError if there is none."""
@@ -95,6 +103,7 @@ class Generator:
         sampler: str,
         nfe: int,
         gamma: float | None,
+        times: Sequence[float] = (),
         seed: int,
         batch_size: int = 256,
         rounding: str = "truncate",
@@ -103,13 +112,13 @@ class Generator:
     ) -> Iterator[Tensor]:
         """Yield uint8 images (at most ``batch_size``, C, H, W) until ``count`` are made.
 
-        ``sampler``, ``nfe`` and ``gamma`` are those of
+        ``sampler``, ``nfe``, ``gamma`` and ``times`` are those of
         :func:`ctm_core.diffusion.sampling.sample`. ``label`` is one class for all samples,
         ``labels`` are explicit classes, int64 (count,), instead of drawn ones. Raises UserError if
         the combination cannot be sampled, the labels do not fit, or the model gives NaN.
         """
         self._check_labels(count, label, labels)
-        cell = Cell(sampler, nfe, gamma)
+        cell = Cell(sampler, nfe, gamma, tuple(times))
         for start in range(0, count, batch_size):
             if labels is None:
                 y = self.labels(seed, start, batch_size, label)
@@ -197,10 +206,12 @@ class Generator:
             **({} if self.precision == "fp32" else {"sampling_precision": self.precision}),
         }
 
-    def describe(self, sampler: str, nfe: int, gamma: float | None) -> str:
+    def describe(
+        self, sampler: str, nfe: int, gamma: float | None, times: Sequence[float] = ()
+    ) -> str:
         """The noise levels that a sampler visits, as text, e.g. ``80 → 2.515, 2.515 → 0.002``."""
         grid = sampling.grid_of(self.record["diffusion"])
-        jumps = sampling.plan(sampler, nfe, gamma, **grid)
+        jumps = sampling.plan(sampler, nfe, gamma, times, **grid)
         t, s, noises = (values.tolist() for values in jumps)
         if not sampler_traits(sampler).jumps:
             return " → ".join(f"{time:.4g}" for time in [*t, s[-1]])

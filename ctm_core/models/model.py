@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class Model:
         labels: Tensor | None = None,
         *,
         sampler: str | None = None,
+        times: Sequence[float] = (),
         batch_size: int = 256,
     ) -> Tensor:
         """Draw ``n`` images as uint8 (n, C, H, W).
@@ -72,13 +74,17 @@ class Model:
         sampler
             Name of a file of :mod:`ctm_core.diffusion.samplers`; default ``gamma``, or ``heun``
             for a teacher.
+        times
+            Noise levels between the jumps, from high to low, in place of the grid's; ``nfe`` is
+            then one more than they are.
 
         Raises
         ------
         UserError
-            If the model cannot be sampled with this sampler, nfe and gamma, or labels do not fit.
+            If the model cannot be sampled with this sampler, nfe, gamma and times, or labels do
+            not fit.
         """
-        cell = self._generator.cell(sampler, nfe, gamma)
+        cell = self._generator.cell(sampler, nfe, gamma, times)
         return self._generator.images(
             n, **cell._asdict(), seed=seed, labels=labels, batch_size=batch_size
         )

@@ -18,6 +18,8 @@ def csv_text(frame: pd.DataFrame) -> str:
 def read_csv(path: PathLike) -> pd.DataFrame:
     """Read such a file as text, so that no hash becomes a number and no number loses a digit.
 
+    The column ``times``, which earlier versions did not write, is empty where it is missing.
+
     Raises
     ------
     UserError
@@ -25,4 +27,7 @@ def read_csv(path: PathLike) -> pd.DataFrame:
     ValueError
         If it is not CSV.
     """
-    return pd.read_csv(BytesIO(read_bytes(path)), dtype=str, keep_default_na=False)
+    frame = pd.read_csv(BytesIO(read_bytes(path)), dtype=str, keep_default_na=False)
+    if "nfe" in frame and "times" not in frame:
+        frame.insert(list(frame).index("nfe") + 1, "times", "")
+    return frame

@@ -42,16 +42,19 @@ def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[
     cells = {(row.model, row.cell): row.metrics[metric] for row in late if metric in row.metrics}
     own = sorted(
         (cell for model, cell in cells if model == student and cell.sampler == JUMP_SAMPLER),
-        key=lambda cell: (cell.nfe, cell.gamma or 0.0),
+        key=lambda cell: (cell.nfe, cell.gamma or 0.0, cell.times),
     )
     pairs: list[tuple[str, tuple[str, Cell], tuple[str, Cell]]] = []
-    for nfe in dict.fromkeys(cell.nfe for cell in own if cell.gamma is not None):
-        same = [cell for cell in own if cell.nfe == nfe]
+    for nfe, times in dict.fromkeys((c.nfe, c.times) for c in own if c.gamma is not None):
+        same = [cell for cell in own if (cell.nfe, cell.times) == (nfe, times)]
         if len(same) > 1:
             pairs.append(("γ", (student, same[0]), (student, same[-1])))
     for gamma in dict.fromkeys(cell.gamma for cell in own if cell.gamma is not None):
-        line = [cell for cell in own if cell.gamma in (None, gamma)]
+        line = [cell for cell in own if cell.gamma in (None, gamma) and not cell.times]
         pairs += [("NFE", (student, more), (student, less)) for less, more in pairwise(line)]
+    for cell in own:
+        if cell.times and (grid := cell._replace(times=())) in own:
+            pairs.append(("times", (student, cell), (student, grid)))
     for other in dict.fromkeys(model for model, _ in cells if model not in ("teacher", student)):
         shared = [cell for cell in own if (other, cell) in cells]
         pairs += [("student", (student, cell), (other, cell)) for cell in shared]
@@ -67,7 +70,8 @@ def effects(rows: Sequence[Row], experiment: str, student: str = "ctm") -> list[
 def cell_name(cell: Cell, teacher: bool = True) -> str:
     """A cell as text reads it: ``NFE 4, γ = 0.5``.
 
-    The sampler is named where it is not the usual one: γ-sampling, or Heun's of a teacher.
+    The sampler is named where it is not the usual one: γ-sampling, or Heun's of a teacher. So are
+    times that are not the grid's.
     """
     if cell.sampler == ADAPTIVE:
         return "likelihood"
@@ -75,4 +79,6 @@ def cell_name(cell: Cell, teacher: bool = True) -> str:
     if cell.gamma is not None:
         text += f", γ = {cell.gamma:g}"
     label = "" if teacher and cell.sampler == ODE_SAMPLER else sampler_label(cell.sampler)
-    return f"{text} ({label})" if label else text
+    times = [f"σ = {', '.join(cell.printed_times)}"] if cell.times else []
+    notes = ", ".join(filter(None, [label, *times]))
+    return f"{text} ({notes})" if notes else text

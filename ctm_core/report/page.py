@@ -19,6 +19,7 @@ from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.project import locate
 from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics.names import detail, display
+from ctm_core.report.csv_files import csv_text, read_csv
 from ctm_core.report.figures import Picture, catalogue
 from ctm_core.report.figures.style import PIXELS_PER_INCH
 from ctm_core.report.headline import cell_name, effects
@@ -32,7 +33,6 @@ from ctm_core.report.verdicts import Finding, read_findings
 from ctm_core.report.verdicts.sentences import MARKS, answer, counted, in_one_sentence
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_record, write_text
-from ctm_core.runtime.untrusted import read_bytes
 from ctm_core.training.training_file import Speed, read_speed, read_training
 
 #: The figures of each part of the page, by kind.
@@ -64,7 +64,7 @@ def write_report(results: Path, output: Path, *, published: Path | None = None) 
         If the table is missing or does not fit the evaluations.
     """
     records = read_evaluations(read_runs(results))
-    if runs_csv(records).encode() != read_bytes(results / "runs.csv"):
+    if runs_csv(records) != csv_text(read_csv(results / "runs.csv")):
         raise UserError(
             f"{results / 'runs.csv'} does not fit the evaluations it lists; make it again with "
             "`ctm table`"

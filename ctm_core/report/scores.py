@@ -214,6 +214,6 @@ def model_order(model: str) -> tuple[bool, str]:
     return model != "teacher", model
 
 
-def cell_order(cell: Cell) -> tuple[str, int, float]:
-    """Sort key by sampler, NFE, then gamma."""
-    return cell.sampler, cell.nfe, -1.0 if cell.gamma is None else cell.gamma
+def cell_order(cell: Cell) -> tuple[str, int, float, tuple[float, ...]]:
+    """Sort key by sampler, NFE, gamma, then times, those of the grid first."""
+    return cell.sampler, cell.nfe, -1.0 if cell.gamma is None else cell.gamma, cell.times

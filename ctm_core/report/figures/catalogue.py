@@ -162,7 +162,11 @@ def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture
             "fd-gamma",
             f"{shown} against γ, {protocol}",
             f"{shown} against γ for each number of network evaluations, with 95% intervals.",
-            _numbers(rows, protocol, [key for key in cells if key[1].gamma is not None]),
+            _numbers(
+                rows,
+                protocol,
+                [key for key in cells if key[1].gamma is not None and not key[1].times],
+            ),
             protocol,
         )
 

@@ -32,9 +32,20 @@ TERMS = {
 
 
 def points(rows: Sequence[Row], metric: str) -> pd.DataFrame:
-    """One line for each row that has the metric: model, step, cell, mean and interval."""
+    """One line for each row that has the metric: model, step, cell, mean and interval.
+
+    ``times`` says whether the cell has times of its own.
+    """
     lines = [
-        (row.model, row.step, *row.cell, score.mean, score.low, score.high)
+        (
+            row.model,
+            row.step,
+            *row.cell[:3],
+            bool(row.cell.times),
+            score.mean,
+            score.low,
+            score.high,
+        )
         for row in rows
         if (score := row.metrics.get(metric)) is not None
     ]
@@ -62,10 +73,10 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
     figure, grid = panels(models, title)
     for axes, model in zip(grid, models, strict=True):
         _teacher(axes, teacher)
-        for sampler, gamma, line in _by_gamma(students[students["model"] == model]):
+        for sampler, gamma, times, line in _by_gamma(students[students["model"] == model]):
             looks = style.color_and_marker(len(gammas) if gamma is None else gammas.index(gamma))
-            dash = "-" if sampler == JUMP_SAMPLER else "--"
-            draw_line(axes, "nfe", line, *looks, _line_label(sampler, gamma), dash)
+            dash = ":" if times else "-" if sampler == JUMP_SAMPLER else "--"
+            draw_line(axes, "nfe", line, *looks, _line_label(sampler, gamma, times), dash)
         style.nfe_axis(axes, sorted(values["nfe"].unique()))
         style.log_if_positive(axes, extent(values))
         axes.set_title(model)
@@ -74,20 +85,28 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
     return figure
 
 
-def _by_gamma(cells: pd.DataFrame) -> Iterator[tuple[str, float | None, pd.DataFrame]]:
-    """Cells of one model by sampler and gamma; all gammas share their cell at NFE 1."""
+def _by_gamma(cells: pd.DataFrame) -> Iterator[tuple[str, float | None, bool, pd.DataFrame]]:
+    """Cells of one model by sampler, gamma and whether they have times of their own.
+
+    All share their cell at NFE 1.
+    """
     for sampler, own in cells.groupby("sampler"):
-        for gamma in own["gamma"].dropna().unique():
-            yield str(sampler), gamma, own[own["gamma"].isna() | (own["gamma"] == gamma)]
-        if own["gamma"].isna().all():
-            yield str(sampler), None, own
+        single = own["gamma"].isna()
+        for times in own.loc[~single, "times"].unique():
+            line = own[single | (own["times"] == times)]
+            for gamma in line["gamma"].dropna().unique():
+                chosen = line["gamma"].isna() | (line["gamma"] == gamma)
+                yield str(sampler), gamma, times, line[chosen]
+        if single.all():
+            yield str(sampler), None, False, own
 
 
-def _line_label(sampler: str, gamma: float | None) -> str:
+def _line_label(sampler: str, gamma: float | None, times: bool) -> str:
     label = sampler_label(sampler)
     if gamma is None:
         return label or "NFE 1"
-    return f"γ = {gamma:g}" + (f" ({label})" if label else "")
+    notes = ", ".join(filter(None, [label, "its own times" if times else ""]))
+    return f"γ = {gamma:g}" + (f" ({notes})" if notes else "")
 
 
 def _teacher(axes: Axes, teacher: pd.DataFrame) -> None:
@@ -105,6 +124,7 @@ def _teacher(axes: Axes, teacher: pd.DataFrame) -> None:
 def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | None:
     """A panel for each student that has several gammas: one line per NFE; None without any."""
     values = points(rows, metric)
+    values = values[~values["times"]]
     several = with_several_gammas(values)
     if several.empty:
         return None
@@ -166,7 +186,8 @@ def fd_against_step(
     if values.empty:
         return None
     values["at"] = values["step"] + values["model"].map(starts).fillna(0)
-    # Of each NFE, the cell with least noise between jumps.
+    # Of each NFE, the cell on the grid with least noise between jumps.
+    values = values[~values["times"]]
     gamma = values["gamma"].fillna(0.0)
     values = values[gamma == gamma.groupby([values["model"], values["nfe"]]).transform("min")]
     shared = set.intersection(*(set(own["nfe"]) for _, own in values.groupby("model")))
@@ -191,6 +212,7 @@ def fd_against_step(
 def with_several_gammas(values: pd.DataFrame) -> pd.DataFrame:
     """The points whose model has two gammas or more at their NFE."""
     jumps = values[(values["sampler"] == JUMP_SAMPLER) & values["gamma"].notna()]
+    jumps = jumps[~jumps["times"]]
     return jumps[jumps.groupby(["model", "nfe"])["gamma"].transform("size") > 1]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ctm_core.config import Cell
 from ctm_core.evaluation.evaluation_file import Evaluation, Score
 from ctm_core.report.csv_files import csv_text
 from ctm_core.report.literature import Beside
@@ -18,12 +19,12 @@ Compared = Mapping[tuple[RowKey, str], Beside]
 
 RUN_COLUMNS = (
     "experiment", "model", "step", "train_seed", "sample_seed", "sampler", "gamma", "nfe",
-    "protocol", "metric", "n", "value", "checkpoint_sha256", "train_hash",
+    "times", "protocol", "metric", "n", "value", "checkpoint_sha256", "train_hash",
 )  # fmt: skip
 CELL_COLUMNS = (
-    "experiment", "dataset", "model", "objective", "step", "sampler", "gamma", "nfe", "protocol",
-    "train_seeds", "sample_seeds", "n_samples", "params_m", "checkpoint_sha256", "train_hash",
-    "code_version",
+    "experiment", "dataset", "model", "objective", "step", "sampler", "gamma", "nfe", "times",
+    "protocol", "train_seeds", "sample_seeds", "n_samples", "params_m", "checkpoint_sha256",
+    "train_hash", "code_version",
 )  # fmt: skip
 METRIC_COLUMNS = (
     "mean", "std", "ci95_low", "ci95_high", "ci_method", "min3",
@@ -39,11 +40,15 @@ def number(value: float | None) -> str:
 def runs_csv(records: Iterable[Evaluation]) -> str:
     """The text of ``runs.csv``: every value of the given evaluations."""
     lines = [
-        {**dict(record), **dict(score), "gamma": score.cell.gamma}
+        {**dict(record), **dict(score), **_cell(score.cell)}
         for record in records
         for score in sorted(record.rows, key=_score_order)
     ]
     return csv_text(pd.DataFrame(lines, columns=RUN_COLUMNS))
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return cell._asdict() | {"times": ";".join(cell.printed_times)}
 
 
 def _score_order(score: Score) -> tuple[Any, ...]:
@@ -59,7 +64,7 @@ def table_csv(rows: Sequence[Row], compared: Compared) -> str:
 
 
 def _line(row: Row, compared: Compared) -> dict[str, Any]:
-    line = vars(row) | row.cell._asdict()
+    line = vars(row) | _cell(row.cell)
     line |= {name: ";".join(map(str, line[name])) for name in ("train_seeds", "sample_seeds")}
     for metric, summary in row.metrics.items():
         values: tuple[float | str | None, ...] = (

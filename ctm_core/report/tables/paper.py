@@ -137,7 +137,11 @@ def _with_and_without_gan(layout: Layout, rows: Sequence[Row], experiment: str) 
     """Lines without and with GAN at each NFE that both have, as in the paper's table 3."""
     entries = []
     for column in _columns(layout, [row for row in rows if row.experiment == experiment]):
-        exact = [r for r in rows if r.cell.sampler == JUMP_SAMPLER and not r.cell.gamma]
+        exact = [
+            row
+            for row in rows
+            if row.cell.sampler == JUMP_SAMPLER and not row.cell.gamma and not row.cell.times
+        ]
         by_nfe = {
             model: {row.cell.nfe: row for row in exact if row.model == model and column.holds(row)}
             for model in ("ctm", "ctm_gan")

@@ -97,6 +97,8 @@ def _table(own: Sequence[Row], group: Sequence[str], compared: Compared) -> pd.D
     columns["sampler", "sampler", ""] = [row.cell.sampler for row in rows]
     columns["γ", "γ", ""] = [number(row.cell.gamma) for row in rows]
     columns["NFE", "NFE", ""] = [str(row.cell.nfe) for row in rows]
+    if any(row.cell.times for row in rows):
+        columns["σ", "σ", ""] = [", ".join(row.cell.printed_times) for row in rows]
     for metric in group:
         first, second, *_ = [*ranked(own, metric), None, None]
         columns[f"{metric} [low, high]", _heading(metric, metrics), metric] = [

@@ -19,7 +19,6 @@ from typing import Literal
 
 from ctm_core.config.claims import ClaimedCell, Comparison, PublishedValue
 from ctm_core.config.published import Literature
-from ctm_core.config.sampling_grid import Cell
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.headline import cell_name
 from ctm_core.report.scores import Row
@@ -150,7 +149,6 @@ def sentence(comparison: Comparison, literature: Literature) -> str:
 
 
 def _cell_text(claimed: ClaimedCell) -> str:
-    if claimed.nfe is None:
+    if claimed.cell is None:
         return claimed.model
-    cell = Cell(claimed.sampler, claimed.nfe, claimed.gamma)
-    return f"{claimed.model} at {cell_name(cell, claimed.model == 'teacher')}"
+    return f"{claimed.model} at {cell_name(claimed.cell, claimed.model == 'teacher')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,7 @@ def test_gamma_is_empty_at_one_evaluation() -> None:
     assert experiment.cells("teacher") == [Cell("heun", 3, None)]
     assert Cell("gamma", 2, 0.5).label == "gamma/nfe-2/gamma-0.5"
     assert Cell("heun", 3, None).label == "heun/nfe-3/gamma-none"
+    assert Cell("gamma", 3, 1.0, (20.0, 0.8)).label == "gamma/nfe-3/gamma-1/times-20_0.8"
 
 
 def test_protocols_choose_cells() -> None:
@@ -492,3 +494,14 @@ def test_frozen_precision_is_hashed_unless_it_is_what_bf16_does_anyway() -> None
         tiny.experiment(lower | {f"{CTM}.training.precision": "bf16"})
     with pytest.raises(ValueError, match="has no frozen networks"):
         tiny.experiment({"teacher.training.frozen_precision": "bf16"})
+
+
+def test_cells_on_the_grid_keep_their_hashes() -> None:
+    """As they were before cells had times of their own."""
+    made = tiny.experiment()
+    assert made.evaluation_hash("ctm").startswith("ba1c050dfe5d4f906dddeb38")
+    assert made.evaluation_hash("teacher").startswith("0ed2d20166b1624234538")
+    cell = Cell("gamma", 2, 1.0)
+    assert json.dumps([cell.key, cell.record]) == (
+        '[["gamma", 2, 1.0], {"sampler": "gamma", "gamma": 1.0, "nfe": 2}]'
+    )

@@ -83,3 +83,22 @@ def test_who_may_take_which_gamma(model: dict[str, Any], possible: set[Any]) -> 
         ("gamma", 2, 1.5), ("heun", 3, None), ("heun", 2, None), ("heun", 3, 0.0),
     ]  # fmt: skip
     assert {c for c in cells if registry.sampling_problem(*c, **model) is None} == possible
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (("gamma", 3, 1.0, (2.5, 0.8)), None),
+        (("gamma_paper", 2, 0.5, (0.8,)), None),
+        (("gamma", 2, 1.0, (2.5, 0.8)), "nfe = 2 needs 1 times between its jumps, but got 2"),
+        (("gamma", 1, None, (0.8,)), "nfe = 1 needs 0 times between its jumps, but got 1"),
+        (("gamma", 3, 1.0, (0.8, 2.5)), "times must decrease and lie between 80 and 0.002, but"),
+        (("gamma", 3, 1.0, (0.8, 0.8)), "but got 0.8, 0.8"),
+        (("gamma", 2, 1.0, (80.0,)), "times must decrease and lie between 80 and 0.002, but"),
+        (("gamma", 2, 1.0, (0.002,)), "but got 0.002"),
+        (("heun", 3, None, (2.5, 0.8)), "sampler heun follows the ODE on the grid; leave times"),
+    ],
+)
+def test_times_between_the_jumps(cell: Any, sentence: str | None) -> None:
+    problem = registry.sampling_problem(*cell, span=(0.002, 80.0))
+    assert problem is None if sentence is None else sentence in str(problem)

@@ -277,6 +277,29 @@ def test_levels_survive_rounding(rounding: str, shift: float) -> None:
     assert torch.equal(back.long(), levels)
 
 
+# -- times of their own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", samplers(jumps=True))
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_times_of_the_grid_are_the_grid(name: str, gamma: float) -> None:
+    times = sampling.sigmas(4)[1:-1].tolist()
+    plans = sampling.plan(name, 4, gamma), sampling.plan(name, 4, gamma, times)
+    assert all(torch.equal(one, other) for one, other in zip(*plans, strict=True))
+
+
+def test_two_jumps_through_a_time() -> None:
+    """Consistency sampling by hand: to the end, up to the time, to the end again."""
+    model = Gaussian()
+    t, end, start = (torch.tensor(level, dtype=torch.float64) for level in (0.821, 0.002, 80.0))
+    x = model.G(LATENTS * start, start, end)
+    expected = model.G(x + (t**2 - end**2).sqrt() * NOISE[0], t, end)
+    made = draw(model, nfe=2, gamma=1.0, times=(0.821,))
+    torch.testing.assert_close(made, expected, rtol=1e-12, atol=0)
+    with pytest.raises(UserError, match="times must decrease and lie between 80 and 0"):
+        draw(model, nfe=2, times=(0.001,))
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation import evaluate
+from ctm_core.evaluation.evaluation_file import read_evaluation
 from ctm_core.evaluation.given import Images, score_files
 from ctm_core.evaluation.metrics.reference import write_reference
 from ctm_core.report.scores import aggregate, read_evaluations
@@ -72,6 +73,23 @@ def test_samples_of_the_command_score_as_the_evaluation_does(
     assert len(placed(found)) == 1
     for key in ("experiment", "model", "step", "checkpoint_sha256", "train_hash", "params_m"):
         assert found[key] == whole[key]
+    assert "times" not in found["rows"][0]
+
+
+def test_samples_between_times_of_their_own(
+    student: Trained, references: list[Path], ctm: Ctm, tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples.npy"
+    words = ["sample", student.weights, "--output", samples, "-n", 24, "--gamma", 1, "--times"]
+    ended = ctm(*words, "5,0.8")
+    assert ended.code == 0, ended.stderr
+    assert "80 → 0.002 + noise 5, 5 → 0.002 + noise 0.8, 0.8 → 0.002" in ended.stdout
+    (row,) = score_files(samples, references[:1], tmp_path / "out")["rows"]
+    assert (row["nfe"], row["times"]) == (3, [5.0, 0.8])
+    assert read_evaluation(tmp_path / "out" / "evaluation.json").rows[0].cell.times == (5.0, 0.8)
+    for times, sentence in (("0.8;0.5", "expected numbers separated"), ("0.8,5", "must decrease")):
+        ended = ctm(*words, times)
+        assert (ended.code, sentence in ended.stderr) == (2, True)
 
 
 def test_arrays_and_folders_are_one(array: Path, digits: Dataset, tmp_path: Path) -> None:

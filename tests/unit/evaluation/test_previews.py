@@ -74,6 +74,7 @@ def test_the_longest_gamma_sampling_is_followed() -> None:
         Cell("gamma", 8, 0.5),
         Cell("gamma", 16, 0.0),
         Cell("gamma_paper", 8, 0.5),
+        Cell("gamma", 8, 1.0, (40.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5)),
     ]
     assert path_cells(cells) == [Cell("gamma", 8, 0.0), Cell("gamma", 8, 0.5)]
     assert path_cells([Cell("heun", 35, None), Cell("gamma", 1, None)]) == []

@@ -55,6 +55,9 @@ def test_samplers_by_name(student: Trained) -> None:
     exact = model.sample(4, 4, **options)
     assert torch.equal(exact, model.sample(4, 4, 0.0, sampler="gamma_paper", **options))
     assert not torch.equal(exact, model.sample(4, 4, 1.0, **options))
+    through = model.sample(4, gamma=1, times=[0.8], **options)
+    assert torch.equal(through, model.sample(4, 2, 1.0, times=(0.8,), **options))
+    assert not torch.equal(through, model.sample(4, 2, 1.0, **options))
     for sampler, nfe in (("heun", 5), ("euler", 4)):
         assert model.sample(4, nfe, sampler=sampler, **options).shape == (4, 1, 8, 8)
 

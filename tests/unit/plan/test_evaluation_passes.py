@@ -27,6 +27,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 CHANGES: dict[str, Any] = {
     "evaluation.samplers.ctm": [
         {"sampler": "gamma", "nfe": [1, 2], "gamma": [0, 1]},
+        {"sampler": "gamma", "nfe": [2], "gamma": [1], "times": [0.8]},
         {"sampler": "heun", "nfe": [1, 3]},
         {"sampler": "euler", "nfe": [2]},
     ],

@@ -41,3 +41,9 @@ def test_numbers_keep_ten_digits_on_every_machine(tmp_path: Path, value: float) 
 
 def test_a_table_without_rows_has_its_heading(tmp_path: Path) -> None:
     assert csv_text(pd.DataFrame([], columns=["a", "b"])) == "a,b\n"
+
+
+def test_tables_of_earlier_versions_have_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("gamma,nfe,protocol\n0,2,desk-digits\n")
+    assert csv_text(read_csv(path)) == "gamma,nfe,times,protocol\n0,2,,desk-digits\n"

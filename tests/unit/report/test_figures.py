@@ -236,3 +236,17 @@ def test_no_two_models_look_alike() -> None:
     looks = [tuple(sorted(look.items())) for look in by_model(models).values()]
     assert len(set(looks)) == len(models)
     assert by_model(models[:7])["student_5"]["linestyle"] == "-", "colours first"
+
+
+def test_times_of_their_own_have_lines_of_their_own(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.evaluation("ctm", CTM | {Cell("gamma", 2, 1.0, (0.8,)): 7.0})
+    rows = aggregate(read_evaluations(results.evaluations))
+    (axes,) = curves.fd_against_nfe(rows, results.metric, "").axes
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    assert list(lines["γ = 1 (its own times)"].get_ydata()) == pytest.approx([9.4, 7.0])
+    assert list(lines["γ = 1"].get_ydata()) == pytest.approx([9.4, 9.3, 7.9, 8.8])
+    figure = curves.fd_against_gamma(rows, results.metric, "")
+    assert figure is not None
+    drawn = [y for line in figure.axes[0].get_lines() for y in list(line.get_ydata())]
+    assert 7.0 not in drawn

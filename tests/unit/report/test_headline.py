@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from fixtures.results_factory import Results
+from fixtures.results_factory import CTM, Results
 
+from ctm_core.config import Cell
 from ctm_core.report.headline import effects
 from ctm_core.report.scores import Row, aggregate, read_evaluations
 
@@ -22,3 +23,18 @@ def test_effects_compare_cells_that_differ_in_one_thing(tmp_path: Path) -> None:
     assert outcomes["ctm, NFE 1", "ctm_nodsm, NFE 1"] == "lower"
     assert [effect.group for effect in found] == ["γ"] * 3 + ["NFE"] * 9 + ["student"] * 4
     assert effects(rows_of(Results(tmp_path / "none", experiment="x").default()), "digits") == []
+
+
+def test_times_are_compared_with_the_grid(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    own = {Cell("gamma", 2, gamma, (0.8,)): 5.0 + gamma for gamma in (0.0, 1.0)}
+    results.evaluation("ctm", CTM | own)
+    results.evaluation("ctm_nodsm", {Cell("gamma", 2, 0.0): 8.0, Cell("gamma", 2, 0.0, (0.8,)): 6})
+    made = effects(rows_of(results), "digits")
+    assert [effect.group for effect in made].count("γ") == 4
+    outcomes = {(effect.first, effect.second): effect.outcome for effect in made}
+    assert outcomes["ctm, NFE 2, γ = 0 (σ = 0.8)", "ctm, NFE 2, γ = 0"] == "lower"
+    assert outcomes["ctm, NFE 2, γ = 0 (σ = 0.8)", "ctm, NFE 2, γ = 1 (σ = 0.8)"] == "lower"
+    assert outcomes["ctm, NFE 2, γ = 0 (σ = 0.8)", "ctm_nodsm, NFE 2, γ = 0 (σ = 0.8)"] == "lower"
+    plain = [pair for effect in made if effect.group == "NFE" for pair in (effect.first,)]
+    assert len(plain) == 9 and not any("σ" in name for name in plain)

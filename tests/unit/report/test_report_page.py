@@ -9,6 +9,7 @@ from fixtures.results_factory import CTM, MODELS, Results, digest
 from PIL import Image
 
 from ctm_core.config import Cell, load_experiment
+from ctm_core.report.csv_files import csv_text, read_csv
 from ctm_core.report.figures import write_figures
 from ctm_core.report.page import duration, write_report
 from ctm_core.report.tables import write_tables
@@ -245,6 +246,19 @@ def test_a_table_that_is_older_than_its_evaluations_is_refused(tmp_path: Path) -
     path = results.evaluation("ctm")
     report_of(results)
     write_record(path, read_json(path) | {"checkpoint_sha256": digest("new")})
+    with pytest.raises(UserError, match="does not fit the evaluations"):
+        write_report(tmp_path, tmp_path / "report.html")
+
+
+def test_a_table_of_an_earlier_version_has_no_times(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.evaluation("ctm")
+    report_of(results)
+    frame = read_csv(tmp_path / "runs.csv").drop(columns="times")
+    (tmp_path / "runs.csv").write_text(csv_text(frame), encoding="utf-8")
+    write_report(tmp_path, tmp_path / "report.html")
+    frame.loc[0, "value"] = "1.5"
+    (tmp_path / "runs.csv").write_text(csv_text(frame), encoding="utf-8")
     with pytest.raises(UserError, match="does not fit the evaluations"):
         write_report(tmp_path, tmp_path / "report.html")
 

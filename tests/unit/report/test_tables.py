@@ -13,8 +13,8 @@ from ctm_core.report.tables import write_tables
 from ctm_core.runtime.files import read_json, write_record
 
 FIXED = (
-    "experiment,dataset,model,objective,step,sampler,gamma,nfe,protocol,train_seeds,sample_seeds,"
-    "n_samples,params_m,checkpoint_sha256,train_hash,code_version"
+    "experiment,dataset,model,objective,step,sampler,gamma,nfe,times,protocol,train_seeds,"
+    "sample_seeds,n_samples,params_m,checkpoint_sha256,train_hash,code_version"
 )
 METRIC = [
     "mean",
@@ -28,7 +28,7 @@ METRIC = [
     "delta",
 ]
 RUNS = (
-    "experiment,model,step,train_seed,sample_seed,sampler,gamma,nfe,protocol,metric,n,value,"
+    "experiment,model,step,train_seed,sample_seed,sampler,gamma,nfe,times,protocol,metric,n,value,"
     "checkpoint_sha256,train_hash"
 )
 
@@ -212,3 +212,26 @@ def test_foreign_text_is_neither_markup_nor_a_formula(tmp_path: Path) -> None:
     assert {run["train_hash"] for run in csv.DictReader((tmp_path / "runs.csv").open())} == {
         "'-1+cmd"
     }
+
+
+def test_two_cells_of_one_nfe_are_two_rows(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    grid = Cell("gamma", 2, 1.0)
+    results.evaluation("cd", {grid: 9.0, grid._replace(times=(0.8,)): 8.0})
+    write_tables(results.evaluations, tmp_path)
+    for name in ("runs.csv", "table.csv"):
+        made = read(tmp_path / name)
+        assert [row["times"] for row in made] == sorted(row["times"] for row in made)
+        assert {(row["nfe"], row["times"]) for row in made} == {("2", ""), ("2", "0.8")}
+        columns = list(made[0])
+        assert columns[columns.index("nfe") : columns.index("nfe") + 3] == [
+            "nfe", "times", "protocol",
+        ]  # fmt: skip
+    text = (tmp_path / "table.md").read_text()
+    assert "| model | sampler | γ | NFE | σ |" in text
+    assert "| cd | gamma | 1 | 2 | 0.8 | **8.00" in text
+    paper = (tmp_path / "paper" / "table1.md").read_text()
+    assert "| cd | 2 |" in paper and "| cd (σ = 0.8) | 2 |" in paper
+    assert {"gamma/nfe-2/gamma-1", "gamma/nfe-2/gamma-1/times-0.8"} == set(
+        read_json(tmp_path / "metrics.json")["digits"]["cd"]["step-500"]
+    )

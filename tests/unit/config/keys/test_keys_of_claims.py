@@ -21,6 +21,7 @@ VALUES = {
     ("ctm", ONE): (1.0, 1.1, 1.2),
     ("ctm", TWO): (5.0, 5.1, 5.2),
     ("ctm", FULL): (7.0, 7.1, 7.2),
+    ("ctm", FULL._replace(times=(0.8,))): (6.0, 6.1, 6.2),
     ("other", ONE): (9.0, 9.1, 9.2),
 }
 COMPARISON: dict[str, Any] = {
@@ -79,6 +80,7 @@ def test_comparison(results: Results, keys: dict[str, Any], expected: str) -> No
     assert verdict(results, **keys).verdict == expected
 
 
+@shows("ClaimedCell.times")
 @shows("ClaimedCell.model", "ClaimedCell.nfe", "ClaimedCell.gamma", "ClaimedCell.sampler")
 @pytest.mark.parametrize(
     ("cell", "value"),
@@ -87,6 +89,7 @@ def test_comparison(results: Results, keys: dict[str, Any], expected: str) -> No
         ({"model": "other", "nfe": 1}, 9.1),
         ({"model": "ctm", "nfe": 2, "gamma": 0}, 5.1),
         ({"model": "ctm", "nfe": 2, "gamma": 1}, 7.1),
+        ({"model": "ctm", "nfe": 2, "gamma": 1, "times": [0.8]}, 6.1),
         ({"model": "ctm", "sampler": "heun", "nfe": 1}, None),
     ],
 )

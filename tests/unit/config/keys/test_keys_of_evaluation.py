@@ -50,6 +50,20 @@ def test_sampled_bytes_follow_the_cell(lab: Lab) -> None:
     assert len(pictures) == len(cells)
 
 
+@shows("SamplerGrid.times")
+def test_times(lab: Lab) -> None:
+    grid = GRID | {"nfe": [2], "gamma": [1]}
+    given = [grid | {"times": times} for times in ([], [0.8], [5.0])]
+    assert cells(*given)[1:] == [Cell("gamma", 2, 1.0, (0.8,)), Cell("gamma", 2, 1.0, (5.0,))]
+    made = lab.evaluate(of_ctm(*given))
+    assert [row.get("times") for row in made] == [None, [0.8], [5.0]]
+    assert len({row["value"] for row in made}) == 3
+    assert made[:1] == lab.evaluate(of_ctm(grid))
+    for wrong in ({"times": [90.0]}, {"times": [0.8], "nfe": [2, 4]}):
+        with pytest.raises(ValueError, match=r"evaluation\.samplers\.ctm: .*times"):
+            cells(grid | wrong)
+
+
 @shows("SamplerGrid.steps")
 def test_steps() -> None:
     last = GRID | {"nfe": [2], "steps": "last"}
@@ -83,7 +97,7 @@ def test_batch_size(lab: Lab, size: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @shows("Evaluation.protocols", "ProtocolCell.sampler", "ProtocolCell.nfe", "ProtocolCell.gamma")
-@shows("ProtocolCell.model")
+@shows("ProtocolCell.model", "ProtocolCell.times")
 @pytest.mark.parametrize(
     ("cell", "scored"),
     [
@@ -91,11 +105,16 @@ def test_batch_size(lab: Lab, size: int, monkeypatch: pytest.MonkeyPatch) -> Non
         ({"model": "ctm", "sampler": "gamma", "nfe": 2, "gamma": 1}, ("gamma", 2, 1.0)),
         ({"model": "ctm", "sampler": "gamma", "nfe": 1}, ("gamma", 1, None)),
         ({"model": "ctm", "sampler": "euler", "nfe": 2}, ("euler", 2, None)),
+        (
+            {"model": "ctm", "sampler": "gamma", "nfe": 2, "gamma": 1, "times": [0.8]},
+            ("gamma", 2, 1.0, (0.8,)),
+        ),
         ({"model": "teacher", "sampler": "heun", "nfe": 3}, None),
     ],
 )
-def test_protocols(cell: dict[str, Any], scored: tuple[str, int, float | None] | None) -> None:
+def test_protocols(cell: dict[str, Any], scored: tuple[Any, ...] | None) -> None:
     grids = [GRID | {"nfe": [1, 2], "gamma": [0, 1]}, {"sampler": "euler", "nfe": [2]}]
+    grids += [GRID | {"nfe": [2], "gamma": [1], "times": [0.8]}]
     made = tiny.experiment({**of_ctm(*grids), "evaluation.protocols": {"other": [cell]}})
     of_student = made.protocols("ctm")
     assert of_student == ({} if scored is None else {"other": [Cell(*scored)]})

@@ -59,7 +59,7 @@ def theirs(results: Results, literature: Literature) -> tuple[str, dict[str, str
 
 
 @shows("PublishedRow.ours", "Ours.model", "Ours.nfe", "Ours.step", "Ours.experiment")
-@shows("Ours.gamma", "Ours.sampler", "PublishedRow.values")
+@shows("Ours.gamma", "Ours.sampler", "Ours.times", "PublishedRow.values")
 def test_ours(results: Results) -> None:
     assert places(results) == []
     assert places(results, ours=OURS) == [("ctm", 500, 1)]
@@ -67,7 +67,8 @@ def test_ours(results: Results) -> None:
     assert places(results, ours=OURS | {"nfe": 2, "gamma": 0}) == [("ctm", 500, 2)]
     assert places(results, ours=OURS | {"step": 100}) == [("ctm", 100, 1)]
     assert places(results, ours=OURS | {"experiment": "elsewhere"}) == []
-    for other in ({"nfe": 2, "gamma": 1}, {"sampler": "euler"}):
+    own_times = {"nfe": 2, "gamma": 0, "times": [0.8]}
+    for other in ({"nfe": 2, "gamma": 1}, {"sampler": "euler"}, own_times):
         with pytest.raises(UserError, match="which the table does not have"):
             places(results, ours=OURS | other)
     (made,) = compared(results, listed(ours=OURS, values={"fid": 7.0})).values()
