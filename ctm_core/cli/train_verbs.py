@@ -117,6 +117,7 @@ def teacher(config: Path, data: Path, seed: int | None, processes: int, **place:
 @click.option(
     "--teacher", type=WEIGHTS, help="The teacher's weight file, if the objective has one."
 )
+@click.option("--weak-teacher", type=FILE, help="For a model with weak_teacher: that snapshot.")
 @click.option("--init", type=FILE, help="For a fork: live weights to start from.")
 @click.option("--init-average", type=FILE, help="For a fork: the EMA weights of the same step.")
 @click.option("--seed", type=SEED, default=0, help="Training seed.")
@@ -125,6 +126,7 @@ def train(
     data: Path,
     model: str,
     teacher: Path | None,
+    weak_teacher: Path | None,
     init: Path | None,
     init_average: Path | None,
     seed: int,
@@ -148,6 +150,7 @@ def train(
         open_dataset(data),
         teacher,
         seed=seed,
+        weak_teacher=weak_teacher,
         init=init,
         init_average=init_average,
         **place,

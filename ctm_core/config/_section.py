@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
@@ -100,13 +100,17 @@ class Section(BaseModel):
         _check_type(value, cls.model_fields[str(info.field_name)].annotation)
         return value
 
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
+    def _left_out(self) -> Iterator[str]:
+        """Keys that are in no dump: those that came later, at their defaults."""
         for key, field in type(self).model_fields.items():
             if _LATER in field.metadata and getattr(self, key) == field.default:
-                data.pop(key, None)
-        return data
+                yield key
+
+    @model_serializer(mode="wrap")
+    def _without_some_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        left_out = {*self._left_out()}
+        return {key: value for key, value in data.items() if key not in left_out}
 
 
 def duplicates(names: Iterable[str]) -> list[str]:

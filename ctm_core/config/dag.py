@@ -129,7 +129,7 @@ def training(experiment: Experiment, model: str, seed: int | str = ANY_SEED) -> 
     """The training of a model.
 
     Students read the weights they start from under the names of `ctm train`'s options:
-    ``teacher``, and for a fork ``init`` and ``init_average``.
+    ``teacher`` and ``weak_teacher``, and for a fork ``init`` and ``init_average``.
     """
     name = experiment.experiment
     reads = layout.prepared(experiment.dataset.name, "train")
@@ -141,7 +141,10 @@ def training(experiment: Experiment, model: str, seed: int | str = ANY_SEED) -> 
         assets = student.assets
         if student.uses_teacher:
             assert experiment.teacher is not None
-            reads["teacher"] = layout.weights(experiment, "teacher", seed=experiment.teacher.seed)
+            own = experiment.teacher.seed
+            reads["teacher"] = layout.weights(experiment, "teacher", seed=own)
+            if (weak := student.weak_teacher) is not None:
+                reads["weak_teacher"] = layout.weights(experiment, "teacher", weak, own)
         if (fork := student.init_from) is not None:
             reads["init"] = layout.live_weights(experiment, fork.model, fork.step, seed)
             reads["init_average"] = layout.weights(experiment, fork.model, fork.step, seed)

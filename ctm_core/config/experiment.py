@@ -85,6 +85,12 @@ class Experiment(Section):
         if student.uses_teacher and self.teacher is None:
             why = "learns from" if student.traits.teacher else "starts from"
             yield f"models.{name} {why} a teacher, but the experiment has none"
+        weak = student.weak_teacher
+        if weak is not None and weak not in (steps := self.exported_steps("teacher")[:-1]):
+            yield (
+                f"models.{name}.weak_teacher: the teacher has no snapshot of step {weak}, only of "
+                f"{', '.join(map(str, steps)) or 'none'}; add it to teacher.training.snapshots"
+            )
         fork = student.init_from
         if fork is None:
             return
@@ -147,8 +153,8 @@ class Experiment(Section):
                 )
             if name != "teacher" and self.models[name].traits.final_only:
                 yield (
-                    f"evaluation.likelihood.models: {name} knows s = sigma_min alone, so it has "
-                    "no denoiser and no likelihood"
+                    f"evaluation.likelihood.models: {name} knows only the jump to the end, so it "
+                    "has no denoiser and no likelihood"
                 )
 
     # -- what is sampled and scored -------------------------------------------------------------

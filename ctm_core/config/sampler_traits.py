@@ -65,7 +65,7 @@ def sampling_problem(
     """Why a model cannot be sampled this way, as a sentence; None if it can.
 
     γ may be None at NFE 1, where no noise is added. ``jumps``: the model has a G; ``final_only``:
-    it jumps to sigma_min alone. ``times`` are empty for a grid, or lie within ``span``, the end
+    it jumps to one time alone. ``times`` are empty for a grid, or lie within ``span``, the end
     and the start of sampling.
     """
     try:
@@ -93,7 +93,7 @@ def sampling_problem(
         return f"sampler {sampler} with nfe = {nfe} needs a gamma in [0, 1]"
     if final_only and not (traits.gamma and gamma in (None, 1)):
         given = f"sampler {sampler}" if gamma is None else f"gamma {gamma:g}"
-        return f"a model that jumps to sigma_min alone is sampled with gamma 1, not {given}"
+        return f"a model that only jumps to the end is sampled with gamma 1, not {given}"
     return _times_problem(sampler, nfe, times, span) if times else None
 
 

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from ctm_core.config._section import (
     Count,
     Factor,
+    Later,
     LogMean,
     LogStd,
     Name,
@@ -19,13 +20,34 @@ from ctm_core.config._section import (
 )
 from ctm_core.config.distance_traits import DistanceName, distance_traits
 from ctm_core.config.gan import Adversarial
-from ctm_core.config.objective_traits import OBJECTIVES, ObjectiveName, ObjectiveTraits, traits
+from ctm_core.config.objective_traits import (
+    OBJECTIVES,
+    ObjectiveName,
+    ObjectiveTraits,
+    Value,
+    traits,
+)
 from ctm_core.config.optimization import Training
 
 Variant = Literal["released", "printed"]
 
 #: Draws of (k, i, j) at most, all of which `ctm plan` goes through: 200 points with all steps.
 MOST_DRAWS = 2**23
+
+#: Keys of CTM's loss, which objectives with another loss do not have.
+CTM_LOSS = (
+    "matching",
+    "grid_points",
+    "max_heun_steps",
+    "target_inner",
+    "target_ema",
+    "scratch_solver",
+    "distance",
+    "perceptual",
+    "dsm",
+    "adversarial",
+    "lambda_scope",
+)
 
 
 class Perceptual(Section):
@@ -109,6 +131,14 @@ class Student(_OfObjective):
     init_from: Fork | None = Field(
         None, description="start from another model's exports, with fresh optimisers"
     )
+    weak_teacher: Later[Positive | None] = Field(
+        None,
+        description="the teacher's snapshot that guides it away from its mistakes, by its step; "
+        "null: no guidance",
+    )
+    settings: Later[dict[Name, Value]] = Field(
+        {}, max_length=100, description="the objective's own keys: `settings` in its TRAITS"
+    )
     training: Training
 
     @model_validator(mode="before")
@@ -117,15 +147,34 @@ class Student(_OfObjective):
         # So that the resolved section says what happens, also where the file says nothing.
         if not isinstance(data, dict) or data.get("objective", "ctm") not in OBJECTIVES.names():
             return data
-        known = traits(data.get("objective", "ctm"))
-        filled: dict[str, Any] = {} if known.matching else {"matching": "local"}
-        if not known.dsm:
+        name = data.get("objective", "ctm")
+        known = traits(name)
+        if not known.ctm_loss and (given := [key for key in CTM_LOSS if key in data]):
+            raise ValueError(
+                f"the objective {name} has a loss of its own; leave {', '.join(given)} out"
+            )
+        filled: dict[str, Any] = {}
+        if not (known.matching and known.ctm_loss):
+            filled["matching"] = "local"
+        if not (known.dsm and known.ctm_loss):
             filled["dsm"] = {"enabled": False}
         filled |= data
         if filled.get("initial") is None:
-            start = "teacher" if known.teacher else "random"
+            start = known.initial or ("teacher" if known.teacher else "random")
             filled["initial"] = start if filled.get("init_from") is None else None
+        own = filled.get("settings") or {}
+        if known.settings and isinstance(own, dict):
+            defaults = {key: setting.default for key, setting in known.settings.items()}
+            filled["settings"] = defaults | {
+                key: known.settings[key].typed(value) if key in known.settings else value
+                for key, value in own.items()
+            }
         return filled
+
+    def _left_out(self) -> Iterator[str]:
+        yield from super()._left_out()
+        if not self.traits.ctm_loss:
+            yield from CTM_LOSS
 
     def _problems(self) -> Iterator[str]:
         known = self.traits
@@ -157,9 +206,38 @@ class Student(_OfObjective):
             yield "global matching has no inner target map; leave target_inner out"
         if self.init_from is not None and self.initial is not None:
             yield "init_from says where the weights come from; leave initial out"
+        yield from self._check_settings()
+        if self.weak_teacher is not None and known.second != "weak_teacher":
+            yield f"the objective {self.objective} has no guidance; leave weak_teacher out"
+        if known.second == "init" and self.init_from is None:
+            yield (
+                f"the objective {self.objective} keeps the model that it starts from; name it by "
+                "init_from"
+            )
+        if known.jvp == "differentiated" and self.training.recompute:
+            yield (
+                f"training.recompute: the objective {self.objective} differentiates a derivative "
+                "in forward mode, whose blocks cannot be computed again; set it to false"
+            )
         if self.training.micro_batch == "auto":
             yield from self._check_auto()
         yield from self._check_distance()
+
+    def _check_settings(self) -> Iterator[str]:
+        known = self.traits.settings
+        for key, value in self.settings.items():
+            if key not in known:
+                own = f"it has {', '.join(known)}" if known else "it has none"
+                yield f"settings.{key}: the objective {self.objective} has no such setting; {own}"
+            elif (problem := known[key].problem(value)) is not None:
+                yield f"settings.{key} {problem}, not {value!r}"
+        for key in ("batch_size", "micro_batch"):
+            size = getattr(self.training, key)
+            if isinstance(size, int) and size % self.group:
+                yield (
+                    f"training.{key} must be a multiple of settings.{self.traits.group}, "
+                    f"{self.group}, because as many samples share a draw; it is {size}"
+                )
 
     def _check_auto(self) -> Iterator[str]:
         if self.adversarial is not None:
@@ -215,6 +293,11 @@ class Student(_OfObjective):
         if self.adversarial is not None and self.adversarial.loss is not None:
             return self.adversarial.loss
         return "hinge" if self.variant == "released" else "log"
+
+    @property
+    def group(self) -> int:
+        """Consecutive samples that share a draw, which no cut of a batch may part."""
+        return 1 if self.traits.group is None else int(self.settings[self.traits.group])
 
     @property
     def uses_teacher(self) -> bool:

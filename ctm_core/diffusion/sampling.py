@@ -129,6 +129,7 @@ def plan(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
+    end: float | None = None,
 ) -> Jumps:
     """The plan of a named sampler on a Karras grid, or between ``times``; see :func:`sample`."""
     traits = sampler_traits(sampler)
@@ -139,6 +140,8 @@ def plan(
     levels = sigmas(points, sigma_min, sigma_max, rho)
     if times:
         levels[1:-1] = torch.tensor(times, dtype=levels.dtype)
+    if end is not None:
+        levels[-1] = end
     jumps: Jumps = _module(sampler).plan(levels, 1.0 if gamma is None else gamma)
     return jumps
 
@@ -190,7 +193,7 @@ def sample(
     sigma_max: float = 80.0,
     rho: float = 7.0,
     clamp: bool = True,
-    final_only: bool = False,
+    end: float | None = None,
     state_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Draw images by a named sampler with a given number of network evaluations.
@@ -220,8 +223,8 @@ def sample(
         The grid; its ends also with ``times``.
     clamp
         Whether to clamp the result to [-1, 1], as the released code does.
-    final_only
-        For models trained at s = sigma_min alone (``cd``, ``ct``, ``ctm_s0``).
+    end
+        The time of the last jump, of a model that jumps to no other; None: sigma_min.
     state_dtype
         Of x between evaluations; default float64 for ODE samplers, as in EDM, else the latents'.
 
@@ -240,7 +243,7 @@ def sample(
         gamma,
         times,
         jumps=model.time_s,
-        final_only=final_only,
+        final_only=end is not None,
         span=(sigma_min, sigma_max),
     )
     if problem:
@@ -249,7 +252,7 @@ def sample(
     state = dtype if sampler_traits(sampler).jumps else torch.float64
     x = latents.to(state_dtype or state) * sigma_max
     grid = Grid(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
-    jumps = plan(sampler, nfe, gamma, times, **grid)
+    jumps = plan(sampler, nfe, gamma, times, **grid, end=end)
     x = sample_jumps(move(model, sampler, labels, dtype), x, jumps, noise).to(dtype)
     return x.clamp(-1, 1) if clamp else x
 

@@ -11,6 +11,7 @@ name     :math:`c_\text{skip}(t)`                      :math:`c_\text{out}(t)`
          :math:`+\sigma_d^2)`                          :math:`\sqrt{t^2+\sigma_d^2}`
 ``no``   0                                             1
 native   :math:`1/(1 + t)`                             :math:`-t/(1 + t)`
+``ect``  ``edm`` in training; ``cm`` with sigma_min = 0.003 where a model is sampled
 =======  ============================================  ==========================================
 
 ``edm`` is Karras et al. (2022, table 1) and CTM's; ``cm`` makes the network the identity at
@@ -43,7 +44,9 @@ from torch import Tensor
 
 from ctm_core.runtime.errors import UserError
 
-INNER = ("edm", "cm", "no", "native")
+INNER = ("edm", "cm", "no", "native", "ect")
+#: sigma_min of ``ect`` in eval mode (Geng et al. 2024, released code).
+ECT_SHIFT = 0.003
 OUTER = ("euler", "variance", "euler_variance_mixed")
 
 
@@ -105,9 +108,16 @@ def path_slopes(name: str, t: Tensor, sigma_data: float = 0.5) -> Conditions:
 
 
 def inner_coefficients(
-    name: str, t: Tensor, *, sigma_data: float = 0.5, sigma_min: float = 0.002
+    name: str,
+    t: Tensor,
+    *,
+    sigma_data: float = 0.5,
+    sigma_min: float = 0.002,
+    training: bool = False,
 ) -> Coefficients:
     """Coefficients of g, by a name of :data:`INNER`, at positive times ``t`` of any shape."""
+    if name == "ect":
+        name, sigma_min = "edm" if training else "cm", ECT_SHIFT
     if name == "edm":
         return Coefficients(*scalings(t, sigma_data)[:2])
     if name == "cm":

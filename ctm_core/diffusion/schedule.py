@@ -121,11 +121,21 @@ def all_draws(n: int, max_steps: int, final_only: bool = False) -> Draws:
     return Draws(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def lognormal_sigma(u: Tensor, p_mean: float = -1.2, p_std: float = 1.2) -> Tensor:
+def lognormal_sigma(
+    u: Tensor,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+    *,
+    bounds: tuple[float, float] | None = None,
+) -> Tensor:
     r"""EDM's training noise levels, :math:`\ln\sigma \sim N(P_\text{mean}, P_\text{std}^2)`.
 
     ``u`` (B,) uniforms in (0, 1); the result is the law's quantile, of the same shape and dtype.
+    ``bounds`` truncate the law.
     """
+    if bounds is not None:
+        low, high = torch.special.ndtr((u.new_tensor(bounds).log() - p_mean) / p_std)
+        u = low + u * (high - low)
     sigma: Tensor = (p_mean + p_std * torch.special.ndtri(u)).exp()
     return sigma
 

@@ -44,11 +44,13 @@ class Trajectory(nn.Module):
     sigma_data
         Standard deviation of the data, 0.5 for images.
     inner
-        Parametrisation of g: ``edm``, or ``cm`` for consistency models, whose only jump is
-        G(x, t, sigma_min) = g(x, t) and which are no denoisers
-        (:mod:`ctm_core.diffusion.scalings`).
+        Parametrisation of g (:mod:`ctm_core.diffusion.scalings`): ``edm``; ``cm`` or ``ect`` for
+        consistency models.
     sigma_min
-        The time at which a consistency model is the identity.
+        Of ``cm``: the time at which it is the identity.
+    end
+        The one time that the model jumps to; None: any, but sigma_min for ``cm``. Without s it is
+        then a consistency model: its only jump is G(x, t, end) = g(x, t), and it is no denoiser.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Trajectory(nn.Module):
         *,
         inner: str = "edm",
         sigma_min: float = 0.002,
+        end: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.sigma_data = sigma_data
         self.parametrisation = inner
         self.sigma_min = sigma_min
+        self.end = sigma_min if end is None and inner == "cm" else end
 
     @property
     def time_s(self) -> bool:
@@ -72,12 +76,12 @@ class Trajectory(nn.Module):
 
     @property
     def consistency(self) -> bool:
-        """Whether this is a consistency model, without s and with the ``cm`` parametrisation."""
-        return self.parametrisation == "cm"
+        """Whether this is a consistency model: without s, and with a jump to one time."""
+        return self.end is not None and not self.time_s
 
     @property
     def has_jumps(self) -> bool:
-        """Whether G exists: for every s, or for sigma_min alone in a consistency model."""
+        """Whether G exists: for every s, or for the end alone in a consistency model."""
         return self.time_s or self.consistency
 
     @property
@@ -153,9 +157,9 @@ class Trajectory(nn.Module):
     def G(
         self, x: Tensor, t: Tensor | float, s: Tensor | float, y: Tensor | None = None
     ) -> Tensor:
-        """The jump from t to s along the trajectory; in a consistency model to sigma_min alone."""
-        if self.consistency and bool((_times(s, x) > self.sigma_min * (1 + 1e-6)).any()):
-            raise UserError("this is a consistency model: it jumps to sigma_min alone")
+        """The jump from t to s along the trajectory; in a consistency model to the end alone."""
+        if self.consistency and bool((_times(s, x) > (self.end or 0) * (1 + 1e-6)).any()):
+            raise UserError(f"this is a consistency model: it jumps to time {self.end:g} alone")
         return self.carry(x, t, s, y)
 
     def carry(
@@ -166,8 +170,13 @@ class Trajectory(nn.Module):
 
     def inner(self, raw: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
         """g from the raw output F of (x, t, s): c_skip x + c_out F."""
-        constants = {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min}
-        c_skip, c_out = inner_coefficients(self.parametrisation, _times(t, x), **constants)
+        c_skip, c_out = inner_coefficients(
+            self.parametrisation,
+            _times(t, x),
+            sigma_data=self.sigma_data,
+            sigma_min=self.sigma_min,
+            training=self.training,
+        )
         return _scale(c_skip, x) + _scale(c_out, raw)
 
     def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
@@ -187,7 +196,8 @@ class Trajectory(nn.Module):
         """The denoiser D(x, t) = E[x_0 | x_t = x], which is g(x, t, t) where s is known."""
         if self.consistency:
             raise UserError(
-                "this is a consistency model, which has no denoiser: it jumps to sigma_min alone"
+                "this is a consistency model, which has no denoiser: it jumps to time "
+                f"{self.end:g} alone"
             )
         return self.g(x, t, None, y, augment_labels)
 

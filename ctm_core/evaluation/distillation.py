@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.config import Cell
-from ctm_core.config.sampler_traits import JUMP_SAMPLER
+from ctm_core.config.sampler_traits import JUMP_SAMPLER, sampler_traits
 from ctm_core.diffusion import randomness, sampling
 from ctm_core.diffusion.schedule import karras_grid
 from ctm_core.diffusion.trajectory import Trajectory
@@ -52,22 +52,24 @@ class Noises:
             yield noise, labels, min(size, self.count - start)
 
 
-def steps(cell: Cell, diffusion: Mapping[str, float]) -> list[Step]:
+def steps(cell: Cell, diffusion: Mapping[str, float], end: float | None = None) -> list[Step]:
     """The steps (t, s) of a cell's sampler, without the noise between them.
 
-    The last step of an ODE sampler, from sigma_min to 0, is left out: the fine solve ends the
-    same way.
+    ``end``: the one time that the model jumps to; None: any. The last step of an ODE sampler, from
+    sigma_min to 0, is left out: the fine solve ends the same way.
     """
-    plan = sampling.plan(*cell, **sampling.grid_of(diffusion))
+    plan = sampling.plan(*cell, **sampling.grid_of(diffusion), end=end)
     pairs = list(zip(plan.t.tolist(), plan.s.tolist(), strict=True))
-    return pairs if len(pairs) == 1 else [(t, s) for t, s in pairs if s > 0]
+    whole = len(pairs) == 1 or sampler_traits(cell.sampler).jumps
+    return pairs if whole else [(t, s) for t, s in pairs if s > 0]
 
 
-def jumps(points: int, diffusion: Mapping[str, float], final_only: bool = False) -> list[Step]:
-    """All jumps between ``points`` levels of a grid, or only those to sigma_min."""
+def jumps(points: int, diffusion: Mapping[str, float], end: float | None = None) -> list[Step]:
+    """All jumps between ``points`` levels of a grid, or only those to ``end``."""
     levels = karras_grid(points, **sampling.grid_of(diffusion)).tolist()
-    pairs = [(t, s) for i, t in enumerate(levels) for s in levels[i + 1 :]]
-    return [(t, s) for t, s in pairs if s == levels[-1] or not final_only]
+    if end is not None:
+        return [(t, end) for t in levels[:-1]]
+    return [(t, s) for i, t in enumerate(levels) for s in levels[i + 1 :]]
 
 
 def errors(
@@ -82,7 +84,7 @@ def errors(
     Model and teacher are in eval mode on one device, and may be the same. The teacher is solved
     once. ODE samplers follow the model's denoiser.
     """
-    walks = [(cell.sampler, steps(cell, noises.diffusion)) for cell in cells]
+    walks = [(cell.sampler, steps(cell, noises.diffusion, model.end)) for cell in cells]
     if pairs:
         walks.append((JUMP_SAMPLER, list(pairs)))
     squares = _squares(model, teacher, walks, noises)

@@ -33,7 +33,7 @@ def trajectories(
     diffusion = generator.record["diffusion"]
     all_pairs = []
     if generator.has_jumps:
-        all_pairs = distillation.jumps(LEVELS, diffusion, generator.final_only)
+        all_pairs = distillation.jumps(LEVELS, diffusion, generator.model.end)
     for name, cells in inputs.chosen.items():
         protocol = inputs.references[name].protocol
         if not protocol.needs_teacher:

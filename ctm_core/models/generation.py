@@ -54,8 +54,8 @@ class Generator:
 
     @property
     def final_only(self) -> bool:
-        """Whether it jumps to sigma_min alone, so that gamma is 1."""
-        return bool(self.record.get("final_only", False))
+        """Whether it jumps to one time alone, so that gamma is 1."""
+        return self.model.end is not None
 
     def cell(
         self,
@@ -159,7 +159,7 @@ class Generator:
                 labels=None if labels is None else labels.to(device),
                 **sampling.grid_of(self.record["diffusion"]),
                 clamp=False,
-                final_only=self.final_only,
+                end=self.model.end,
             )
 
     def _check_labels(self, count: int, label: int | None, labels: Tensor | None) -> None:
@@ -211,7 +211,7 @@ class Generator:
     ) -> str:
         """The noise levels that a sampler visits, as text, e.g. ``80 → 2.515, 2.515 → 0.002``."""
         grid = sampling.grid_of(self.record["diffusion"])
-        jumps = sampling.plan(sampler, nfe, gamma, times, **grid)
+        jumps = sampling.plan(sampler, nfe, gamma, times, **grid, end=self.model.end)
         t, s, noises = (values.tolist() for values in jumps)
         if not sampler_traits(sampler).jumps:
             return " → ".join(f"{time:.4g}" for time in [*t, s[-1]])

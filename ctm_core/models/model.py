@@ -66,7 +66,7 @@ class Model:
             Network evaluations per image; default 1 for a student, 35 for a teacher.
         gamma
             0 deterministic, 1 consistency sampling; default 0, or 1 for models that only jump to
-            sigma_min. Teachers have none.
+            the end. Teachers have none.
         seed
             Sample i depends on the seed and i alone.
         labels

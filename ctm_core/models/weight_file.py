@@ -51,6 +51,8 @@ class Record(BaseModel):
     time_s: bool
     inner: str = "edm"
     final_only: bool = False
+    #: The one time that a model with final_only jumps to; None: sigma_min.
+    end: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _a_name_for_each_class(self) -> Self:
@@ -62,7 +64,12 @@ class Record(BaseModel):
 
 
 def build_model(
-    *, network: config.Network, diffusion: config.Diffusion, inner: str = "edm", **sizes: Any
+    *,
+    network: config.Network,
+    diffusion: config.Diffusion,
+    inner: str = "edm",
+    end: float | None = None,
+    **sizes: Any,
 ) -> Trajectory:
     """A freshly initialised model; torch's global generator decides the weights.
 
@@ -75,6 +82,7 @@ def build_model(
         sigma_data=diffusion.sigma_data,
         inner=inner,
         sigma_min=diffusion.sigma_min,
+        end=end,
     )
 
 
@@ -139,6 +147,9 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Trajectory, dict[str, An
             diffusion=checked.diffusion,
             **{key: record[key] for key in ("resolution", "channels", "label_dim", "time_s")},
             inner=checked.inner,
+            end=checked.diffusion.sigma_min
+            if checked.final_only and checked.end is None
+            else checked.end,
         )
     load_state(model, tensors, path)
     return model.eval().requires_grad_(False), record

@@ -146,9 +146,10 @@ def _trajectories(
 ) -> tuple[int, int]:
     diffusion = experiment.diffusion.model_dump()
     own = teacher = 0
-    pairs = []  # jumps to measure, by the first protocol's first seed alone
+    pairs, end = [], None  # jumps to measure, by the first protocol's first seed alone
     if model != "teacher":
-        pairs = distillation.jumps(LEVELS, diffusion, experiment.models[model].traits.final_only)
+        end = experiment.models[model].traits.only_end(experiment.diffusion.sigma_min)
+        pairs = distillation.jumps(LEVELS, diffusion, end)
     for name, cells in experiment.protocols(model, step).items():
         protocol = protocols[name]
         if not protocol.needs_teacher:
@@ -156,7 +157,7 @@ def _trajectories(
         noises = protocol.trajectory.noises
         size = min(noises, BATCH)
         padded = -(-noises // size) * size
-        walks = [(cell, distillation.steps(cell, diffusion)) for cell in cells]
+        walks = [(cell, distillation.steps(cell, diffusion, end)) for cell in cells]
         for _ in experiment.evaluation.sample_seeds:
             levels = {level for _, steps in walks for pair in steps for level in pair}
             levels |= {level for pair in pairs for level in pair}
@@ -167,7 +168,7 @@ def _trajectories(
 
 
 def _moves(cell: Cell, steps: list[tuple[float, float]]) -> int:
-    """Passes of one image through the steps of a cell; the step to 0 takes one."""
+    """Passes of one image through the steps of a cell; an ODE sampler's step to 0 takes one."""
     per_step = sampler_traits(cell.sampler).evaluations_per_step
     return sum(per_step if s > 0 else 1 for _, s in steps)
 

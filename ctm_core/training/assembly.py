@@ -38,7 +38,13 @@ def fit(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
 
 
 def fresh(
-    experiment: Experiment, dataset: Dataset, seed: int, *, time_s: bool, inner: str = "edm"
+    experiment: Experiment,
+    dataset: Dataset,
+    seed: int,
+    *,
+    time_s: bool,
+    inner: str = "edm",
+    end: float | None = None,
 ) -> Trajectory:
     """A network with starting weights that depend on the seed alone."""
     torch.manual_seed(randomness.torch_seed(seed, "initial weights", 0))
@@ -50,18 +56,26 @@ def fresh(
         label_dim=dataset.classes if experiment.conditional else 0,
         time_s=time_s,
         inner=inner,
+        end=end,
     )
 
 
 def check_inputs(
-    section: Student, model: str, teacher: Path | None, init: Path | None, average: Path | None
+    section: Student,
+    model: str,
+    *,
+    teacher: Path | None,
+    weak_teacher: Path | None,
+    init: Path | None,
+    init_average: Path | None,
 ) -> None:
     """The files that a model's section asks for, no more and no less."""
     fork = section.init_from is not None
     for option, given, expected, key in (
         ("--teacher", teacher, section.uses_teacher, "its objective"),
+        ("--weak-teacher", weak_teacher, section.weak_teacher is not None, "weak_teacher"),
         ("--init", init, fork, "init_from"),
-        ("--init-average", average, fork, "init_from"),
+        ("--init-average", init_average, fork, "init_from"),
     ):
         if expected and given is None:
             raise UserError(f"{model} needs {option} FILE, because of {key}; add it")
@@ -134,7 +148,7 @@ def preview(
             latents=latents.to(device),
             labels=None if labels is None else labels.to(device),
             noise=lambda i: randomness.normal(0, "inject", i + 1, 0, PREVIEWS, shape),
-            final_only=average.consistency,
+            end=average.end,
             **sampling.grid_of(experiment.diffusion.model_dump()),
         )
         average.train(mode)

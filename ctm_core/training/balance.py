@@ -19,7 +19,7 @@ one pass through the network that fills the gradient. Losses through the same ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -47,14 +47,27 @@ class Loss(NamedTuple):
     value: Tensor
     delta: Tensor
     rule: Rule | None = None
+    #: Parameters that it reaches beside F, with its gradients there.
+    beside: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @classmethod
     def of(
-        cls, name: str, value: Tensor, raw: Tensor, rule: Rule | None = None, *, keep: bool = False
+        cls,
+        name: str,
+        value: Tensor,
+        raw: Tensor,
+        rule: Rule | None = None,
+        *,
+        keep: bool = False,
+        beside: Iterable[Tensor] = (),
     ) -> Loss:
-        """Differentiate ``value`` with respect to F; ``keep`` the graph for another loss."""
-        (delta,) = torch.autograd.grad(value, raw, retain_graph=keep)
-        return cls(name, value.detach(), delta, rule)
+        """Differentiate ``value`` with respect to F; ``keep`` the graph for another loss.
+
+        ``beside``: parameters of the objective's own modules, which do not act through F.
+        """
+        own = tuple(beside)
+        delta, *gradients = torch.autograd.grad(value, (raw, *own), retain_graph=keep)
+        return cls(name, value.detach(), delta, rule, tuple(zip(own, gradients, strict=True)))
 
 
 class Call(NamedTuple):
@@ -98,3 +111,7 @@ def pull_back(call: Call, weights: Mapping[str, Tensor | float], share: float) -
     """Add ``share`` times the gradient of the weighted losses to the parameters' ``.grad``."""
     start = reduce(add, (weights.get(loss.name, 1.0) * loss.delta for loss in call.losses))
     torch.autograd.backward([call.raw], [start * share])
+    for loss in call.losses:
+        for parameter, gradient in loss.beside:
+            part = weights.get(loss.name, 1.0) * share * gradient
+            parameter.grad = part if parameter.grad is None else parameter.grad + part

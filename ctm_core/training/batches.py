@@ -41,6 +41,7 @@ class Batch:
     seed: int
     step: int
     start: int = 0  #: index of the first sample within the global batch
+    whole: int | None = None  #: samples of the global batch; None: there are no others
     #: Numbers drawn so far, on the CPU: ahead, or when they were asked for.
     drawn: dict[Stream, Tensor] = field(default_factory=dict)
 
@@ -51,6 +52,16 @@ class Batch:
     def indices(self) -> Tensor:
         """Sample indices within the global batch: shape (B,), int64."""
         return torch.arange(self.start, self.start + len(self))
+
+    @property
+    def global_size(self) -> int:
+        """Samples of the global batch."""
+        return len(self) if self.whole is None else self.whole
+
+    @property
+    def images_seen(self) -> int:
+        """Samples of all earlier steps."""
+        return self.step * self.global_size
 
     def normal(self, stream: str) -> Tensor:
         """Standard normal noise of the images' shape, dtype and device."""
@@ -63,6 +74,12 @@ class Batch:
     def shared_uniform(self, stream: str) -> Tensor:
         """One uniform number for the whole global batch: shape (), float64, CPU."""
         return self._numbers("shared", stream)
+
+    def group_uniform(self, stream: str, size: int) -> Tensor:
+        """One uniform number per ``size`` consecutive samples of the global batch, like
+        :meth:`uniform`: the batch holds whole groups."""
+        place = (self.seed, stream, self.step, self.start // size, len(self) // size)
+        return randomness.uniform(*place).repeat_interleave(size)
 
     def _numbers(self, kind: Literal["normal", "uniform", "shared"], stream: str) -> Tensor:
         if (kind, stream) not in self.drawn:
@@ -105,9 +122,10 @@ class Batches:
     device: torch.device
     flip: bool = True  #: whether half of the images are mirrored, where the data set allows it
     period: int = 1  #: steps after which the same random numbers are asked for
+    group: int = 1  #: consecutive samples that no cut may part
 
     def __post_init__(self) -> None:
-        self.micro_batch = _micro_batch(self.section, self.title)
+        self.micro_batch = _micro_batch(self.section, self.title, self.group)
         self._order: tuple[int, Any] = (-1, None)
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: dict[tuple[int, int], Future[_Drawn]] = {}
@@ -169,7 +187,8 @@ class Batches:
         if self.section.channels_last:
             data = data.contiguous(memory_format=torch.channels_last)
         y = send(drawn.labels, self.device) if self.labels else None
-        return Batch(data, y, seed=self.seed, step=step, start=start, drawn=drawn.numbers)
+        place = {"seed": self.seed, "step": step, "start": start}
+        return Batch(data, y, **place, whole=self.section.batch_size, drawn=drawn.numbers)
 
     def indices(self, step: int, start: int, size: int) -> list[int]:
         """Places in the data set of those samples."""
@@ -184,7 +203,7 @@ class Batches:
         return places
 
 
-def _micro_batch(section: Training, title: str) -> int:
+def _micro_batch(section: Training, title: str, group: int) -> int:
     processes, whole = distributed.count(), section.batch_size
     if whole % processes:
         raise UserError(
@@ -196,5 +215,10 @@ def _micro_batch(section: Training, title: str) -> int:
         raise UserError(
             f"{title}: micro_batch {size} does not divide the {share} samples of each of "
             f"{processes} processes; change micro_batch or --processes"
+        )
+    if size % group:
+        raise UserError(
+            f"{title}: {group} consecutive samples share a draw, but each of {processes} "
+            f"processes has micro-batches of {size}; change batch_size or --processes"
         )
     return size

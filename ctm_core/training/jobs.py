@@ -14,9 +14,11 @@ import torch
 
 from ctm_core.config import Experiment, Student, Training
 from ctm_core.data.dataset import Dataset
+from ctm_core.diffusion import randomness
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.models import weight_file
 from ctm_core.models.foreign.fit import copy_shared
+from ctm_core.models.networks.raw import RawNetwork
 from ctm_core.runtime import checkpoint, cuda, devices, distributed
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, sha256_file, write_record
@@ -79,6 +81,7 @@ def train_student(
     teacher: Path | None,
     *,
     seed: int,
+    weak_teacher: Path | None = None,
     init: Path | None = None,
     init_average: Path | None = None,
     **place: Any,
@@ -89,6 +92,8 @@ def train_student(
     ----------
     teacher
         Weight file of the denoiser; None for an objective that uses none and starts at random.
+    weak_teacher
+        For a model with ``weak_teacher``: the teacher's weights at that step.
     init, init_average
         For a model with ``init_from``: the live weights and the EMA that the other exported.
     place
@@ -103,35 +108,57 @@ def train_student(
         section = experiment.student(model)
         traits, kind = section.traits, objectives.find(section.objective)
         assembly.check_dataset(experiment, dataset)
-        assembly.check_inputs(section, model, teacher, init, init_average)
-        denoiser = None
-        if teacher is not None:
-            denoiser, record = weight_file.load_weights(teacher)
-            assembly.check_teacher(experiment, dataset, record, teacher)
-            denoiser.to(device)
+        files = {
+            "weak_teacher": weak_teacher,
+            "init": init,
+            "init_average": init_average,
+        }
+        assembly.check_inputs(section, model, teacher=teacher, **files)
+
+        def denoiser_of(path: Path | None) -> Trajectory | None:
+            if path is None:
+                return None
+            denoiser, record = weight_file.load_weights(path)
+            assembly.check_teacher(experiment, dataset, record, path)
+            return denoiser.to(device)
+
+        denoiser, second = denoiser_of(teacher), denoiser_of(weak_teacher)
         student = assembly.fresh(
-            experiment, dataset, seed, time_s=traits.time_s, inner=traits.inner
+            experiment,
+            dataset,
+            seed,
+            time_s=traits.time_s,
+            inner=traits.inner,
+            end=traits.only_end(experiment.diffusion.sigma_min),
         )
         if section.initial == "teacher" and denoiser is not None:
             copy_shared(denoiser, student)
+        if traits.zero_s:
+            assert isinstance(student.model, RawNetwork)
+            student.model.zero_target_time()
         if init is not None:
             assembly.load_into(student, init)
         student.to(device)
-        rates = tuple(dict.fromkeys((section.target_ema, *section.training.ema)))
+        own = (section.target_ema,) if traits.ctm_loss else ()
+        rates = tuple(dict.fromkeys((*own, *section.training.ema)))
         averages = {rate: ema.frozen_copy(student).train() for rate in rates}
         if init_average is not None:
             for average in averages.values():
                 assembly.load_into(average, init_average)
+            if traits.second == "init":
+                second = ema.frozen_copy(averages[section.training.final_ema]).eval()
         distance = distances.build_distance(section.distance, section.perceptual).to(device)
         adversary = build_adversary(section, seed, device)
+        torch.manual_seed(randomness.torch_seed(seed, "objective's modules", 0))
         objective = kind(
             section=section,
             diffusion=experiment.diffusion,
             student=student,
-            target=averages[section.target_ema],
-            teacher=denoiser,
+            target=averages[section.target_ema] if traits.ctm_loss else None,
+            teacher=denoiser if traits.teacher else None,
             distance=distance,
             adversary=adversary,
+            second=second,
         )
         named = (model, section.objective)
         job = _Job(experiment, asked, *named, dataset, seed, Place(**place), student)
@@ -140,7 +167,6 @@ def train_student(
             "teacher": None if teacher is None else sha256_file(teacher),
             "distance": distance.weights_sha256,
         }
-        files = {"init": init, "init_average": init_average}
         inputs |= {name: sha256_file(path) for name, path in files.items() if path is not None}
         if adversary is not None:
             inputs |= adversary.hashes()
@@ -211,7 +237,8 @@ class _Job:
 
     def record(self, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """The record that a weight file carries."""
-        student = self.student_section
+        end = self.student.end
+        ends = {} if end in (None, self.student.sigma_min) else {"end": end}
         return self.identity | {
             "objective": self.objective,
             "ema": self.section.final_ema,
@@ -221,7 +248,8 @@ class _Job:
             "class_names": self.dataset.class_names,
             "time_s": self.student.time_s,
             "inner": self.student.parametrisation,
-            "final_only": student is not None and student.traits.final_only,
+            "final_only": end is not None,
+            **ends,
         }
 
     def run(

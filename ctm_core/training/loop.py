@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctm_core.config import Training
 from ctm_core.data.dataset import Dataset
@@ -80,13 +80,17 @@ class Trainer:
     def __post_init__(self) -> None:
         self.step = 0
         self.seconds = 0.0
-        self.optimizer = optimizers.build(self.section, self.student.parameters())
+        modules = nn.ModuleDict(self.objective.modules)
+        learned = [*self.student.parameters(), *modules.parameters()]
+        self.optimizer = optimizers.build(self.section, learned)
         self.adversary = self.objective.adversary
-        self._learned = Learned(self.student, self.optimizer, self.averages, self.adversary)
+        changed = (self.student, self.optimizer, self.averages, self.adversary, modules)
+        self._learned = Learned(*changed)
         #: Steps from one generator update to the next.
         self.period = 1 if self.adversary is None else self.adversary.section.period
         sources = (self.title, self.dataset, self.section, self.labels, self.seed, self.device)
-        self.batches = Batches(*sources, flip=not self.objective.flips, period=self.period)
+        flip, group = not self.objective.flips, self.objective.group
+        self.batches = Batches(*sources, flip=flip, period=self.period, group=group)
         self._stop = 0  # the signal that this process received
         self._told = False  # whether any process did, as far as all of them know
         self._ran = self._asked = 0  # micro-batches of this step: all, and when that was asked

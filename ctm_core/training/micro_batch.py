@@ -43,7 +43,8 @@ def of_run(
     if not (run / FILE).exists():
         whole = section.model_copy(update={"micro_batch": None})
         device = objective.student.output_weight.device
-        batches = Batches("micro_batch", dataset, whole, labels, seed, device)
+        group = objective.group
+        batches = Batches("micro_batch", dataset, whole, labels, seed, device, group=group)
         objective.student.train()
         with acceleration.autocast(section, device):
             size = choose(objective, lambda n: batches.draw(0, 0, n), batches.micro_batch)
@@ -67,8 +68,10 @@ def choose(objective: Objective, draw: Callable[[int], Batch], share: int) -> in
     device = objective.student.output_weight.device
     processes = 1 if device.type == "cuda" else distributed.count()
     room = PART * memory.available(device) / processes
-    each = _activation_bytes(objective, draw(1))
-    sizes = [n for n in range(share, 0, -1) if share % n == 0 and (n == 1 or n * each <= room)]
+    group = objective.group
+    each = _activation_bytes(objective, draw(group)) / group
+    whole = (n for n in range(share, 0, -group) if share % n == 0)
+    sizes = [n for n in whole if n == group or n * each <= room]
     size: int | None = sizes[0]
     if device.type == "cuda":
         size = cuda.largest_fitting(sizes, lambda n: _try(objective, draw(n)))
@@ -85,7 +88,8 @@ def too_large(title: str, batches: Batches, attempt: Callable[[int], None]) -> U
     """What to say of a micro-batch that does not fit; ``attempt`` tries smaller ones."""
     size, largest = batches.micro_batch, None
     if distributed.count() == 1:
-        smaller = (n for n in range(size // 2, 0, -1) if size % n == 0)
+        group = batches.group
+        smaller = (n for n in range(size - group, 0, -group) if size % n == 0)
         largest = cuda.largest_fitting(smaller, attempt)
     remedy = f"set `micro_batch: {largest}` in its training section, which fits"
     if largest is None:
@@ -114,4 +118,5 @@ def _try(objective: Objective, batch: Batch) -> None:
         objective.backward(batch, 1.0)
     finally:
         objective.evaluations.update(before)
-        objective.student.zero_grad(set_to_none=True)
+        for module in (objective.student, *objective.modules.values()):
+            module.zero_grad(set_to_none=True)

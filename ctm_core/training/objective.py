@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ctm_core.config import Student
+from ctm_core.config import Diffusion, Student
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training import balance
 from ctm_core.training.adversary import Adversary
 from ctm_core.training.batches import Batch
+from ctm_core.training.distance import Distance
 from ctm_core.training.terms import Term
 
 #: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
@@ -43,6 +46,10 @@ class Objective(ABC):
     adversary: Adversary | None = None
     #: Whether the objective mirrors images itself, so that batches must not.
     flips: bool = False
+    #: Consecutive samples that share a draw.
+    group: int = 1
+    #: Modules of its own, on the device, which learn beside the student and are not exported.
+    modules: Mapping[str, torch.nn.Module] = MappingProxyType({})
 
     def __init__(self) -> None:
         #: Evaluations of each network so far, counted in images: teacher, student, target, ….
@@ -146,3 +153,42 @@ class Objective(ABC):
         w = self.student.output_weight
         compared = [x for x in call.losses if x.rule is None or x.rule.adaptive]
         return {x.name: balance.at_weight(call, x, w) for x in compared}
+
+
+@dataclass(kw_only=True, eq=False)
+class StudentObjective(Objective):
+    """An objective of the folder ``objectives``, with all that one is given."""
+
+    section: Student
+    diffusion: Diffusion
+    #: The network that learns.
+    student: Trajectory
+    #: The stop-gradient network, an EMA of the student, whose parameters are frozen; None if the
+    #: objective has no key target_ema.
+    target: Trajectory | None = None
+    #: The frozen denoiser; None if the objective evaluates none.
+    teacher: Trajectory | None = None
+    #: d of CTM's loss.
+    distance: Distance
+    #: Adds the adversarial loss, if any.
+    adversary: Adversary | None = None
+    #: The frozen network that the trait ``second`` asks for.
+    second: Trajectory | None = None
+    evaluations: dict[str, int] = field(default_factory=lambda: {"student": 0}, init=False)
+
+    def __post_init__(self) -> None:
+        self.group = self.section.group
+        for name in ("teacher", "target", "second"):
+            if getattr(self, name) is not None:
+                self.evaluations[name] = 0
+
+    def number(self, setting: str) -> float:
+        """A numeric setting of the objective's own."""
+        return float(self.section.settings[setting])
+
+    def frozen(self) -> list[torch.nn.Module]:
+        """Teacher, second network, distance and the adversary's feature networks."""
+        networks: list[torch.nn.Module | None] = [self.distance, self.teacher, self.second]
+        if self.adversary is not None:
+            networks += self.adversary.feature_networks()
+        return [network for network in networks if network is not None]

@@ -135,7 +135,7 @@ def test_experiments_share_no_keys(project: Project) -> None:
             "experiments/cifar10-uncond.yaml",
             "nfe: [1, 2], gamma: [1]",
             "nfe: [1, 2], gamma: [0, 1]",
-            "evaluation.samplers.cd: a model that jumps to sigma_min alone is sampled",
+            "evaluation.samplers.cd: a model that only jumps to the end is sampled",
         ),
     ],
 )

@@ -29,7 +29,12 @@ for name, experiment in EXPERIMENTS.items():
                 runs="runs",
                 processes=experiment.resources.training.processes,
                 data=subpath(input.manifest, parent=True),
-                start=options(teacher="--teacher", init="--init", init_average="--init-average"),
+                start=options(
+                    teacher="--teacher",
+                    weak_teacher="--weak-teacher",
+                    init="--init",
+                    init_average="--init-average",
+                ),
                 folder=subpath(output.weights, parent=True),
             shell:
                 "CTM_LOG={log:q} exec ctm train --config {resources.config_file:q} --model {params.model}"

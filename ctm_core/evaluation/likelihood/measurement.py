@@ -251,7 +251,7 @@ def _check(generator: Generator, dataset: Dataset, count: int) -> None:
         )
     if generator.final_only:
         raise UserError(
-            "this model knows only the target time sigma_min, so it has no denoiser and no "
+            "this model knows only the jump to the end, so it has no denoiser and no "
             "likelihood; take a teacher, or a student trained with denoising score matching"
         )
     if not 1 <= count <= len(dataset):

@@ -51,6 +51,8 @@ class OpenAIADM(RawNetwork):
     ``time_embed_s`` and an ``emb_layers_s`` in each residual block.
     """
 
+    s_outputs = ("emb_layers_s",)
+
     def __init__(
         self, *, num_head_channels: int = 64, num_heads: int | None = None, **sizes: Any
     ) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ctm_core.runtime.errors import UserError
@@ -88,6 +89,16 @@ class RawNetwork(nn.Module):
             Level(side, model_channels * mult, side in attn_resolutions)
             for side, mult in zip(sides, channel_mult, strict=True)
         ]
+
+    #: Modules whose outputs are all that s does to the network, by the last part of their names.
+    s_outputs: ClassVar[tuple[str, ...]] = ("affine_s",)
+
+    @torch.no_grad()
+    def zero_target_time(self) -> None:
+        """Make F independent of s, so that it equals the network without s that it came from."""
+        for name, value in self.named_parameters():
+            if {*name.split(".")} & {*self.s_outputs}:
+                value.zero_()
 
     @property
     def output_weight(self) -> Tensor:

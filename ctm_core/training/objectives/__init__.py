@@ -15,14 +15,14 @@ from ctm_core.config.objective_traits import objectives
 from ctm_core.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from ctm_core.training.objectives.ctm import CtmObjective
+    from ctm_core.training.objective import StudentObjective
 
 __all__ = ["find"]
 
 
-def find(name: str) -> type[CtmObjective]:
+def find(name: str) -> type[StudentObjective]:
     """The class of the objective called ``name``; raises UserError if there is none."""
     if name not in objectives():
         raise UserError(f"no objective {name!r}; there are: {', '.join(objectives())}")
-    kind: type[CtmObjective] = importlib.import_module(f"{__name__}.{name}").OBJECTIVE
+    kind: type[StudentObjective] = importlib.import_module(f"{__name__}.{name}").OBJECTIVE
     return kind

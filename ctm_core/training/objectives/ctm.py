@@ -29,12 +29,10 @@ from ctm_core.diffusion.sampling import grid_of
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.solvers import heun_step
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.training.adversary import Adversary
 from ctm_core.training.balance import Call, Loss, Rule
 from ctm_core.training.batches import Batch
 from ctm_core.training.denoising import dsm_loss
-from ctm_core.training.distance import Distance
-from ctm_core.training.objective import Objective, Use
+from ctm_core.training.objective import StudentObjective, Use
 from ctm_core.training.rows import Rows, send
 from ctm_core.training.terms import Term
 
@@ -51,24 +49,14 @@ class Draw(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class CtmObjective(Objective):
+class CtmObjective(StudentObjective):
     """CTM + DSM; with other traits, the objectives that it generalises."""
 
-    section: config.Student
-    diffusion: config.Diffusion
-    #: The network that learns.
-    student: Trajectory
-    #: The stop-gradient network, an EMA of the student; its parameters are frozen, yet gradient
-    #: passes through it to its input in the estimate.
+    #: Gradient passes through it to its input in the estimate.
     target: Trajectory
-    #: The frozen denoiser that the solver integrates; None if the objective has none.
-    teacher: Trajectory | None
-    #: d of the consistency loss.
-    distance: Distance
-    #: Adds the adversarial loss, if any.
-    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.sigma_min = self.diffusion.sigma_min
         self.levels = grid_of(self.diffusion.model_dump())
         self.grid = schedule.karras_grid(self.section.grid_points, **self.levels)
@@ -112,15 +100,6 @@ class CtmObjective(Objective):
     def facts(self, batch: Batch) -> dict[str, Term]:
         """k of the step."""
         return {"k": float(self.draw(batch)[0])}
-
-    def frozen(self) -> list[torch.nn.Module]:
-        """Teacher, distance and the adversary's feature networks."""
-        networks: list[torch.nn.Module] = [self.distance]
-        if self.teacher is not None:
-            networks.append(self.teacher)
-        if self.adversary is not None:
-            networks += self.adversary.feature_networks()
-        return networks
 
     # -- draws -------------------------------------------------------------------------------
 

@@ -233,11 +233,11 @@ def test_one_jump_ignores_gamma() -> None:
         ({"gamma": None}, "needs a gamma"),
         ({"gamma": 1.5}, r"lie in \[0, 1\]"),
         ({"gamma": -0.1}, r"lie in \[0, 1\]"),
-        ({"final_only": True, "gamma": 0.5}, "with gamma 1, not gamma 0.5"),
-        ({"final_only": True, "gamma": 0.0}, "with gamma 1, not gamma 0"),
+        ({"end": 0.002, "gamma": 0.5}, "with gamma 1, not gamma 0.5"),
+        ({"end": 0.0, "gamma": 0.0}, "with gamma 1, not gamma 0"),
         (
-            {"final_only": True, "sampler": "heun", "nfe": 3, "gamma": None},
-            "jumps to sigma_min alone .* not sampler heun",
+            {"end": 0.0, "sampler": "heun", "nfe": 3, "gamma": None},
+            "only jumps to the end .* not sampler heun",
         ),
     ],
 )
@@ -252,8 +252,18 @@ def test_models_with_limits() -> None:
     with pytest.raises(UserError, match=r"teacher.*heun or euler"):
         draw(Gaussian(time_s=False))
     assert draw(Gaussian(time_s=False), sampler="euler", gamma=None).shape == LATENTS.shape
-    draw(Gaussian(), gamma=1.0, final_only=True)
-    draw(Gaussian(), gamma=None, nfe=1, final_only=True)
+    draw(Gaussian(), gamma=1.0, end=0.002)
+    draw(Gaussian(), gamma=None, nfe=1, end=0.002)
+
+
+@pytest.mark.parametrize("sampler", samplers(jumps=True))
+def test_a_model_that_only_jumps_to_time_zero(sampler: str) -> None:
+    """Each jump ends at 0, so the noise after it is that of the next level, exactly."""
+    levels = sampling.sigmas(3)
+    jumps = sampling.plan(sampler, 3, 1.0, end=0.0)
+    assert jumps.s.tolist() == [0.0, 0.0, 0.0]
+    assert jumps.t.tolist() == levels[:-1].tolist()
+    assert jumps.noise.tolist() == [*levels[1:-1].tolist(), 0.0]
 
 
 # -- rounding -------------------------------------------------------------------------------------

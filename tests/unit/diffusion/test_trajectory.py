@@ -182,3 +182,25 @@ def test_gradient_flows_through_input_and_weights() -> None:
 
 def test_state_keys_start_with_model() -> None:
     assert all(key.startswith("model.") for key in tiny().state_dict())
+
+
+@pytest.mark.parametrize(("inner", "end"), [("cm", 0.002), ("edm", 0.0), ("ect", 0.0)])
+def test_a_model_of_one_end_jumps_there_and_does_not_denoise(inner: str, end: float) -> None:
+    network = tiny(time_s=False).model
+    model = Trajectory(network, inner=inner, end=None if inner == "cm" else end).eval()
+    assert model.consistency and model.has_jumps and model.end == end
+    assert torch.equal(model.G(X, T, end), model.g(X, T))
+    for s in (0.01, S):
+        with pytest.raises(UserError, match=f"it jumps to time {end:g} alone"):
+            model.G(X, T, s)
+    with pytest.raises(UserError, match=f"no denoiser: it jumps to time {end:g} alone"):
+        model.denoise(X, T)
+
+
+def test_ect_is_shifted_where_it_is_sampled() -> None:
+    network = tiny(time_s=False).model
+    model, plain = Trajectory(network, inner="ect", end=0.0), Trajectory(network)
+    shifted = Trajectory(network, inner="cm", sigma_min=0.003)
+    assert torch.equal(model.train().g(X, T), plain.g(X, T))
+    assert torch.equal(model.eval().g(X, T), shifted.g(X, T))
+    assert not torch.equal(model.eval().g(X, T), plain.g(X, T))

@@ -82,7 +82,7 @@ def test_one_step_from_noise_is_the_samplers_own(teacher):
 def test_a_worse_model_has_larger_errors_and_every_jump_is_listed(teacher):
     pairs = jumps(4, DIFFUSION)
     assert len(pairs) == 6
-    assert [s for _, s in jumps(4, DIFFUSION, final_only=True)] == [0.002] * 3
+    assert [s for _, s in jumps(4, DIFFUSION, end=0.0)] == [0.0] * 3
     little, much = (errors(bent(by), teacher, (), pairs, noises())[1] for by in (0.05, 0.2))
     assert [(one["t"], one["s"]) for one in little] == pairs
     assert all(one["error"] < two["error"] for one, two in zip(little, much, strict=True))

@@ -511,6 +511,20 @@ def test_impossible_sides_are_refused_by_all(architecture: str) -> None:
         build(section_of(architecture), resolution=9, channels=1, time_s=False)
 
 
+@pytest.mark.parametrize("architecture", with_target_time())
+def test_layers_of_s_that_are_zero_leave_the_teacher(architecture: str) -> None:
+    teacher, student = stirred(architecture, False), stirred(architecture, True)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    x, c, c_s, *labels = arguments(True)
+    assert not torch.allclose(student(x, c, c_s, *labels), teacher(x, c, None, *labels))
+    student.zero_target_time()
+    assert torch.equal(student(x, c, c_s, *labels), teacher(x, c, None, *labels))
+    # They still learn: what leads to them is not zero.
+    student(x, c, c_s, *labels).square().sum().backward()
+    zero = [p for p in student.parameters() if not p.any()]
+    assert zero and all(p.grad is not None and bool(p.grad.any()) for p in zero)
+
+
 @every
 def test_sizes_change_the_network(architecture: str, time_s: bool) -> None:
     """Other widths, depths and sides of attention are built and run."""

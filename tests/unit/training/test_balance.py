@@ -84,6 +84,21 @@ def test_a_ratio_of_output_gradients_is_another_weight() -> None:
     assert abs(float(lam) - float(of_outputs)) > 0.01
 
 
+def test_a_loss_may_reach_parameters_beside_the_network() -> None:
+    net, (x, z) = Net(), inputs()
+    beside = torch.ones((), dtype=x.dtype, requires_grad=True)
+    for image in (x, z):
+        raw = net(image)
+        value = (beside * raw.square()).mean()
+        balance.pull_back(Call(raw, (Loss.of("l", value, raw, beside=[beside]),)), {"l": 3}, 0.5)
+    ours = [beside.grad, *(p.grad for p in net.parameters())]
+    beside.grad = None
+    net.zero_grad()
+    (1.5 * beside * (net(x).square().mean() + net(z).square().mean())).backward()
+    for mine, theirs in zip(ours, [beside.grad, *(p.grad for p in net.parameters())], strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_weights_that_are_not_adaptive_need_no_gradient() -> None:
     assert balance.weigh({"gan": Rule(0.3, adaptive=False)}, {}, None) == {"gan": 0.3}
 

@@ -50,6 +50,26 @@ def test_a_batch_across_two_epochs_takes_from_both(digits: Dataset) -> None:
     assert again == straddling
 
 
+def test_groups_share_a_number_however_the_batch_is_cut(digits: Dataset) -> None:
+    made = batches(digits, micro_batch=4)
+    parts = [made.draw(5, start, 4) for start in made.starts]
+    drawn = torch.cat([part.group_uniform("t", 2) for part in parts])
+    assert torch.equal(drawn, batches(digits).draw(5, 0, 8).group_uniform("t", 2))
+    assert torch.equal(drawn[::2], drawn[1::2]) and len(set(drawn.tolist())) == 4
+    assert [part.images_seen for part in parts] == [40, 40]
+
+
+def test_a_cut_through_a_group_is_refused(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = Training.model_validate({"steps": 1, "batch_size": 8})
+    arguments = ("t", digits, section, True, 0, torch.device("cpu"))
+    assert Batches(*arguments, group=4).micro_batch == 8
+    monkeypatch.setattr(distributed, "count", lambda: 4)
+    with pytest.raises(UserError, match="t: 4 consecutive samples share a draw, but each of 4 pr"):
+        Batches(*arguments, group=4)
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
 def test_cuts_change_nothing(digits: Dataset, micro_batch: int) -> None:
     whole = batches(digits).draw(5, 0, 8)

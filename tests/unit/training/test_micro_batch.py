@@ -127,7 +127,7 @@ def test_where_memory_runs_out_after_all_less_is_taken(
     monkeypatch.setattr(micro_batch, "_try", attempt)
     monkeypatch.setattr(micro_batch.memory, "available", lambda device: 10**9)
     weight = SimpleNamespace(device=torch.device("cuda"))
-    objective: Any = SimpleNamespace(student=SimpleNamespace(output_weight=weight))
+    objective: Any = SimpleNamespace(group=1, student=SimpleNamespace(output_weight=weight))
     draw: Any = range  # of so many samples
     if largest:
         assert micro_batch.choose(objective, draw, 8) == largest
