@@ -104,6 +104,11 @@ class Student(_OfObjective):
     matching: Literal["soft", "local", "global"] = "soft"
     grid_points: int = Field(18, ge=3, le=2048, description="N: points of the time grid")
     max_heun_steps: Positive | None = Field(None, description="M: upper end of k; null: N - 1")
+    solver: Later[Literal["heun", "ab2", "dpmpp_2m"]] = Field(
+        "heun",
+        description="of the teacher's ODE; all are of second order, and all but heun evaluate the "
+        "teacher once per step after the first",
+    )
     target_inner: Literal["model", "ema"] | None = Field(
         None,
         description="weights of the target's inner map; null: model if released, else ema",
@@ -190,6 +195,13 @@ class Student(_OfObjective):
             yield (
                 f"the objective {self.objective} goes one step of the grid: leave matching and "
                 "max_heun_steps out"
+            )
+        if self.solver != "heun" and not known.teacher:
+            yield f"the objective {self.objective} integrates no teacher; leave solver out"
+        if self.solver != "heun" and self.heun_steps == 1:
+            yield (
+                f"solver: {self.solver} starts with a Heun step, and here every solve is a single "
+                "step; leave it out"
             )
         if not known.target_inner and self.target_inner is not None:
             yield (

@@ -27,7 +27,7 @@ from ctm_core import config
 from ctm_core.diffusion import schedule
 from ctm_core.diffusion.sampling import grid_of
 from ctm_core.diffusion.schedule import Draws
-from ctm_core.diffusion.solvers import heun_step
+from ctm_core.diffusion.solvers import heun_step, multistep
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.balance import Call, Loss, Rule
 from ctm_core.training.batches import Batch
@@ -132,8 +132,9 @@ class CtmObjective(StudentObjective):
 
     @classmethod
     def solver_passes(cls, section: config.Student, steps: Tensor) -> Iterator[tuple[Use, Tensor]]:
-        """Of :meth:`solve` by its number of steps: a Heun step is two, also the last."""
-        yield Use("teacher", "forward"), 2 * steps
+        """Of :meth:`solve` by its number of steps: two for each, or for the first alone."""
+        several = steps > 0 if section.solver != "heun" else steps
+        yield Use("teacher", "forward"), steps + several
 
     @classmethod
     def generated_passes(
@@ -223,8 +224,9 @@ class CtmObjective(StudentObjective):
     def solve(
         self, x: Tensor, grid: Tensor, i: Tensor, steps: Tensor, labels: Tensor | None
     ) -> Tensor:
-        """Solver(x_t, t, u): Heun steps along the grid from t_i, ``steps`` of each sample."""
+        """Solver(x_t, t, u): steps along the grid from t_i, ``steps`` of each sample."""
         network, counted = self.denoiser()
+        solver, kept = self.section.solver, x  # kept: of the step before, for the next
         for m in range(int(steps.max())):
             rows = self.rows(steps > m, x)
             y = rows.of(labels)
@@ -234,8 +236,14 @@ class CtmObjective(StudentObjective):
 
             at = rows.of(i) + m
             t, t_next = (send(grid[index], x.device) for index in (at, at + 1))
-            x = rows.put(x, heun_step(denoise, rows.of(x), t, t_next))
-            self.evaluations[counted] += 2 * len(rows)
+            if solver == "heun":
+                moved = heun_step(denoise, rows.of(x), t, t_next)
+            else:
+                before = (rows.of(kept), send(grid[at - 1], x.device)) if m else None
+                moved, of_step = multistep(solver, denoise, rows.of(x), t, t_next, before)
+                kept = rows.put(kept, of_step)
+            x = rows.put(x, moved)
+            self.evaluations[counted] += len(rows) * (1 if m and solver != "heun" else 2)
         return x
 
     def denoiser(self) -> tuple[Trajectory, str]:

@@ -216,6 +216,8 @@ def test_consistency_models_go_one_step_and_have_no_dsm(objective: str) -> None:
         ({"objective": "cd", "target_inner": "ema"}, "cd has no inner target map"),
         ({"objective": "cd", "dsm": {"weight": 2.0}}, "cd has no dsm term; leave dsm out"),
         ({"objective": "ctm", "scratch_solver": "heun"}, "does not solve with its own average"),
+        ({"objective": "ctm_scratch", "solver": "ab2"}, "integrates no teacher; leave solver out"),
+        ({"matching": "local", "solver": "dpmpp_2m"}, "every solve is a single step; leave it"),
         ({"init_from": {"model": "ctm", "step": 6}, "initial": "random"}, "leave initial out"),
         ({"init_from": {"model": "ctm"}}, "the key 'models.new.init_from.step' is missing"),
         ({"lambda_scope": "batch"}, "models.new.lambda_scope: Input should be 'microbatch' or"),

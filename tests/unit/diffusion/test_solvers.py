@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ctm_core.diffusion.schedule import karras_grid
-from ctm_core.diffusion.solvers import euler_step, heun_solve, heun_step
+from ctm_core.diffusion.solvers import (
+    MULTISTEP,
+    Denoiser,
+    euler_step,
+    heun_solve,
+    heun_step,
+    multistep,
+)
 
 VARIANCE = 0.25
 X = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -104,3 +111,63 @@ def test_gradient_flows_through_a_step() -> None:
     t, s = torch.tensor([1.0, 0.5], dtype=torch.float64)
     heun_step(gaussian, x, t, s).sum().backward()
     assert x.grad is not None and bool((x.grad != 0).all())
+
+
+# -- multistep ------------------------------------------------------------------------------------
+
+
+def solved(solver: str, denoiser: Denoiser, x: Tensor, times: list[float]) -> Tensor:
+    before = None
+    for t, t_next in pairwise(torch.tensor(times, dtype=torch.float64)):
+        x, kept = multistep(solver, denoiser, x, t, t_next, before)
+        before = kept, t
+    return x
+
+
+@pytest.mark.parametrize("solver", MULTISTEP)
+def test_order_of_convergence_with_unequal_steps(solver: str) -> None:
+    """Steps of 1 : 2 : 1 : 2 … in ln t: a wrong ratio of steps would cost the second order."""
+    errors = []
+    for n in (48, 96):
+        shares = [0.0, *accumulate(1 + step % 2 for step in range(n))]
+        times = [2.0 * 0.25 ** (share / shares[-1]) for share in shares]
+        made = solved(solver, gaussian, X, times)
+        errors.append(float((made - flow(X, *torch.tensor([2.0, 0.5]).double())).norm()))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+
+
+def test_ab2_is_exact_where_slopes_are_linear_in_t() -> None:
+    """x = a t + b t² / 2 has the slope a + b t, whatever the steps."""
+    times = [4.0, 3.5, 1.0, 0.9, 0.1]
+    made = solved("ab2", lambda x, t: x - t * (3 - 2 * t), X, times)
+    torch.testing.assert_close(made, X + 3 * (0.1 - 4) - (0.01 - 16), rtol=1e-12, atol=1e-12)
+
+
+def test_dpmpp_2m_by_the_paper_s_formula() -> None:
+    """x' = (σ'/σ) x - (e^-h - 1) ((1 + 1/2r) D - D_before / 2r), with r = h_before / h."""
+    t_before, t, t_next = torch.tensor([3.0, 2.0, 0.5], dtype=torch.float64)
+    before = gaussian(2 * X, t_before)
+    h, h_before = (t / t_next).log(), (t_before / t).log()
+    r = h_before / h
+    mixed = (1 + 1 / (2 * r)) * gaussian(X, t) - before / (2 * r)
+    expected = t_next / t * X - torch.expm1(-h) * mixed
+    made, kept = multistep("dpmpp_2m", gaussian, X, t, t_next, (before, t_before))
+    torch.testing.assert_close(made, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(kept, gaussian(X, t))
+
+
+@pytest.mark.parametrize("solver", MULTISTEP)
+def test_a_multistep_solver_starts_with_heun_and_evaluates_once_after(solver: str) -> None:
+    calls: list[Tensor] = []
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(t)
+        return gaussian(x, t)
+
+    grid = karras_grid(6)
+    assert torch.equal(
+        solved(solver, counted, X, grid[:2].tolist()), heun_step(gaussian, X, grid[0], grid[1])
+    )
+    assert len(calls) == 2
+    solved(solver, counted, X, grid.tolist())
+    assert len(calls) == 2 + 5 + 1

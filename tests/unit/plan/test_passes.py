@@ -29,6 +29,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "local": {"matching": "local"},
     "global": {"matching": "global"},
     "short solves": {"max_heun_steps": 2},
+    "ab2": {"solver": "ab2"},
+    "dpmpp_2m, global": {"solver": "dpmpp_2m", "matching": "global"},
     "scratch": {"objective": "ctm_scratch"},
     "scratch by heun": {"objective": "ctm_scratch", "scratch_solver": "heun"},
     "scratch, global": {"objective": "ctm_scratch", "matching": "global"},

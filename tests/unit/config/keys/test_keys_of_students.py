@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from ctm_core import config
 from ctm_core.config import dag
 from ctm_core.config.objective_traits import objectives
-from ctm_core.diffusion import randomness, schedule
+from ctm_core.diffusion import randomness, schedule, solvers
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors
 from ctm_core.training import distances
@@ -81,6 +82,31 @@ def test_max_heun_steps(lab: Lab, most: int | None) -> None:
     images = torch.zeros(1, 1, 8, 8)
     drawn = [made.draw(Batch(images, None, seed=0, step=step)).k for step in range(60)]
     assert max(drawn) == (most or 8)
+
+
+@shows("Student.solver")
+@pytest.mark.parametrize("solver", ["ab2", "dpmpp_2m"])
+@pytest.mark.parametrize("matching", ["soft", "global"])
+def test_solver(lab: Lab, solver: str, matching: str) -> None:
+    made = lab.train("ctm", student(solver=solver, matching=matching, grid_points=6))
+    steps = [torch.full_like(d.i, d.k) if matching == "soft" else d.j - d.i for d in draws(made)]
+    assert passes(made)["teacher"] == sum(int((k + (k > 0)).sum()) for k in steps)
+    one = objective(made)
+    grid = one.grid.float()
+    assert one.teacher is not None
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    i, k = torch.tensor([0, 2, 1, 4]), torch.tensor([5, 0, 3, 1])
+    labels = torch.arange(4) if made.trainer.student.label_dim else None
+    together = one.solve(x, grid, i, k, labels)
+    for row in range(4):
+        y = None if labels is None else labels[row : row + 1]
+        alone, before = x[row : row + 1], None
+        for n in range(int(i[row]), int(i[row] + k[row])):
+            denoise = partial(one.teacher.denoise, y=y)
+            t, t_next = grid[n : n + 1], grid[n + 1 : n + 2]
+            alone, kept = solvers.multistep(solver, denoise, alone, t, t_next, before)
+            before = kept, t
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 
 @shows("Student.target_inner", "Student.variant", "Experiment.variant")
