@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ctm_core.report.csv_files import read_csv
-from ctm_core.report.statistics import Summary
+from ctm_core.report.statistics import MARK, MARKED, Summary, over
 from ctm_core.report.typeset import markdown_table
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import atomic_write, write_text
@@ -46,11 +47,13 @@ def excerpt(table: pd.DataFrame) -> str:
     shown = rows[["model", "sampler", "gamma", "nfe"]]
     shown = shown.rename(columns={"gamma": "γ", "nfe": "NFE"})
     shown["FD [95% interval]"] = [value(row, metric) for row in rows.to_dict("records")]
-    trainings, samplings = (len(first[f"{kind}_seeds"].split(";")) for kind in ("train", "sample"))
+    shown["interval over"] = [
+        over(row[f"{metric}_ci_method"], *seeds(row)) for row in rows.to_dict("records")
+    ]
+    marked = any(MARK in cell for cell in shown["FD [95% interval]"])
     caption = (
         f"Experiment `{EXPERIMENT}`, protocol `{protocol}`, metric `{metric}`: lower is better. "
-        f"Each row is measured with {samplings} sampling seeds on {trainings} training run"
-        f"{'s' if trainings > 1 else ''}. [The full table]({TABLE}) has every γ and protocol."
+        f"{f'{MARKED} ' if marked else ''}[The full table]({TABLE}) has every γ and protocol."
     )
     return f"{markdown_table(shown)}\n\n{caption}"
 
@@ -58,8 +61,15 @@ def excerpt(table: pd.DataFrame) -> str:
 def value(row: dict[str, str], metric: str) -> str:
     """Mean and interval of a row, formatted as in ``table.md``."""
     mean, low, high = (row[f"{metric}_{end}"] for end in ("mean", "ci95_low", "ci95_high"))
-    ends = {"low": float(low), "high": float(high)} if low and high else {}
-    return str(Summary(float(mean), **ends))
+    if not (low and high):
+        return str(Summary(float(mean)))
+    method: Any = row[f"{metric}_ci_method"]
+    return str(Summary(float(mean), float(low), float(high), method))
+
+
+def seeds(row: dict[str, str]) -> tuple[int, list[str]]:
+    """Number of training seeds, and the sampling seeds of a row."""
+    return len(row["train_seeds"].split(";")), row["sample_seeds"].split(";")
 
 
 def block(readme: str) -> str:

@@ -31,7 +31,9 @@ class Experiment(Section):
     network: Network
     teacher: Teacher | None = Field(None, description="null: no model here needs one")
     models: dict[Name, Model] = Field(max_length=100)
-    seeds: Seeds = Field((0,), description="training seeds of the students")
+    seeds: Seeds = Field(
+        (0,), description="training seeds of the students that do not name their own"
+    )
     threads: Few = Field(2, description="CPU threads of a training or evaluation job")
     resources: Resources = Resources()
     evaluation: Evaluation
@@ -108,6 +110,13 @@ class Experiment(Section):
                 f"{place}: {fork.model} exports no weights at step {fork.step}, only at "
                 f"{', '.join(map(str, steps))}; add it to its training.snapshots"
             )
+        if isinstance(parent, Student):
+            unknown = {*(student.seeds or self.seeds)} - {*(parent.seeds or self.seeds)}
+            if unknown:
+                yield (
+                    f"{place}: {name} has the training seed {min(unknown)}, which {fork.model} "
+                    "has not; give both the same seeds"
+                )
         chain = [name, fork.model]
         while (last := self.students.get(chain[-1])) is not None and last.init_from is not None:
             chain.append(last.init_from.model)
@@ -275,7 +284,7 @@ class Experiment(Section):
         if self.teacher is not None:
             yield "teacher", self.teacher.seed
         for model, section in self.models.items():
-            for seed in (0,) if isinstance(section, Released) else self.seeds:
+            for seed in (0,) if isinstance(section, Released) else section.seeds or self.seeds:
                 yield model, seed
 
     # -- hashes -----------------------------------------------------------------------------------
@@ -315,6 +324,7 @@ class Experiment(Section):
             parts["init_from"] = self.train_hash(section.init_from.model)
         if model != "teacher":
             parts["student"] = _effective(data["models"][model])
+            parts["student"].pop("seeds", None)  # a seed has a folder of its own
         return sha256_json(parts)
 
     def evaluation_hash(self, model: str, step: int | None = None) -> str:

@@ -17,6 +17,7 @@ from ctm_core.config._section import (
     Positive,
     Rate,
     Section,
+    Seeds,
 )
 from ctm_core.config.distance_traits import DistanceName, distance_traits
 from ctm_core.config.gan import Adversarial
@@ -143,6 +144,9 @@ class Student(_OfObjective):
     )
     settings: Later[dict[Name, Value]] = Field(
         {}, max_length=100, description="the objective's own keys: `settings` in its TRAITS"
+    )
+    seeds: Later[Seeds | None] = Field(
+        None, description="training seeds of this model; null: the experiment's"
     )
     training: Training
 

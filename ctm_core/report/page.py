@@ -26,7 +26,7 @@ from ctm_core.report.headline import cell_name, effects
 from ctm_core.report.literature import Joined, joined, load_literature, printed
 from ctm_core.report.scores import Row, aggregate, read_evaluations, read_runs
 from ctm_core.report.selection import best, last_steps, main_protocol, metrics_of
-from ctm_core.report.statistics import Summary
+from ctm_core.report.statistics import MARKED, Summary, over
 from ctm_core.report.tables.columns import number, runs_csv
 from ctm_core.report.tables.sections import training_seeds
 from ctm_core.report.verdicts import Finding, read_findings
@@ -83,6 +83,7 @@ def write_report(results: Path, output: Path, *, published: Path | None = None) 
         "untested": [claim for claim in claims if claim.verdict == "not testable"],
         "marks": MARKS,
         "families": FAMILIES,
+        "note": MARKED,
         "protocols": _protocols(records),
         "versions": sorted({record.code_version for record in records}),
     }
@@ -103,6 +104,7 @@ def write_report(results: Path, output: Path, *, published: Path | None = None) 
         "number": number,
         "printed": printed,
         "training_seeds": lambda row: training_seeds(row, metrics_of([row])[0]),
+        "over": _over,
     }
     write_text(output, environment.get_template("report.html.j2").render(context))
 
@@ -187,9 +189,17 @@ def _table(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
         "winners": {metric: best(rows, metric) for metric in metrics},
         "steps": len(last_steps(rows)) != len(rows),
         "rank_deficient": any(row.rank_deficient for row in rows),
+        "marked": any(summary.mark for row in rows for summary in row.metrics.values()),
         "place": _scale(row.metrics[metrics[0]] for row in rows if metrics[0] in row.metrics),
         "rows": rows,
     }
+
+
+def _over(row: Row) -> str:
+    """What the intervals of a row are taken over."""
+    methods = dict.fromkeys(summary.method for summary in row.metrics.values())
+    words = (over(method, len(row.train_seeds), row.sample_seeds) for method in methods)
+    return "; ".join(filter(None, words))
 
 
 def _scale(summaries: Iterable[Summary]) -> Callable[[float], float]:

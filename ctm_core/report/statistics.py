@@ -41,6 +41,26 @@ Method = Literal["training_seeds", "sampling_seeds", "subsampling", ""]
 LEVEL = 0.95
 TRAINING_SEEDS_NEEDED = 3
 
+#: Behind every interval that leaves the spread between trainings out, and what it stands for.
+MARK = "‡"
+MARKED = (
+    f"{MARK} The interval is over sampling alone, of fewer than three training runs: it says "
+    "nothing about another training run."
+)
+
+
+def over(method: str, trainings: int, samplings: Sequence[object]) -> str:
+    """What an interval is taken over, in words, from the seeds of its row."""
+    runs = f"{trainings} training run{'' if trainings == 1 else 's'}"
+    seeds = f"{len(samplings)} sampling seed{'' if len(samplings) == 1 else 's'}"
+    if len(samplings) == 1 and "+" in str(samplings[0]):
+        seeds = f"{str(samplings[0]).count('+') + 1} sampling seeds pooled"
+    if method == "training_seeds":
+        return f"{runs} × {seeds}"
+    if method == "sampling_seeds":
+        return f"sampling alone: {seeds}, {runs}"
+    return f"sampling alone: parts of the samples, {runs}" if method == "subsampling" else ""
+
 
 class StandardError(NamedTuple):
     """Standard error of a single value, and its degrees of freedom."""
@@ -73,10 +93,17 @@ class Estimate:
         """Half the interval's width."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
+    @property
+    def mark(self) -> str:
+        """:data:`MARK` if the interval is over sampling alone."""
+        return MARK if self.method in ("sampling_seeds", "subsampling") else ""
+
     def __str__(self) -> str:
-        """``8.21 [8.10, 8.33]``."""
-        text = self.text(self.mean)
-        return f"{text} [{', '.join(map(self.text, self.interval))}]" if self.interval else text
+        """``8.21 [8.10, 8.33]``; `` ‡`` behind it if that is over sampling alone."""
+        if self.interval is None:
+            return self.text(self.mean)
+        shown = f"{self.text(self.mean)} [{', '.join(map(self.text, self.interval))}]"
+        return f"{shown} {self.mark}".rstrip()
 
     def text(self, value: float) -> str:
         """A value with as many decimals as give half the interval two digits."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
-import tabulate  # noqa: F401 - for to_markdown; imported here, its absence shows at once
+import tabulate
 
 from ctm_core.report.statistics import Summary
 from ctm_core.runtime.untrusted import table_cell
@@ -26,6 +26,7 @@ SPECIAL = {
     "±": r"$\pm$",
     "∞": r"$\infty$",
     "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "·": r"$\cdot$",
     "–": "--",
     "−": r"$-$",
@@ -61,6 +62,7 @@ class Value:
         text += r"\dag{}" * self.rank_deficient
         if self.summary.half is not None:
             text += rf" {{\scriptsize $\pm$ {self.summary.text(self.summary.half)}}}"
+            text += escape(self.summary.mark)
         return text + self._in_brackets()
 
     def _in_brackets(self) -> str:
@@ -72,11 +74,28 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
+def values(frame: pd.DataFrame) -> list[Value]:
+    """All measured values of a table."""
+    return [cell for cell in frame.to_numpy().ravel() if isinstance(cell, Value)]
+
+
+def sampling_alone(frame: pd.DataFrame) -> bool:
+    """Whether an interval in a table is over sampling alone."""
+    return any(value.summary.mark for value in values(frame))
+
+
 def markdown_table(frame: pd.DataFrame) -> str:
     """A Markdown table, its cells not padded; only cells of :class:`Markdown` are markup."""
     text = frame.map(_markdown)
     return text.to_markdown(
         index=False, tablefmt="github", stralign=None, numalign=None, disable_numparse=True
+    )
+
+
+def plain_table(frame: pd.DataFrame) -> str:
+    """A table for a terminal."""
+    return tabulate.tabulate(
+        frame.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True
     )
 
 

@@ -14,6 +14,7 @@ from ctm_core.report.figures import curves
 from ctm_core.report.headline import cell_name, headline_metric
 from ctm_core.report.scores import Row, cell_order, model_order
 from ctm_core.report.selection import last_steps, main_protocol
+from ctm_core.report.statistics import MARKED
 from ctm_core.runtime.untrusted import file_name
 
 Kind = Literal["hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "training", "samples"]
@@ -88,7 +89,7 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
         "hero",
         "teacher and student",
         "Each column starts from one noise and class; beside each row is its Fréchet distance "
-        "with its 95% interval.",
+        "with its 95% interval." + _note(own),
         _numbers(own, main, hero_cells(own)),
         main,
     )
@@ -152,7 +153,7 @@ def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture
         "fd-nfe",
         f"{shown} against NFE, {protocol}",
         f"{shown} against network evaluations, both axes logarithmic, with 95% intervals; "
-        "dotted, the teacher's finest solve.",
+        "dotted, the teacher's finest solve." + _note(rows),
         _numbers(rows, protocol, [key for key in cells if key[1].gamma in (None, 0.0)]),
         protocol,
     )
@@ -161,7 +162,8 @@ def _charts(rows: Sequence[Row], protocol: str, suffix: str) -> Iterator[Picture
             f"fd-gamma{suffix}",
             "fd-gamma",
             f"{shown} against γ, {protocol}",
-            f"{shown} against γ for each number of network evaluations, with 95% intervals.",
+            f"{shown} against γ for each number of network evaluations, with 95% intervals."
+            + _note(rows),
             _numbers(
                 rows,
                 protocol,
@@ -183,10 +185,16 @@ def _progress(rows: Sequence[Row], protocol: str) -> Iterator[Picture]:
                 comparison.title,
                 f"Fréchet distance of {', '.join(models)} against their own optimiser steps, with "
                 f"95% intervals, as in the paper's figure {comparison.figure}; a forked run "
-                "starts where it left the other.",
+                "starts where it left the other." + _note(rows),
                 protocol=protocol,
                 models=tuple(models),
             )
+
+
+def _note(rows: Iterable[Row]) -> str:
+    """What the mark at intervals over sampling alone means, where there is one."""
+    marked = any(summary.mark for row in rows for summary in row.metrics.values())
+    return f" {MARKED}" if marked else ""
 
 
 def _numbers(rows: Iterable[Row], protocol: str, cells: Sequence[tuple[str, Cell]]) -> str:

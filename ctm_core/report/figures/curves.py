@@ -16,6 +16,7 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures import style
 from ctm_core.report.scores import Row, model_order
 from ctm_core.report.selection import last_steps
+from ctm_core.report.statistics import MARK, TRAINING_SEEDS_NEEDED
 
 #: Loss terms of one training, each indexed by step.
 Curve = Mapping[str, "pd.Series[float]"]
@@ -39,6 +40,7 @@ def points(rows: Sequence[Row], metric: str) -> pd.DataFrame:
     lines = [
         (
             row.model,
+            trained(row),
             row.step,
             *row.cell[:3],
             bool(row.cell.times),
@@ -49,9 +51,16 @@ def points(rows: Sequence[Row], metric: str) -> pd.DataFrame:
         for row in rows
         if (score := row.metrics.get(metric)) is not None
     ]
-    columns = ["model", "step", *Cell._fields, "mean", "low", "high"]
+    columns = ["model", "trained", "step", *Cell._fields, "mean", "low", "high"]
     numbers = dict.fromkeys(["gamma", "mean", "low", "high"], float)
     return pd.DataFrame(lines, columns=columns).astype(numbers)
+
+
+def trained(row: Row) -> str:
+    """A model with its number of training runs, marked where intervals leave their spread out."""
+    runs = len(row.train_seeds)
+    mark = "" if runs >= TRAINING_SEEDS_NEEDED else f" {MARK}"
+    return f"{row.model}, {runs} training run{'' if runs == 1 else 's'}{mark}"
 
 
 def extent(*drawn: pd.DataFrame) -> list[float]:
@@ -79,7 +88,7 @@ def fd_against_nfe(rows: Sequence[Row], metric: str, title: str) -> Figure:
             draw_line(axes, "nfe", line, *looks, _line_label(sampler, gamma, times), dash)
         style.nfe_axis(axes, sorted(values["nfe"].unique()))
         style.log_if_positive(axes, extent(values))
-        axes.set_title(model)
+        axes.set_title(values["trained"][values["model"] == model].iloc[0])
     style.legend(figure, grid)
     label_panels(grid, metric)
     return figure
@@ -115,7 +124,7 @@ def _teacher(axes: Axes, teacher: pd.DataFrame) -> None:
     for sampler, (line, marker) in zip(samplers(jumps=False), looks, strict=False):
         solves = teacher[teacher["sampler"] == sampler].sort_values("nfe")
         if not solves.empty:
-            label = f"teacher, {sampler_label(sampler)}"
+            label = f"{solves['trained'].iloc[0]}: {sampler_label(sampler)}"
             draw_line(axes, "nfe", solves, style.TEACHER, marker, label, line)
             finest = solves["mean"].iloc[-1]
             axes.axhline(finest, color=style.TEACHER, linestyle=(0, (1, 3)), linewidth=1.0)
@@ -155,7 +164,7 @@ def fd_against_gamma(rows: Sequence[Row], metric: str, title: str) -> Figure | N
             drawn.append(level[["mean"]])
         axes.set_xticks(ticks, [f"{gamma:g}" for gamma in ticks])
         axes.set_xlabel("γ  (0: exact jumps, 1: fresh noise)")
-        axes.set_title(model)
+        axes.set_title(own["trained"].iloc[0])
     for axes in grid:
         style.log_if_positive(axes, extent(*drawn))
     style.legend(figure, grid)
@@ -200,7 +209,9 @@ def fd_against_step(
         for index, model in enumerate(models):
             line = values[(values["model"] == model) & (values["nfe"] == nfe)]
             if not line.empty:
-                draw_line(axes, "at", line, *style.color_and_marker(index), model)
+                draw_line(
+                    axes, "at", line, *style.color_and_marker(index), line["trained"].iloc[0]
+                )
         axes.set_xlabel("optimiser step")
         axes.set_title(f"NFE {nfe}")
         style.log_if_positive(axes, extent(values))

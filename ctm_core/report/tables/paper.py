@@ -25,8 +25,16 @@ from ctm_core.report.headline import cell_name
 from ctm_core.report.literature import printed
 from ctm_core.report.scores import Row, model_order
 from ctm_core.report.selection import best, family, last_steps, main_protocol, metric_of
+from ctm_core.report.statistics import MARKED
 from ctm_core.report.tables.columns import Compared
-from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
+from ctm_core.report.typeset import (
+    LATEX_HEAD,
+    Value,
+    escape,
+    latex_table,
+    markdown_table,
+    sampling_alone,
+)
 
 #: Metrics of a whole model and not of a way of sampling from it.
 OF_MODELS = ("bpd",)
@@ -268,6 +276,7 @@ def markdown(made: PaperTable) -> str:
     parts = [f"# {made.layout.title}", about if made.ours else _nothing(made)]
     for table in (*made.ours, *made.others):
         parts += [f"## {table.title}", markdown_table(table.frame)]
+        parts += [MARKED] if sampling_alone(table.frame) else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -276,7 +285,8 @@ def latex(made: PaperTable) -> str:
     parts = [LATEX_HEAD] if made.ours else [LATEX_HEAD, f"% {_nothing(made)}"]
     for table in (*made.ours, *made.others):
         shown = table.frame.drop(columns=ONLY_MARKDOWN, errors="ignore")
-        parts.append(latex_table(shown, table.caption))
+        note = f" {escape(MARKED)}" if sampling_alone(shown) else ""
+        parts.append(latex_table(shown, table.caption + note))
     return "\n\n".join(parts) + "\n"
 
 

@@ -19,8 +19,17 @@ from ctm_core.evaluation.metrics import names
 from ctm_core.report.literature import printed
 from ctm_core.report.scores import Row
 from ctm_core.report.selection import family, last_steps, metrics_of, ranked
+from ctm_core.report.statistics import MARKED, over
 from ctm_core.report.tables.columns import Compared, number
-from ctm_core.report.typeset import LATEX_HEAD, Value, escape, latex_table, markdown_table
+from ctm_core.report.typeset import (
+    LATEX_HEAD,
+    Value,
+    escape,
+    latex_table,
+    markdown_table,
+    sampling_alone,
+    values,
+)
 from ctm_core.runtime.untrusted import printable, table_cell
 
 #: Characters of a protocol's sentence.
@@ -122,8 +131,10 @@ def _table(own: Sequence[Row], group: Sequence[str], compared: Compared) -> pd.D
             columns["", "published", metric] = [printed(one.value) if one else "" for one in known]
     if list(group) == metrics[:1]:
         (metric,) = group
-        methods = [row.metrics[metric].method.replace("_", " ") for row in rows]
-        columns["interval over", "", ""] = methods
+        columns["interval over", "", ""] = [
+            over(row.metrics[metric].method, len(row.train_seeds), row.sample_seeds)
+            for row in rows
+        ]
         columns["n", "", ""] = [str(row.n_samples) for row in rows]
         columns["training seeds", "", ""] = [training_seeds(row, metric) for row in rows]
         columns["sampling seeds", "", ""] = [", ".join(map(str, r.sample_seeds)) for r in rows]
@@ -152,8 +163,7 @@ def _named(table: pd.DataFrame, level: int) -> pd.DataFrame:
 
 
 def _deficient(table: pd.DataFrame) -> bool:
-    cells = table.to_numpy().ravel()
-    return any(isinstance(cell, Value) and cell.rank_deficient for cell in cells)
+    return any(value.rank_deficient for value in values(table))
 
 
 def markdown(made: Sequence[Section]) -> str:
@@ -176,6 +186,8 @@ def markdown(made: Sequence[Section]) -> str:
             parts.append(markdown_table(shown))
             if "published" in shown:
                 parts.append("Δ: ours less the published value, in half-widths of our interval.")
+        if any(map(sampling_alone, section.tables)):
+            parts.append(MARKED)
         if any(map(_deficient, section.tables)):
             parts.append(
                 "† rank-deficient covariance: fewer samples than features, or constant features."
@@ -192,6 +204,8 @@ def latex(made: Sequence[Section]) -> str:
         for i, table in enumerate(section.tables):
             caption = f"{about}, further metrics." if i else f"{about}. {line}"
             caption += r" Mean $\pm$ half of the 95\% interval; best bold, second underlined."
+            if sampling_alone(table):
+                caption += f" {escape(MARKED)}"
             if _deficient(table):
                 caption += r" \dag{}: the covariance is rank-deficient."
             parts.append(latex_table(_named(table, 1), caption))

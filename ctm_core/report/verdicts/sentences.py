@@ -8,6 +8,7 @@ from typing import get_args
 
 import pandas as pd
 
+from ctm_core.report.statistics import MARK, MARKED
 from ctm_core.report.typeset import Markdown, markdown_table
 from ctm_core.report.verdicts import Compared, Finding, Verdict
 from ctm_core.runtime.untrusted import table_cell
@@ -80,6 +81,8 @@ def markdown(findings: Sequence[Finding]) -> str:
     rest = [finding for finding in findings if not finding.experiment]
     if rest:
         parts += ["## Not testable with this table", _listed(rest)]
+    if any(MARK in part for part in parts):
+        parts.append(MARKED)
     return "\n\n".join(parts) + "\n"
 
 

@@ -97,18 +97,21 @@ def test_fd_against_nfe_holds_every_mean_and_interval(default: Results) -> None:
     with style():
         figure = curves.fd_against_nfe(rows, default.metric, "title")
     left, right = figure.axes
-    assert [left.get_title(loc="left"), right.get_title(loc="left")] == ["ctm", "ctm_nodsm"]
+    assert [left.get_title(loc="left"), right.get_title(loc="left")] == [
+        "ctm, 1 training run ‡",
+        "ctm_nodsm, 1 training run ‡",
+    ]
     lines = {line.get_label(): line for line in left.get_lines()}
-    assert dict(zip(*lines["teacher, Heun"].get_data(), strict=True)) == pytest.approx(
-        {cell.nfe: value for cell, value in TEACHER.items()}
-    )
+    assert dict(
+        zip(*lines["teacher, 1 training run ‡: Heun"].get_data(), strict=True)
+    ) == pytest.approx({cell.nfe: value for cell, value in TEACHER.items()})
     for gamma in (0.0, 0.5, 1.0):
         expected = {c.nfe: v for c, v in CTM.items() if c.gamma in (None, gamma)}
         data = dict(zip(*lines[f"γ = {gamma:g}"].get_data(), strict=True))
         assert data == pytest.approx(expected)
     assert left.get_xscale() == left.get_yscale() == "log"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["teacher, Heun", "γ = 0", "γ = 0.5", "γ = 1"]
+    assert legend == ["teacher, 1 training run ‡: Heun", "γ = 0", "γ = 0.5", "γ = 1"]
 
 
 def test_error_bars_have_the_interval_s_length(tmp_path: Path) -> None:
@@ -166,7 +169,7 @@ def test_several_experiments_steps_and_unconditional_models(tmp_path: Path) -> N
         "digits-path-ctm",
         *(f"other-{kind}" for kind in ("hero", "fd-nfe", "samples-teacher")),
     }
-    assert catalogue(rows_of(results))[1].numbers.startswith("ctm at NFE 1: 9.40 [9.15, 9.65];")
+    assert catalogue(rows_of(results))[1].numbers.startswith("ctm at NFE 1: 9.40 [9.15, 9.65] ‡;")
 
 
 def test_smoothing_is_unbiased_at_the_start_and_forgets() -> None:

@@ -41,9 +41,9 @@ def test_every_snapshot_is_a_point_and_a_fork_starts_where_it_left(results: Resu
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["NFE 1", "NFE 4"]
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     one = CTM[Cell("gamma", 1, None)]
-    drawn = dict(zip(*lines["ctm"].get_data(), strict=True))
+    drawn = dict(zip(*lines["ctm, 1 training run ‡"].get_data(), strict=True))
     assert drawn == pytest.approx({100: one + 6, 200: one + 3, 300: one + 2})
-    assert list(lines["ctm_gan"].get_xdata()) == [400]
+    assert list(lines["ctm_gan, 1 training run ‡"].get_xdata()) == [400]
 
 
 def test_curves_over_training_need_snapshots_of_two_models(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ctm_core.config import Cell, load_experiment
 from ctm_core.report.csv_files import csv_text, read_csv
 from ctm_core.report.figures import write_figures
 from ctm_core.report.page import duration, write_report
+from ctm_core.report.statistics import MARKED
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json, write_record
@@ -95,8 +96,10 @@ def test_first_screen_answers(page: Page) -> None:
     assert page.text.index(sentence) < page.text.index("digits: table")
     assert page.text.count("✓") == 7 + 1  # and the explanation of the mark
     assert page.text.count("✗") == 1 + 1
-    assert "ctm at NFE 1 lower than 0.5 × teacher at NFE 3: 9.40 [9.15, 9.65] against" in page.text
-    assert "difference -104.10 [-104.22, -103.98]" in page.text
+    assert (
+        "ctm at NFE 1 lower than 0.5 × teacher at NFE 3: 9.40 [9.15, 9.65] ‡ against" in page.text
+    )
+    assert "difference -104.10 [-104.22, -103.98] ‡" in page.text
     assert "6 comparisons: 6 reproduced" in page.text
     assert "the table has no FD of cd at NFE 1" in page.text
     assert "Claims that this table cannot test" in page.text
@@ -128,7 +131,9 @@ def test_the_answer_follows_the_values(
 def test_every_cell_is_in_the_table_of_its_protocol(page: Page) -> None:
     rows = [row for row in page.rows if len(row) > 8 and row[1] in ("heun", "gamma")]
     assert len(rows) == sum(len(cells) for cells in MODELS.values()) + 3
-    assert ["ctm", "gamma", "4", "0.5", "7.40", "[7.15, 7.65]", "", "7.30", "sampling"] in [
+    alone = "sampling alone: 3 sampling seeds, 1 training run"
+    assert MARKED in page.text
+    assert ["ctm", "gamma", "4", "0.5", "7.40", "[7.15, 7.65] ‡", "", "7.30", alone] in [
         row[:9] for row in rows
     ]
     best = [
@@ -165,11 +170,11 @@ def test_published_values_beside_ours(tmp_path: Path, protocol: str) -> None:
     assert one[4] == "edm-cifar10"
     assert one[5].startswith("CTM: Kim et al. 2023, arXiv 2310.02279 v3, table 1")
     if protocol == "edm-cifar10":
-        assert one[2] == "2.10 [1.85, 2.35]"
+        assert one[2] == "2.10 [1.85, 2.35] ‡"
         assert one[3] == f"{(2.1 - 1.98) / (4.302652729911275 * 0.1 / 3**0.5):+.1f}"
         assert "\u2260" not in "".join(one)
     else:
-        assert one[2] == "\u2260\xa02.10 [1.85, 2.35]FD, another protocol: clean-cifar10"
+        assert one[2] == "\u2260\xa02.10 [1.85, 2.35] ‡FD, another protocol: clean-cifar10"
         assert one[3] == ""
 
 

@@ -124,7 +124,7 @@ def test_a_shared_sampling_seed_cancels() -> None:
     assert (found.method, found.pairs, found.why) == ("sampling_seeds", 3, "")
     half = half_width([-1.0, -1.5, -1.5])
     assert found.low == pytest.approx(-4 / 3 - half) and found.high == pytest.approx(half - 4 / 3)
-    assert str(found) == "-1.33 [-2.05, -0.62]"
+    assert str(found) == "-1.33 [-2.05, -0.62] ‡"
     assert paired(first, second, 0.5).mean == pytest.approx(11 - 0.5 * 37 / 3)
 
 

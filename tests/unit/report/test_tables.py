@@ -9,6 +9,7 @@ import pytest
 from fixtures.results_factory import CTM, MODELS, NODSM, TEACHER, Results, digest, protocol
 
 from ctm_core.config import Cell
+from ctm_core.report.statistics import MARKED
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.files import read_json, write_record
 
@@ -138,7 +139,9 @@ def test_markdown_has_one_section_and_one_winner_a_protocol(results: Results) ->
         assert bold.startswith("| teacher | heun |  | 35 |")
     assert "fd_efficientnet" not in sections[0]
     assert "classifier_digits" not in sections[1]
-    assert "| ctm | gamma | 0.5 | 4 | 7.40 [7.15, 7.65] | sampling seeds | 1024 |" in sections[0]
+    alone = "sampling alone: 3 sampling seeds, 1 training run"
+    assert f"| ctm | gamma | 0.5 | 4 | 7.40 [7.15, 7.65] ‡ | {alone} | 1024 |" in sections[0]
+    assert MARKED in sections[0] and "‡" not in sections[1], "a single value has no interval"
     assert "†" not in sections[0]
     assert sections[1].count("†") == 2  # the mark and its explanation
 

@@ -59,14 +59,14 @@ def test_table_1_has_the_papers_layout_with_published_values_beside(cifar: Path)
         "| method | NFE | cifar10-cond FID (edm-cifar10) | cifar10-uncond FID (edm-cifar10) "
         "| cifar10-uncond Bits/dim (likelihood) |"
     )
-    assert "| teacher | 35 |  | 2.02 [1.77, 2.27] (2.01) |  |" in text
-    gan = "| ctm_gan | 1 | 1.75 [1.50, 2.00] (1.73) | 1.99 [1.74, 2.24] (1.98) |  |"
+    assert "| teacher | 35 |  | 2.02 [1.77, 2.27] ‡ (2.01) |  |" in text
+    gan = "| ctm_gan | 1 | 1.75 [1.50, 2.00] ‡ (1.73) | 1.99 [1.74, 2.24] ‡ (1.98) |  |"
     assert gan in text
     # The likelihood is the model's, whatever the NFE of its samples, and has no published value.
-    assert "| ctm | 1 |  | 5.30 [5.05, 5.55] (5.19) | **2.50 [2.40, 2.60]** |" in text
+    assert "| ctm | 1 |  | 5.30 [5.05, 5.55] ‡ (5.19) | **2.50 [2.40, 2.60] ‡** |" in text
     # Of γ only 0 is a row of this table, and so is no Heun solve of a student.
-    assert "10.50 [" not in text and "| ctm | 35 |  | 2.30 [2.05, 2.55] (2.25) |" in text
-    assert text.count("**1.60 [1.35, 1.85]**") == 1
+    assert "10.50 [" not in text and "| ctm | 35 |  | 2.30 [2.05, 2.55] ‡ (2.25) |" in text
+    assert text.count("**1.60 [1.35, 1.85] ‡**") == 1
     assert check_structure(table(cifar, 1, "tex")) == 4
 
 
@@ -90,8 +90,8 @@ def test_others_stand_under_their_own_protocol(cifar: Path) -> None:
 def test_table_3_sets_the_adversary_beside_its_absence(cifar: Path) -> None:
     text = table(cifar, 3)
     assert "## cifar10-uncond" in text and "## cifar10-cond" not in text
-    assert "| without GAN | 1 | 5.30 [5.05, 5.55] (5.19) |" in text
-    assert "| with GAN | 18 | 2.20 [1.95, 2.45] (2.23) |" in text
+    assert "| without GAN | 1 | 5.30 [5.05, 5.55] ‡ (5.19) |" in text
+    assert "| with GAN | 18 | 2.20 [1.95, 2.45] ‡ (2.23) |" in text
     assert check_structure(table(cifar, 3, "tex")) == 1
     methods = [(row["method"], row["nfe"]) for row in lines(cifar, 3)]
     assert methods == [(f"{w} GAN", n) for n in ("1", "2", "18") for w in ("without", "with")]
@@ -128,8 +128,8 @@ def test_table_md_has_the_published_values_of_further_metrics(tmp_path: Path) ->
     text = (tmp_path / "table.md").read_text()
     assert "| is_inception_50000 [low, high] | published | Δ |" in text
     source = "Kim et al. 2023, arXiv 2310.02279 v3, table 2"
-    assert f"| **69.0 [66.5, 71.5]** | 70.38 ({source}) | -0.6 |" in text
-    assert f"| 65.0 [62.5, 67.5] | 64.29 ({source}) | +0.3 |" in text
+    assert f"| **69.0 [66.5, 71.5] ‡** | 70.38 ({source}) | -0.6 |" in text
+    assert f"| 65.0 [62.5, 67.5] ‡ | 64.29 ({source}) | +0.3 |" in text
 
 
 def test_the_tables_work_for_any_experiment(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_the_tables_work_for_any_experiment(tmp_path: Path) -> None:
     results.evaluation("ctm_gan", {ONE: 9.0, FOUR: 7.0})
     write_tables(results.evaluations, tmp_path)
     text = table(tmp_path, 1)
-    assert "| cd | 2 | 11.00 [10.75, 11.25] |" in text  # the only γ that it knows
-    assert "| ctm | 4 | 7.50 [7.25, 7.75] |" in text
+    assert "| cd | 2 | 11.00 [10.75, 11.25] ‡ |" in text  # the only γ that it knows
+    assert "| ctm | 4 | 7.50 [7.25, 7.75] ‡ |" in text
     assert "Published" not in text
-    assert "| with GAN | 4 | **7.00 [6.75, 7.25]** |" in table(tmp_path, 3)
+    assert "| with GAN | 4 | **7.00 [6.75, 7.25] ‡** |" in table(tmp_path, 3)
     alone = Results(tmp_path / "alone")
     alone.evaluation("ctm")
     write_tables(alone.evaluations, alone.root)
@@ -162,7 +162,7 @@ def test_table_2_shows_inception_score_and_recall(tmp_path: Path) -> None:
     write_tables([path], tmp_path)
     text = table(tmp_path, 2)
     assert (
-        "| ctm_gan | 1 | 1.95 [1.70, 2.20] (1.92) | **70.5000 [70.5000, 70.5000]** (70.38) |"
+        "| ctm_gan | 1 | 1.95 [1.70, 2.20] ‡ (1.92) | **70.5000 [70.5000, 70.5000] ‡** (70.38) |"
         in text
     )
     known = text.split("protocol adm-imagenet64\n")[1].split("## ")[0]

@@ -283,7 +283,7 @@ def test_claims_survive_their_file_and_are_told(tmp_path: Path) -> None:
     text = markdown(found)
     assert all(finding.claim in text for finding in found)
     line = next(line for line in text.splitlines() if line.startswith("| With one or two"))
-    assert "**reproduced**" in line and "| -104.10 [-104.22, -103.98] |" in line
+    assert "**reproduced**" in line and "| -104.10 [-104.22, -103.98] ‡ |" in line
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,18 @@ def test_seeds(lab: Lab, project: Any) -> None:
     assert not torch.equal(first.batches[0].images, second.batches[0].images)
 
 
+@shows("Student.seeds")
+def test_seeds_of_one_model(project: Any) -> None:
+    made = project({"models.ctm.seeds": [4, 6]})
+    assert jobs(made, "train") == ["tiny teacher seed 0", "tiny ctm seed 4", "tiny ctm seed 6"]
+    tiny = made.experiments["tiny"]
+    assert tiny.train_hash("ctm") == project({}).experiments["tiny"].train_hash("ctm")
+    fork = tiny.models["ctm"].model_dump() | {"initial": None, "seeds": [4, 5]}
+    fork["init_from"] = {"model": "ctm", "step": tiny.last_step("ctm")}
+    with pytest.raises(UserError, match="more has the training seed 5, which ctm has not"):
+        project({"models.ctm.seeds": [4, 6], "models.more": fork})
+
+
 @shows("Experiment.threads")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads(lab: Lab, threads: int) -> None:
