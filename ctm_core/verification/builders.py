@@ -39,8 +39,10 @@ def build(
 
 
 def denoiser(golden: Golden, prefix: str = "net") -> Trajectory:
-    """The network ``net`` of an EDM file: D, no target time."""
-    return build(golden, golden.meta["kwargs"], golden.weights(prefix), time_s=False)
+    """The network ``net`` of an EDM file, or that of another prefix: D, no target time."""
+    sigma_data = float(golden.meta.get("sigma_data", 0.5))
+    weights = golden.weights(prefix)
+    return build(golden, golden.meta["kwargs"], weights, time_s=False, sigma_data=sigma_data)
 
 
 def student(golden: Golden, prefix: str = "net") -> Trajectory:

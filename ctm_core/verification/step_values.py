@@ -80,7 +80,8 @@ def three_steps(
         states["ema"] = parameters(average[0])
     for kind, state in states.items():
         norms = f"train3/{'' if kind == 'param' else 'ema_'}delta_norms"
-        if golden.expects(norms):
+        # An average moves by less than float32 resolves.
+        if golden.expects(norms) and (kind == "param" or golden.precision == DOUBLE):
             changes = [(state[name].detach() - start[name]).norm() for name in order]
             yield golden.check(norms, torch.stack(changes), single=CHANGE)
         for key in golden.keys(rf"{_out(golden)}/train3/{kind}/.+"):

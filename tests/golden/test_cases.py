@@ -38,7 +38,6 @@ PENDING: dict[str, str] = {
     "analytic": r".*",
     "architectures": r".*",
     "ayf": r".*",
-    "ect": r".*",
     "imm": r".*",
     "meanflow": r".*",
     "scm": r".*",

@@ -17,6 +17,7 @@ the student starts from its weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,34 +110,65 @@ def noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return images + t.view(-1, 1, 1, 1) * noise
 
 
-@torch.no_grad()
-def target(
-    network: Trajectory, images: Tensor, r: Tensor, noise: Tensor, labels: Tensor | None
-) -> Tensor:
-    """f(x_r, r) without gradient; x_0 where r = 0."""
-    # One call for the whole batch, so that dropout masks are those of the other call.
-    live = r > 0
-    at = torch.where(live, r, 1.0)
-    out = network.g(noised(images, at, noise), at, None, labels)
-    return torch.where(live.view(-1, 1, 1, 1), out, images)
+class Below(NamedTuple):
+    """What answers in place of the student below a time: the first stage of TCM."""
+
+    network: Trajectory
+    time: float
+
+
+class Pair(NamedTuple):
+    """One image at two times."""
+
+    raw: Tensor  #: F of the later one, with its graph
+    estimate: Tensor  #: f(x_t, t)
+    target: Tensor  #: f(x_r, r), without gradient
+    distance: Tensor  #: (B,)
+
+
+def pair(
+    student: Trajectory,
+    images: Tensor,
+    noise: Tensor,
+    times: tuple[Tensor, Tensor],
+    labels: Tensor | None,
+    c: float,
+    below: Below | None = None,
+) -> Pair:
+    """Both ends of each pair; ``times`` are t and r, (B,) each, in the dtype of the images."""
+    t, r = times
+    with same_masks(images), torch.no_grad():
+        # The whole batch at once, so that its dropout masks are those of the other end.
+        at = torch.where(r > 0, r, 1.0)
+        x_r = noised(images, at, noise)
+        target = student.g(x_r, at, None, labels)
+        if below is not None:
+            answer = below.network.g(x_r, at, None, labels)
+            target = torch.where((r < below.time).view(-1, 1, 1, 1), answer, target)
+        target = torch.where((r > 0).view(-1, 1, 1, 1), target, images)
+    x_t = noised(images, t, noise)
+    raw = student.raw(x_t, t, None, labels)
+    estimate = student.inner(raw, x_t, t)
+    return Pair(raw, estimate, target, length(estimate - target, c))
 
 
 class EctObjective(StudentObjective):
     """See the module."""
 
+    #: Of the second stage of TCM.
+    below: Below | None = None
+
     def calls(self, batch: Batch) -> Iterator[Call]:
         """See :class:`ctm_core.training.objective.Objective`."""
-        noise = batch.normal("noise")
         t, r = (x.to(batch.images, non_blocking=True) for x in self.times(batch))
-        with same_masks(noise):
-            reference = target(self.student, batch.images, r, noise, batch.labels)
-        x_t = noised(batch.images, t, noise)
-        raw = self.student.raw(x_t, t, None, batch.labels)
+        noise, c = batch.normal("noise"), self.number("c")
+        made = pair(self.student, batch.images, noise, (t, r), batch.labels, c, self.below)
         self.evaluations["student"] += 2 * len(batch)
-        distance = length(self.student.inner(raw, x_t, t) - reference, self.number("c"))
+        if self.below is not None:
+            self.evaluations["second"] += len(batch)
         name = str(self.section.settings["weight"])
-        weight = pair_weight(name, t, r, self.student.sigma_data)
-        yield Call(raw, (Loss.of("ect", (weight * distance).mean(), raw),))
+        weight = pair_weight(name, t, r, self.student.sigma_data) * self.shares(batch)
+        yield Call(made.raw, (Loss.of("ect", (weight * made.distance).mean(), made.raw),))
 
     def stage(self, batch: Batch) -> int:
         """How often pairs have come closer."""
@@ -153,6 +185,10 @@ class EctObjective(StudentObjective):
         )
         closeness = ratio(self.stage(batch), self.number("q"), self.number("ratio_limit"))
         return t, earlier_time(t, closeness, k=self.number("k"), b=self.number("b"))
+
+    def shares(self, batch: Batch) -> Tensor | float:
+        """Weights of a batch's samples, of mean 1 over the global batch where they are alike."""
+        return 1.0
 
     def facts(self, batch: Batch) -> dict[str, Term]:
         """The stage."""
