@@ -77,7 +77,8 @@ class Network(Section):
     resample_filter: Later[tuple[Tap, ...] | None] = Field(
         None,
         max_length=64,
-        description="taps of up and down blocks; null: [1, 1], ncsnpp [1, 3, 3, 1]",
+        description="taps of up and down blocks; null: [1, 1], but [1, 3, 3, 1] in ncsnpp and "
+        "ddpmpp_meanflow",
     )
     augment_dim: Later[Few | None] = Field(
         None,

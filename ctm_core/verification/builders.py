@@ -23,14 +23,21 @@ def build(
     *,
     time_s: bool,
     sigma_data: float = 0.5,
+    augment: bool = False,
 ) -> Trajectory:
     """The model that constructor arguments, EDM's or OpenAI's, describe; they raise UserError.
 
-    ``weights`` are tensors by our names; every one must fit, and none may be missing.
+    ``weights`` are tensors by our names; every one must fit, and none may be missing. With
+    ``augment`` a network with s has the augmentation map too.
     """
     network, resolution, channels, label_dim = from_arguments(kwargs)
     raw = networks.build(
-        network, resolution=resolution, channels=channels, label_dim=label_dim, time_s=time_s
+        network,
+        resolution=resolution,
+        channels=channels,
+        label_dim=label_dim,
+        time_s=time_s,
+        augment=augment,
     )
     model = Trajectory(raw, sigma_data).to(golden.device, golden.precision)
     # OpenAI's names lack the wrapper's ``model.``.

@@ -1,7 +1,8 @@
 """Networks of other projects: recognised, checked and converted without running their code.
 
-``ctm convert`` reads NVIDIA's EDM pickles, OpenAI's EDM teacher, and the CTM students of sony/ctm
-and ctm-cifar10, and writes a weight file of this project and where it came from.
+``ctm convert`` reads NVIDIA's EDM pickles, OpenAI's EDM teacher, the CTM students of sony/ctm and
+ctm-cifar10, and IMM's and MeanFlow's models of CIFAR-10. It writes a weight file of this project
+and where it came from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ctm_core import config
 from ctm_core.data import assets
 from ctm_core.data.assets import Asset
 from ctm_core.models import weight_file
+from ctm_core.models.foreign import released_forms
 from ctm_core.models.foreign.archives import Foreign, opened
 from ctm_core.models.foreign.assumptions import Hints, Settled
 from ctm_core.models.foreign.card import LICENCES, Imported, Source, model_card, provenance
@@ -38,6 +40,10 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 PROVENANCE = "provenance.json"
+UNSEEN = (
+    "the only network of the file; its published files were not at hand, so whether these are the "
+    "averaged weights is not known"
+)
 TEACHER = "a consistency model has the same tensors, and only its origin can tell"
 
 
@@ -54,7 +60,7 @@ def convert(
     Parameters
     ----------
     path
-        An EDM pickle, or a ``.pt`` file of OpenAI, sony/ctm or ctm-cifar10.
+        An EDM or IMM pickle, or a torch file of OpenAI, sony/ctm, ctm-cifar10, IMM or MeanFlow.
     output
         Folder for ``weights.safetensors`` and ``provenance.json``, whose contents are returned;
         untouched if the file is refused.
@@ -96,16 +102,21 @@ def _imported(foreign: Foreign, hints: Hints) -> Imported:
         raise Refusal(why_none(foreign.value))
     identified = identify(refs, settled, name=foreign.path.name, pickled=pickled is not None)
     dropout = pickled and check_arguments(pickled, identified)
-    diffusion = _diffusion(pickled, settled)
+    diffusion = _diffusion(pickled, settled, identified.origin)
     if pickled is None and not identified.time_s:
         settled.value("role", None, "teacher", TEACHER)
+    if state is not None and identified.origin in released_forms.CHANGES:
+        settled.value("entry", None, state.place, UNSEEN)
     # The CTM code for CIFAR-10 leaves EDM's default on, whatever its flags say.
     usual = 0.13 if identified.origin == "ctm-cifar10" and identified.time_s else 0.0
+    usual = 0.2 if identified.origin in released_forms.CHANGES else usual
     dropout = settled.value("dropout", dropout, usual, "it matters for further training only")
     sizes = identified.network.model_dump() | {"dropout": dropout}
     identified = replace(identified, network=section(config.Network, **sizes))
     read = foreign.tensors(refs)
     tensors = {ours: read[theirs].float() for ours, theirs in identified.names.items()}
+    if change := released_forms.CHANGES.get(identified.origin):
+        tensors = {name: change(name, value) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise Refusal(f"holds NaN or infinity in {name}; it is damaged")
@@ -116,11 +127,14 @@ def _imported(foreign: Foreign, hints: Hints) -> Imported:
     return Imported(foreign, identified, pickled, state, diffusion, settled.assumed, model)
 
 
-def _diffusion(pickled: PickledNetwork | None, settled: Settled) -> config.Diffusion:
+def _diffusion(pickled: PickledNetwork | None, settled: Settled, origin: str) -> config.Diffusion:
     """The process of which only a pickle tells a part."""
     told = {"sigma_data": None if pickled is None else _sigma_data(pickled)}
     reason = "EDM's values; the file holds none"
     usual = config.Diffusion().model_dump()
+    if origin == "imm":
+        usual |= released_forms.IMM_LEVELS
+        reason = "the times 0.006 to 0.994 that IMM trains at; the file holds none"
     values = {k: settled.value(k, told.get(k), default, reason) for k, default in usual.items()}
     return section(config.Diffusion, **values)
 

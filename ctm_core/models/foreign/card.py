@@ -29,6 +29,8 @@ LICENCES = {
         "MIT (ctm-cifar10); parts of that code are under NVIDIA's non-commercial licence, and its "
         "teacher under CC BY-NC-SA 4.0"
     ),
+    "imm": "CC BY-NC-SA 4.0 (Luma's imm)",
+    "meanflow": "CC BY-NC-SA 4.0 (py-meanflow)",
 }
 
 

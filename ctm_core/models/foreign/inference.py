@@ -23,13 +23,16 @@ SectionT = TypeVar("SectionT", config.Network, config.Diffusion)
 #: A number in a file's name that may be the side of its images.
 SIDE = re.compile(r"(?<![\d.])(16|32|64|128|256|512|1024)(?!\d)")
 
+#: Methods whose networks are variants of DDPM++, by the end of the architecture's name.
+METHODS = {"imm": "IMM", "meanflow": "MeanFlow"}
+
 
 @dataclass(frozen=True)
 class Identified:
     """A network that a file holds."""
 
     kind: str  #: for people, e.g. ``EDM teacher (DDPM++)``
-    origin: str  #: ``edm``, ``ctm-cifar10``, ``sony-ctm`` or ``openai``
+    origin: str  #: ``edm``, ``ctm-cifar10``, ``sony-ctm``, ``openai``, ``imm`` or ``meanflow``
     network: config.Network
     resolution: int
     channels: int
@@ -109,8 +112,15 @@ def edm_form(shapes: Shapes, settled: Settled, *, pickled: bool) -> Identified:
         mults.append(_ratio(width, model_channels, f"at side {side}"))
     emb = _ratio(_dim(shapes, embedding, 0, 2), model_channels, "in its embedding")
     time_s = any(name.startswith("model.map_layer0_s.") for name in shapes)
+    in_blocks = any(name.endswith(".affine_s.weight") for name in shapes)
+    both_times = not adm and _dim(shapes, embedding, 1, 2) == 4 * model_channels
     attending = [s for s in sides if f"model.enc.{s}x{s}_block0.qkv.weight" in shapes]
     architecture = "adm" if adm else "ncsnpp" if ncsnpp else "ddpmpp"
+    if both_times:  # of t and t - r, side by side in the embedding
+        architecture, time_s = "ddpmpp_meanflow", True
+    elif time_s and not in_blocks:
+        architecture = "ddpmpp_imm"
+    method = architecture.partition("_")[2]
     network = section(
         config.Network,
         architecture=architecture,
@@ -121,16 +131,19 @@ def edm_form(shapes: Shapes, settled: Settled, *, pickled: bool) -> Identified:
         channel_mult_emb=None if emb == 4 else emb,
         augment_dim=_optional_dim(shapes, "model.map_augment.weight"),
     )
-    title = {"adm": "ADM", "ncsnpp": "NCSN++", "ddpmpp": "DDPM++"}[architecture]
+    title = {"adm": "ADM", "ncsnpp": "NCSN++"}.get(architecture, "DDPM++")
+    own = f"{METHODS[method]} model" if method else "CTM student" if time_s else "EDM teacher"
+    # Students have no augmentation map: without labels it adds nothing.
+    kept = [name for name in shapes if not (method and name == "model.map_augment.weight")]
     return Identified(
-        kind=f"CTM student ({title})" if time_s else f"EDM teacher ({title})",
-        origin="edm" if pickled else "ctm-cifar10",
+        kind=f"{own} ({title})",
+        origin=method or ("edm" if pickled else "ctm-cifar10"),
         network=network,
         resolution=resolution,
         channels=_dim(shapes, first, 1, 4),
         label_dim=_optional_dim(shapes, "model.map_label.weight") or 0,
         time_s=time_s,
-        names={name: name for name in shapes},
+        names={name: name for name in kept},
     )
 
 

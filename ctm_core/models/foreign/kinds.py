@@ -7,7 +7,8 @@ constructor arguments say must agree.
 =============  ==============================  ===========================================
 form           a name in it                    files
 =============  ==============================  ===========================================
-EDM            ``model.map_layer0.weight``     NVIDIA's pickles; ctm-cifar10's students
+EDM            ``model.map_layer0.weight``     NVIDIA's pickles; ctm-cifar10's students; IMM's and
+                                               MeanFlow's models for CIFAR-10
 OpenAI         ``time_embed.0.weight``         ``edm_imagenet64_ema.pt``; sony/ctm's students
 =============  ==============================  ===========================================
 
@@ -94,7 +95,9 @@ def _check_role(identified: Identified, role: Role | None, name: str, pickled: b
 
 # -- what a pickle says of itself ---------------------------------------------------------------
 
-CLASSES = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
+NETWORKS = {"ddpmpp": "SongUNet", "ncsnpp": "SongUNet", "adm": "DhariwalUNet"}
+#: Preconditionings of pickles, and the architectures that others than EDM's belong to.
+WRAPPERS = {"EDMPrecond": None, "IMMPrecond": "ddpmpp_imm"}
 
 
 def check_arguments(pickled: PickledNetwork, identified: Identified) -> float | None:
@@ -103,17 +106,16 @@ def check_arguments(pickled: PickledNetwork, identified: Identified) -> float | 
     Returns the dropout, which only the arguments tell, if they do. Raises Refusal if it is
     another preconditioning than EDM's, or an argument and the tensors disagree.
     """
-    if pickled.class_name != "EDMPrecond":
+    network = identified.network
+    own = None if network.architecture in NETWORKS else network.architecture
+    if WRAPPERS.get(pickled.class_name, "") != own:
         raise Refusal(
             f"holds a {shown(pickled.class_name)} network; only EDM's preconditioning "
-            "(EDMPrecond) is known here"
+            "(EDMPrecond), and IMM's around IMM's network, are known here"
         )
-    network = identified.network
-    if pickled.inner_class != CLASSES[network.architecture]:
-        raise Refusal(
-            f"holds a {shown(pickled.inner_class)} whose tensors are those of a "
-            f"{CLASSES[network.architecture]}"
-        )
+    inner = NETWORKS.get(network.architecture, "SongUNet")
+    if pickled.inner_class != inner:
+        raise Refusal(f"holds a {shown(pickled.inner_class)} whose tensors are those of a {inner}")
     ncsnpp = network.architecture == "ncsnpp"
     seen: dict[str, Any] = {
         "img_resolution": identified.resolution,

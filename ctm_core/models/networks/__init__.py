@@ -21,7 +21,13 @@ __all__ = ["RawNetwork", "build"]
 
 
 def build(
-    network: Network, *, resolution: int, channels: int, label_dim: int = 0, time_s: bool
+    network: Network,
+    *,
+    resolution: int,
+    channels: int,
+    label_dim: int = 0,
+    time_s: bool,
+    augment: bool = False,
 ) -> RawNetwork:
     """Make a network with fresh weights from torch's global generator.
 
@@ -37,6 +43,8 @@ def build(
         Side and channels of the images, and classes; 0 for an unconditional network.
     time_s
         True for students: the network knows the target time s.
+    augment
+        Whether one with ``time_s`` has the augmentation map all the same.
 
     Raises
     ------
@@ -49,7 +57,7 @@ def build(
             raise UserError(
                 f"network: {network.architecture} has no target time s, so it cannot be a student"
             )
-        sizes = {key: value for key, value in sizes.items() if key != "augment_dim"}
+        sizes = {k: value for k, value in sizes.items() if augment or k != "augment_dim"}
         sizes["time_s"] = True
     module = importlib.import_module(f"{__name__}.{network.architecture}")
     common = ("model_channels", "channel_mult", "num_blocks", "attn_resolutions", "dropout")

@@ -61,6 +61,8 @@ SONG = {
     "model_channels": 128, "channel_mult": (1, 2, 2, 2), "num_blocks": 4,
     "attn_resolutions": (16,), "dropout": 0.1,
 }  # fmt: skip
+#: With sinusoids of twice the usual width, and a filter of four taps unless one is given.
+WIDE = ("ncsnpp", "ddpmpp_meanflow")
 DHARIWAL = {
     "model_channels": 192, "channel_mult": (1, 2, 3, 4), "num_blocks": 3,
     "attn_resolutions": (32, 16, 8), "dropout": 0.1,
@@ -92,13 +94,18 @@ def _song(arguments: Mapping[str, Any]) -> dict[str, Any]:
     kind = arguments.get("embedding_type", "positional")
     if kind not in ("positional", "fourier"):
         raise UserError(f"embedding_type {kind!r} is not supported")
-    plain = kind == "positional"
+    plain, width = kind == "positional", arguments.get("channel_mult_noise", 1)
+    architecture = "ddpmpp" if plain else "ncsnpp"
+    if plain and arguments.get("s_embed"):
+        architecture = "ddpmpp_imm"
+    elif plain and width == 2 and "in_channels" in arguments:  # the bare network's own
+        architecture = "ddpmpp_meanflow"
     _only(arguments, "encoder_type", "standard" if plain else "residual", "standard")
-    _only(arguments, "channel_mult_noise", 1 if plain else 2, 1)
+    _only(arguments, "channel_mult_noise", 2 if architecture in WIDE else 1, 1)
     taps = tuple(arguments.get("resample_filter", (1, 1)))
     return {
-        "architecture": "ddpmpp" if plain else "ncsnpp",
-        "resample_filter": _unless(taps, (1, 1) if plain else (1, 3, 3, 1)),
+        "architecture": architecture,
+        "resample_filter": _unless(taps, (1, 3, 3, 1) if architecture in WIDE else (1, 1)),
     }
 
 

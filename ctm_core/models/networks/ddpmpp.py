@@ -35,6 +35,8 @@ class DDPMpp(LevelledUNet):
 
     #: Whether each lower level also gets the shrunken input: NCSN++ has it.
     residual_encoder = False
+    #: Whether s has layers of its own, and whether every block takes what they yield.
+    layers_of_s, blocks_take_s = True, True
     default_filter: Sequence[float] = TRAITS["keys"]["resample_filter"]
 
     def __init__(
@@ -51,14 +53,14 @@ class DDPMpp(LevelledUNet):
         taps = self.default_filter if resample_filter is None else resample_filter
 
         self.map_noise = self._embedding(model_channels)
-        noise_channels = self.map_noise.channels
+        noise_channels = self._noise_channels()
         self.map_label = nn.Linear(label_dim, noise_channels) if label_dim else None
         self.map_augment = (
             nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
         )
         self.map_layer0 = nn.Linear(noise_channels, emb_channels)
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
-        if time_s:
+        if time_s and self.layers_of_s:
             self.map_layer0_s = nn.Linear(noise_channels, emb_channels)
             self.map_layer1_s = nn.Linear(emb_channels, emb_channels)
 
@@ -67,7 +69,7 @@ class DDPMpp(LevelledUNet):
             emb_channels=emb_channels,
             dropout=self.dropout,
             resample_filter=taps,
-            time_s=time_s,
+            time_s=time_s and self.blocks_take_s,
         )
         residual = partial(Conv2d, kernel=3, down=True, resample_filter=taps, conv_first=True)
         width = self._add_levels(
@@ -81,6 +83,10 @@ class DDPMpp(LevelledUNet):
 
     def _embedding(self, model_channels: int) -> PositionalEmbedding | FourierEmbedding:
         return PositionalEmbedding(model_channels)
+
+    def _noise_channels(self) -> int:
+        """Width of what the first layer takes."""
+        return self.map_noise.channels
 
     @property
     def output_weight(self) -> Tensor:
@@ -107,19 +113,24 @@ class DDPMpp(LevelledUNet):
             augment = self.map_augment(augment_labels.to(x.dtype))
             added = augment if added is None else added + augment
 
+        x = self._run_levels(x, *self._embedded(x, c_noise, c_noise_s, added))
+        out: Tensor = self.dec[self._last_conv](functional.silu(self.dec[self._last_norm](x)))
+        return out
+
+    def _embedded(
+        self, x: Tensor, c_noise: Tensor, c_noise_s: Tensor | None, added: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What every block takes: of t, and of s where blocks take it."""
+
         def hidden(condition: Tensor, layer0: nn.Module, layer1: nn.Module) -> Tensor:
             emb = self.map_noise(condition.to(x.dtype))
             emb = emb if added is None else emb + added
             return functional.silu(layer1(functional.silu(layer0(emb))))
 
         emb = hidden(c_noise, self.map_layer0, self.map_layer1)
-        emb_s = None
-        if c_noise_s is not None:
-            emb_s = hidden(c_noise_s, self.map_layer0_s, self.map_layer1_s)
-
-        x = self._run_levels(x, emb, emb_s)
-        out: Tensor = self.dec[self._last_conv](functional.silu(self.dec[self._last_norm](x)))
-        return out
+        if c_noise_s is None:
+            return emb, None
+        return emb, hidden(c_noise_s, self.map_layer0_s, self.map_layer1_s)
 
 
 NETWORK = DDPMpp

@@ -77,7 +77,7 @@ def test_committed_schemas_are_those_of_the_models() -> None:
         (
             "network.architecture",
             "unet",
-            "adm, ddpmpp, ncsnpp, openai_adm (given: 'unet')",
+            "adm, ddpmpp, ddpmpp_imm, ddpmpp_meanflow, ncsnpp, openai_adm (given: 'unet')",
         ),
         ("network.architecture", "ncsnpp", "ncsnpp has no target time s, so models.ctm (ctm) can"),
         ("network.architecture", "openai_adm", "needs a multiple of 32 channels at every level"),

@@ -103,6 +103,14 @@ def test_openai_factors_become_sides() -> None:
     assert factors.attn_resolutions == (64, 1)  # 3 divides no side
 
 
+def test_networks_of_released_imm_and_meanflow() -> None:
+    imm = from_arguments(CIFAR | {"s_embed": True}).network
+    assert (imm.architecture, imm.resample_filter) == ("ddpmpp_imm", None)
+    own = {"in_channels": 3, "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]}
+    meanflow = from_arguments(CIFAR | own).network
+    assert (meanflow.architecture, meanflow.resample_filter) == ("ddpmpp_meanflow", None)
+
+
 @pytest.mark.parametrize(
     ("per_head", "expected"), [(32, (None, 32)), (-1, (4, None)), (None, (4, None))]
 )
