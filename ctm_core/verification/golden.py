@@ -240,13 +240,15 @@ def compare(
     single: float | None = None,
     double: float | None = None,
     norm: Tensor | float | None = None,
+    times: Tensor | None = None,
 ) -> Check:
     """Compare ours with golden at the project's tolerance.
 
     The tolerance depends on ``precision``, the dtype that our networks ran in, and on the stored
     dtype; with ``solve``, for values that went through several network calls or through an
     embedding of large phases, it is looser in float32; ``single`` and ``double`` are other
-    tolerances of the two precisions. ``per_sample`` and ``norm`` as in :func:`error`.
+    tolerances of the two precisions. ``per_sample`` and ``norm`` as in :func:`error`; both sides
+    are multiplied by ``times`` first.
     """
     if not isinstance(ours, Tensor):
         ours = torch.tensor(ours, dtype=torch.float64)
@@ -255,6 +257,8 @@ def compare(
     else:
         stored = FLOAT64_STORED64 if golden.dtype == DOUBLE else FLOAT64_STORED32
         tolerance = stored if double is None else double
+    if times is not None and ours.shape == golden.shape:
+        ours, golden = ours * times, golden * times
     return Check(name, error(ours, golden, per_sample=per_sample, norm=norm), tolerance)
 
 

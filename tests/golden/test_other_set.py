@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.golden_methods import write_methods
 from fixtures.golden_unets import write_set
 
-from .conftest import DEFAULT
+from ctm_core import verification
+from ctm_core.verification.golden import Folder
+
+from .conftest import DEFAULT, METHODS
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,12 @@ def test_verify_other_set(other_set: Path, tmp_path: Path) -> None:
     assert {result["file"] for result in found["results"]} == {
         path.stem for path in other_set.iterdir()
     }
+
+
+def test_verify_other_methods(tmp_path: Path) -> None:
+    write_methods(tmp_path, METHODS)
+    folder = Folder(tmp_path)
+    for case in verification.cases(folder):
+        for precision in case.precisions:
+            result = verification.check(case, folder, precision)
+            assert result.passed, (case.name, precision, result.reason)
