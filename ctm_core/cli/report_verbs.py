@@ -1,4 +1,4 @@
-"""Results for readers: `ctm table`, `ctm figures`, `ctm report`."""
+"""Results for readers: `ctm table`, `ctm figures`, `ctm report`, `ctm compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from ctm_core.cli._options import FILE, FOLDER, echo
 
-__all__ = ["figures", "report", "table"]
+__all__ = ["compare", "figures", "report", "table"]
 
 
 @click.command()
@@ -56,3 +56,31 @@ def report(results: Path, output: Path | None, published: Path | None) -> None:
     output = output or results / "report.html"
     write_report(results, output, published=published)
     echo(output)
+
+
+@click.command()
+@click.option(
+    "--reference", type=FILE, help="[default: config/reference/EXPERIMENT.json of each experiment]"
+)
+@click.argument("results", type=FOLDER)
+@click.argument("other", type=FOLDER, required=False)
+def compare(results: Path, other: Path | None, reference: Path | None) -> None:
+    """Compare RESULTS with the reference, cell by cell; given OTHER results, with those.
+
+    Exit code 0 if every cell agrees, else 1.
+    """
+    from ctm_core.report.agreement import compared_in
+    from ctm_core.report.agreement.printed import agreement_text, pairs_text
+    from ctm_core.report.agreement.side_by_side import pairs_of
+
+    if other is not None:
+        if reference is not None:
+            raise click.UsageError("give a second folder of results or --reference, not both")
+        pairs = pairs_of(results, other)
+        echo(pairs_text(pairs, results, other))
+        agrees = all(pair.verdict == "agrees" for pair in pairs)
+    else:
+        made = compared_in(results, reference)
+        echo("\n\n".join(map(agreement_text, made)))
+        agrees = all(one.agrees for one in made)
+    click.get_current_context().exit(0 if agrees else 1)

@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.project import locate
 from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.metrics.names import detail, display
+from ctm_core.report.agreement import compared_in
+from ctm_core.report.agreement.printed import table_of
+from ctm_core.report.agreement.reference_runs import reference_file
+from ctm_core.report.agreement.z_scores import z_scores
 from ctm_core.report.csv_files import csv_text, read_csv
 from ctm_core.report.figures import Picture, catalogue
-from ctm_core.report.figures.style import PIXELS_PER_INCH
+from ctm_core.report.figures.style import PIXELS_PER_INCH, encoded, style
 from ctm_core.report.headline import cell_name, effects
 from ctm_core.report.literature import Joined, joined, load_literature, printed
 from ctm_core.report.scores import Row, aggregate, read_evaluations, read_runs
@@ -41,6 +46,11 @@ PLACES = {
     "charts": ("fd-nfe", "fd-gamma", "progress", "jumps", "training"),
     "galleries": ("path", "samples"),
 }
+
+AGREEMENT = (
+    "Each cell of the table less its reference, in standard errors of the spread between machines "
+    "and trainings; red differs."
+)
 
 #: CSS pixels for an inch of a figure: its text then has the size of the page's notes.
 SCREEN_INCH = 110
@@ -72,12 +82,14 @@ def write_report(results: Path, output: Path, *, published: Path | None = None) 
     rows = aggregate(records)
     pictures = catalogue(rows)
     claims = read_findings(results / "claims.json")
+    agreements = _agreements(results, {row.experiment for row in rows})
     published = published or Path(locate("config/published.yaml"))
     known = joined(rows, load_literature(published), published)
     context = {
         "title": "Consistency Trajectory Models",
         "experiments": [
             _experiment(name, rows, records, pictures, claims, known, results)
+            | {"agreement": agreements.get(name)}
             for name in dict.fromkeys(row.experiment for row in rows)
         ],
         "untested": [claim for claim in claims if claim.verdict == "not testable"],
@@ -215,8 +227,33 @@ def _file(picture: Picture, results: Path) -> Path:
     return results / "figures" / f"{picture.file}.png"
 
 
+def _agreements(results: Path, experiments: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of each experiment that has a reference: whether it agrees, in a sentence and a picture."""
+    try:
+        compared = compared_in(results)
+    except UserError as error:  # no reference, or of another configuration
+        alone = {"sentence": str(error), "table": None, "picture": None}
+        return {name: alone for name in experiments if reference_file(name).exists()}
+    shown = {}
+    for made in compared:
+        title = f"{made.experiment}: against the reference"
+        with style():
+            figure = z_scores(made, title)
+            png = b"" if figure is None else encoded(figure, "png", title)
+        picture = Picture("agreement", "training", title, AGREEMENT, made.sentence)
+        shown[made.experiment] = {
+            "sentence": made.sentence,
+            "table": table_of(made.cells),
+            "picture": None if figure is None else _sized(picture, *_image(png)),
+        }
+    return shown
+
+
 def _picture(picture: Picture, results: Path) -> dict[str, Any]:
-    width, height, source = _embedded(_file(picture, results), "draw it with `ctm figures`")
+    return _sized(picture, *_embedded(_file(picture, results), "draw it with `ctm figures`"))
+
+
+def _sized(picture: Picture, width: int, height: int, source: str) -> dict[str, Any]:
     return {
         "picture": picture,
         "width": round(width * SCREEN_INCH / PIXELS_PER_INCH),
@@ -228,13 +265,16 @@ def _picture(picture: Picture, results: Path) -> dict[str, Any]:
 def _embedded(path: Path, fix: str) -> tuple[int, int, str]:
     """Width, height and content of a PNG file, as an address that needs no network."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.verify()
+        return _image(path.read_bytes())
     except (OSError, SyntaxError) as error:  # the latter of a chunk with another checksum
         raise UserError(f"{path} is not a picture ({error}); {fix}") from None
-    data = base64.b64encode(path.read_bytes()).decode()
-    return width, height, f"data:image/png;base64,{data}"
+
+
+def _image(png: bytes) -> tuple[int, int, str]:
+    with Image.open(BytesIO(png)) as image:
+        width, height = image.size
+        image.verify()
+    return width, height, f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _own_images(folder: Path) -> dict[str, Any] | None:

@@ -94,8 +94,9 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def plain_table(frame: pd.DataFrame) -> str:
     """A table for a terminal."""
-    return tabulate.tabulate(
-        frame.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True
+    columns = frame.to_dict("list")
+    return str(
+        tabulate.tabulate(columns, headers="keys", tablefmt="simple", disable_numparse=True)
     )
 
 

@@ -70,6 +70,11 @@ EXPERIMENTS = PROJECT.experiments
 TABLE, FIGURES, REPORT = dag.table(PROJECT), dag.figures(PROJECT), dag.report(PROJECT)
 CLAIMS = locate("config/claims.yaml", ROOT)
 PUBLISHED = locate("config/published.yaml", ROOT)
+REFERENCES = [
+    path
+    for name in sorted(EXPERIMENTS)
+    if os.path.exists(path := locate(f"config/reference/{name}.json", ROOT))
+]
 
 
 # Run by the submitting process itself.

@@ -70,7 +70,7 @@ rule report:
     resources:
         published=PUBLISHED,
     params:
-        digest=sha256_file(PUBLISHED),
+        digests=[sha256_file(path) for path in (PUBLISHED, *REFERENCES)],
         results=subpath(output[0], parent=True),
     shell:
         "CTM_LOG={log:q} exec ctm report --published {resources.published:q}"

@@ -60,19 +60,23 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str, title: str) -> list[Path]:
-    """Write ``name.pdf`` and ``name.png``; neither holds a date or a version."""
+    """Write ``name.pdf`` and ``name.png``."""
+    paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png")]
+    for path in paths:
+        write_bytes(path, encoded(figure, path.suffix[1:], title))
+    return paths
+
+
+def encoded(figure: Figure, kind: str, title: str) -> bytes:
+    """A figure as PDF or PNG, neither with a date or a version in it."""
     metadata: dict[str, dict[str, str | None]] = {
         "pdf": {"Title": title, "CreationDate": None, "Creator": None, "Producer": None},
         "png": {"Title": title, "Software": None},
     }
-    paths = []
-    for kind, described in metadata.items():
-        encoded = BytesIO()
-        dpi = PIXELS_PER_INCH if kind == "png" else "figure"
-        figure.savefig(encoded, format=kind, dpi=dpi, metadata=described)
-        paths.append(folder / f"{name}.{kind}")
-        write_bytes(paths[-1], encoded.getvalue())
-    return paths
+    content = BytesIO()
+    dpi = PIXELS_PER_INCH if kind == "png" else "figure"
+    figure.savefig(content, format=kind, dpi=dpi, metadata=metadata[kind])
+    return content.getvalue()
 
 
 def by_model(models: Sequence[str]) -> dict[str, dict[str, Any]]:
