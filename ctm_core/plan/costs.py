@@ -152,13 +152,14 @@ class Costs:
             "student": network,
             "target": network,
             "teacher": teacher,
+            "second": network if student is None or student.weak_teacher is None else teacher,
             "features": discriminator,
             "perceptual": perceptual,
         }
         precision = "bf16" if training.precision in ("auto", "bf16") else "fp32"
         precisions = dict.fromkeys(costs, precision)
         if training.frozen_precision is not None:
-            precisions |= dict.fromkeys(("teacher", "features", "perceptual"), "bf16")
+            precisions |= dict.fromkeys(("teacher", "second", "features", "perceptual"), "bf16")
         operations, seconds = self._sums(
             Work(
                 cost,

@@ -14,7 +14,7 @@ from ctm_core.plan.costs import Estimate
 from ctm_core.plan.record import Comparison
 
 #: Networks of a training's table, in its columns' order.
-NETWORKS = ("teacher", "student", "target", "perceptual", "features")
+NETWORKS = ("teacher", "second", "student", "target", "perceptual", "features")
 #: What an evaluation's table sums.
 KINDS = ("sampling", "trajectory", "trajectory_teacher", "likelihood", "previews", "features")
 

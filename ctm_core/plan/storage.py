@@ -49,8 +49,9 @@ def data_shape(dataset: str, root: Path = Path(), *, own: bool = False) -> Shape
 def averages(experiment: Experiment, model: str) -> int:
     """How many EMAs of the weights a training keeps; those of equal decay are one."""
     training = experiment.training(model)
-    target = () if model == "teacher" else (experiment.student(model).target_ema,)
-    return len({*target, *training.ema})
+    student = experiment.students.get(model)
+    own = student is not None and student.traits.ctm_loss
+    return len({*((student.target_ema,) if student and own else ()), *training.ema})
 
 
 def checkpoint(

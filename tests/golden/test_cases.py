@@ -40,7 +40,6 @@ PENDING: dict[str, str] = {
     "imm": r".*",
     "meanflow": r".*",
     "scm": r".*",
-    "tcm": r".*",
 }
 
 

@@ -6,38 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.small_steps import BATCH, batch, gradients, network
 from torch import Tensor
 
 from ctm_core import config
-from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.models import weight_file
 from ctm_core.training import distances, objectives
-from ctm_core.training.batches import Batch
 from ctm_core.training.objectives import ect
-
-SIZE, BATCH = 4, 8
-
-
-def network(seed: int = 0, dropout: float = 0.0, inner: str = "ect") -> Trajectory:
-    """A network with nothing zero in it: 4x4 images, one channel, three classes, float64."""
-    torch.manual_seed(seed)
-    section = config.Network(
-        model_channels=4, channel_mult=(1,), num_blocks=1, attn_resolutions=(), dropout=dropout
-    )
-    made = weight_file.build_model(
-        network=section,
-        diffusion=config.Diffusion(),
-        resolution=SIZE,
-        channels=1,
-        label_dim=3,
-        time_s=False,
-        inner=inner,
-        end=0.0,
-    ).double()
-    with torch.no_grad():
-        for value in made.parameters():
-            value.add_(0.2 * torch.randn_like(value))
-    return made
 
 
 def objective(**settings: Any) -> ect.EctObjective:
@@ -53,16 +27,6 @@ def objective(**settings: Any) -> ect.EctObjective:
     )
     assert isinstance(made, ect.EctObjective)
     return made
-
-
-def batch(step: int = 5, whole: int | None = None) -> Batch:
-    generator = torch.Generator().manual_seed(9)
-    images = torch.rand(BATCH, 1, SIZE, SIZE, dtype=torch.float64, generator=generator) * 2 - 1
-    return Batch(images, torch.arange(BATCH) % 3, seed=5, step=step, whole=whole)
-
-
-def gradients(model: Trajectory) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize(

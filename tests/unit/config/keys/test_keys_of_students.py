@@ -45,7 +45,11 @@ def draws(run: Run) -> list[Any]:
 @shows("Student.objective", "Experiment.models")
 @pytest.mark.parametrize("name", objectives())
 def test_objective(lab: Lab, name: str) -> None:
-    made = lab.train("ctm", tiny.of_objective(name) | {"models.ctm.training.steps": 1})
+    changes = tiny.of_objective(name) | {"models.ctm.training.steps": 1}
+    forks = "models.ctm.init_from" in changes
+    names = ("init", "init_average") if forks else ()
+    files = dict.fromkeys(names, lab.plain.folder / "teacher.safetensors")
+    made = lab.train("ctm", changes, **files)
     assert made.record["objective"] == name
     known = made.trainer.objective.section.traits  # type: ignore[attr-defined]
     assert (passes(made).get("teacher", 0) > 0) == known.teacher
