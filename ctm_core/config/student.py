@@ -40,6 +40,7 @@ CTM_LOSS = (
     "matching",
     "grid_points",
     "max_heun_steps",
+    "solver",
     "target_inner",
     "target_ema",
     "scratch_solver",
