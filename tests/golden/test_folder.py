@@ -45,6 +45,14 @@ DAMAGED = [
     ("grids_and_draws:index_laws", "index_hist/.*/marginal_prob_s", DOUBLE),
     ("grids_and_draws:coefficients", "scalings/inner_cm/c_out", SINGLE),
     ("grids_and_draws:weights", "weight/.+", DOUBLE),
+    ("analytic:pairs", "ect/conditional_mean_over_dt", DOUBLE),
+    ("architectures:released_imm", "out32/imm/F", SINGLE),
+    ("architectures:released_meanflow", "out64/meanflow/u.*", DOUBLE),
+    ("imm:losses", "out64/[^/]+/mmd", DOUBLE),
+    ("imm:losses", "out64/[^/]+/grad/.+weight", DOUBLE),
+    ("imm:losses", "out32/[^/]+/y_st", SINGLE),
+    ("imm:maps", "map/w_.+", DOUBLE),
+    ("imm:samplers", "out32/sample/.+", SINGLE),
 ]
 
 
