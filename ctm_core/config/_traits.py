@@ -49,13 +49,37 @@ def literal(file: Path, name: str) -> dict[str, Any]:
     return entries
 
 
+def inherited(file: Path, name: str, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """:func:`literal`, and for what it leaves out that of the module that ``"like"`` names."""
+    entries = literal(file, name)
+    like = entries.pop("like", None)
+    if like is None:
+        return entries
+    if like not in modules(file.parent):
+        raise UserError(f"{file}: {name}['like'] is {like!r}: there is no such file beside it")
+    if file in below:
+        raise UserError(f"{file}: {name}['like'] is {like!r}, which is like itself")
+    parent = inherited(file.with_name(f"{like}.py"), name, (*below, file))
+    return _overlaid(parent, entries)
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Entries of ``above``, else of ``below``; dictionaries are overlaid in turn."""
+    return below | {
+        key: _overlaid(below[key], value)
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+        else value
+        for key, value in above.items()
+    }
+
+
 def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> SectionT:
     """The literal ``name`` of a module as a section, whose defaults hold for what it leaves out.
 
     A mistake is a UserError that names the file and the key.
     """
     try:
-        return kind.model_validate(literal(file, name), strict=True)
+        return kind.model_validate(inherited(file, name), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = f"{name}{''.join(f'[{part!r}]' for part in problem['loc'])}"

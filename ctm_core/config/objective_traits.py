@@ -59,7 +59,7 @@ class ObjectiveTraits(Section):
     """Which networks an objective trains with, which keys it has, what its models can do."""
 
     time_s: bool = Field(True, description="the network knows the target time s")
-    inner: Literal["edm", "cm", "ect"] = Field(
+    inner: Literal["edm", "cm", "ect", "native"] = Field(
         "edm", description="parametrisation of the network: ctm_core.diffusion.scalings"
     )
     teacher: bool = Field(True, description="training evaluates a teacher")

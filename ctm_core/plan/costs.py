@@ -164,8 +164,8 @@ class Costs:
             Work(
                 cost,
                 number * cost.operations[use.mode],
-                precisions[use.network],
-                use.mode != "forward",
+                "fp32" if use.mode == "tangent" else precisions[use.network],
+                use.mode not in ("forward", "tangent"),
             )
             for use, number in passes.uses.items()
             if (cost := costs[use.network]) is not None

@@ -36,6 +36,9 @@ SIMILAR = {
     "inception": ("inception_v3", inception.DIM),
 }
 INCEPTION_SIDE = 299
+#: What F and its derivative along a path cost, in forward passes: the time that they take in a
+#: DDPM++ on one thread, by `python benchmarks/tangent.py`. Their products alone are two passes.
+TANGENT = 3.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def measured(network: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor)
         "through": 2 * forward / n,
         "twice": 3 * forward / n,
         "train": train / n,
+        "tangent": TANGENT * forward / n,
     }
     return Cost(
         operations, sum(p.numel() for p in parameters), sum(p.numel() for p in trained), size / n

@@ -2,8 +2,8 @@
 
 Compiled are the networks that training never changes, the target, and the student unless a loss
 weight is adaptive: its gradient at one weight near the output then needs a short way back, and a
-compiled network has one backward pass, the whole. Shapes are few
-(:mod:`ctm_core.training.rows`), because each is compiled by itself.
+compiled network has one backward pass, the whole; nor has it a derivative in forward mode. Shapes
+are few (:mod:`ctm_core.training.rows`), because each is compiled by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def compiled_networks(objective: Objective) -> list[nn.Module]:
     target = getattr(objective, "target", None)
     if target is not None:
         networks.append(target)
-    if not any(rule.adaptive for rule in objective.rules().values()):
+    adaptive = any(rule.adaptive for rule in objective.rules().values())
+    if not adaptive and not objective.tangents:
         networks.append(objective.student)
     return networks
 

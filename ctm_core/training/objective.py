@@ -28,8 +28,8 @@ from ctm_core.training.distance import Distance
 from ctm_core.training.terms import Term
 
 #: What follows a forward pass: nothing, the gradient to the input once or for each of two losses,
-#: or that to the weights.
-Mode = Literal["forward", "through", "twice", "train"]
+#: or that to the weights; ``tangent``: a derivative along a path comes with it.
+Mode = Literal["forward", "through", "twice", "train", "tangent"]
 
 
 class Use(NamedTuple):
@@ -48,6 +48,8 @@ class Objective(ABC):
     flips: bool = False
     #: Consecutive samples that share a draw.
     group: int = 1
+    #: Whether the student's derivative in forward mode is taken.
+    tangents: bool = False
     #: Modules of its own, on the device, which learn beside the student and are not exported.
     modules: Mapping[str, torch.nn.Module] = MappingProxyType({})
 
@@ -178,6 +180,7 @@ class StudentObjective(Objective):
 
     def __post_init__(self) -> None:
         self.group = self.section.group
+        self.tangents = bool(self.section.traits.jvp)
         for name in ("teacher", "target", "second"):
             if getattr(self, name) is not None:
                 self.evaluations[name] = 0

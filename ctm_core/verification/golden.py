@@ -165,8 +165,13 @@ class Golden:
         keys = [key for key in self.tensors if key.startswith(f"{prefix}/")]
         return {key.removeprefix(f"{prefix}/"): self.tensor(key) for key in keys}
 
+    @property
+    def out(self) -> str:
+        """Where a run's own values are: ``out32/`` or ``out64/``."""
+        return f"out{32 if self.precision == SINGLE else 64}/"
+
     def _forms(self, key: str) -> list[str]:
-        own = f"out{32 if self.precision == SINGLE else 64}/{key}"
+        own = f"{self.out}{key}"
         return [name for name in (own, f"out64/{key}", key) if name in self]
 
     def expected(self, key: str) -> Tensor:

@@ -37,7 +37,7 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def gradient_checks(golden: Golden, name: str, model: nn.Module) -> Iterator[Check]:
     """The gradients that a backward pass of case ``name`` left in ``model``, unused ones zero."""
-    prefix = f"{_out(golden)}/{name}"
+    prefix = f"{golden.out}{name}"
     order = [_bare(key) for key in golden.meta[f"grad_order:{prefix}"]]
     ours = {
         key: torch.zeros_like(p) if p.grad is None else p.grad
@@ -84,13 +84,9 @@ def three_steps(
         if golden.expects(norms) and (kind == "param" or golden.precision == DOUBLE):
             changes = [(state[name].detach() - start[name]).norm() for name in order]
             yield golden.check(norms, torch.stack(changes), single=CHANGE)
-        for key in golden.keys(rf"{_out(golden)}/train3/{kind}/.+"):
+        for key in golden.keys(rf"{golden.out}train3/{kind}/.+"):
             options: dict[str, Any] = {"single": METHOD_GRADIENT, "per_sample": False}
             yield golden.check(key.partition("/")[2], state[_bare(key)], **options)
-
-
-def _out(golden: Golden) -> str:
-    return f"out{64 if golden.precision == DOUBLE else 32}"
 
 
 def _bare(key: str) -> str:

@@ -36,9 +36,6 @@ def test_case(case: Case, precision: torch.dtype) -> None:
 #: TEMPORARY: tensors of the methods' set whose cases are still to come. Must become empty.
 PENDING: dict[str, str] = {
     "analytic": r"(ayf|meanflow|scm)/.*",
-    "ayf": r".*",
-    "meanflow": r".*",
-    "scm": r".*",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from ctm_core.config._section import Section
-from ctm_core.config._traits import literal, modules, read_traits
+from ctm_core.config._traits import inherited, literal, modules, read_traits
 from ctm_core.runtime.errors import UserError
 
 
@@ -64,3 +64,25 @@ def test_a_mistake_is_one_sentence_with_file_and_key(
     with pytest.raises(UserError, match=message) as error:
         read_traits(file, Kind)
     assert str(error.value).startswith(f"{file}: ") and "\n" not in str(error.value)
+
+
+def test_what_is_left_out_is_taken_from_the_file_that_it_is_like(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        "TRAITS = {'teacher': False, 'settings': {'a': {'default': 1, 'minimum': 0}, 'b': {}}}"
+    )
+    (tmp_path / "middle.py").write_text("TRAITS = {'like': 'base', 'label': 'x'}")
+    file = write(tmp_path, "TRAITS = {'like': 'middle', 'settings': {'a': {'default': 2}}}")
+    assert inherited(file, "TRAITS") == {
+        "teacher": False,
+        "label": "x",
+        "settings": {"a": {"default": 2, "minimum": 0}, "b": {}},
+    }
+
+
+def test_a_file_that_is_like_none(tmp_path: Path) -> None:
+    file = write(tmp_path, "TRAITS = {'like': 'absent'}")
+    with pytest.raises(UserError, match=r"mine\.py: TRAITS\['like'\] is 'absent': there is no"):
+        read_traits(file, Kind)
+    file = write(tmp_path, "TRAITS = {'like': 'mine'}")
+    with pytest.raises(UserError, match="is like itself"):
+        read_traits(file, Kind)
