@@ -209,7 +209,7 @@ def test_consistency_models_go_one_step_and_have_no_dsm(objective: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"objective": "cm"}, "objective: there is no such objective; there are cd, ct, ctm"),
+        ({"objective": "cm"}, "objective: there is no such objective; there are ayf, cd, ct, ctm"),
         ({"objective": "dsm"}, "there is no such objective"),
         ({"objective": "cd", "matching": "soft"}, "cd goes one step of the grid: leave matching"),
         ({"objective": "ct", "max_heun_steps": 2}, "ct goes one step of the grid"),

@@ -347,5 +347,5 @@ def test_noise_levels_follow_the_two_part_law() -> None:
 
 def test_objectives_by_name() -> None:
     assert objectives.find("ctm") is CtmObjective
-    with pytest.raises(UserError, match="no objective 'gan'; there are: cd, ct, ctm"):
+    with pytest.raises(UserError, match="no objective 'gan'; there are: ayf, cd, ct, ctm"):
         objectives.find("gan")
