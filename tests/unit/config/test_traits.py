@@ -83,6 +83,7 @@ def test_a_file_that_is_like_none(tmp_path: Path) -> None:
     file = write(tmp_path, "TRAITS = {'like': 'absent'}")
     with pytest.raises(UserError, match=r"mine\.py: TRAITS\['like'\] is 'absent': there is no"):
         read_traits(file, Kind)
-    file = write(tmp_path, "TRAITS = {'like': 'mine'}")
+    itself = tmp_path / "itself.py"  # a file is read once
+    itself.write_text("TRAITS = {'like': 'itself'}")
     with pytest.raises(UserError, match="is like itself"):
-        read_traits(file, Kind)
+        read_traits(itself, Kind)
