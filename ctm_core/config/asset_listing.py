@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ctm_core.config import asset_pins, read_yaml, validated
-from ctm_core.config._section import Section, Text
+from ctm_core.config._section import Positive, Section, Text
 from ctm_core.runtime.errors import UserError
 
 VARIABLE = "CTM_ASSETS"
@@ -59,6 +59,10 @@ class Asset(Section):
     hash_from: Text | None = Field(None, description="who says so")
     format: Literal["pickle", "torch", "torchscript", "npz", "tar", "images"]
     executes: bool = Field(False, description="loading it runs code that it contains")
+    images: dict[Literal["train", "test"], Positive] = Field(
+        default_factory=dict, max_length=2, description="of own images: how many, by split"
+    )
+    classes: Positive | None = Field(None, description="of own images: how many")
     licence: Text
     needed_by: tuple[Name, ...] = Field(
         (), max_length=100, description="experiments that cannot do without it"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from ctm_core.config import amounts
-from ctm_core.config._section import Few, Name, Section, Seeds
+from ctm_core.config._section import Few, Later, Name, Section, Seeds
 from ctm_core.config.datasets import Dataset
 from ctm_core.config.network import Diffusion, Network, with_target_time
 from ctm_core.config.optimization import WITHOUT_EFFECT, Training, suits_channels_last
 from ctm_core.config.resources import Resources
 from ctm_core.config.sampling_grid import Cell, Evaluation, Likelihood, ProtocolCell
+from ctm_core.config.scaled import LEAST, MOST, scaled
 from ctm_core.config.student import Model, Released, Student, Variant
 from ctm_core.config.teacher import Teacher
 from ctm_core.runtime.errors import UserError
@@ -24,6 +25,9 @@ class Experiment(Section):
     """A teacher, its students, and how they are measured."""
 
     experiment: Name
+    scale: Later[Annotated[float, Field(ge=LEAST, le=MOST)]] = Field(
+        1.0, description="factor on all numbers of steps; averages span the same share of them"
+    )
     dataset: Dataset
     conditional: bool = Field(False, description="class labels are given to the network")
     variant: Variant = Field("released", description="of every student that does not name its own")
@@ -37,6 +41,11 @@ class Experiment(Section):
     threads: Few = Field(2, description="CPU threads of a training or evaluation job")
     resources: Resources = Resources()
     evaluation: Evaluation
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled(cls, data: Any) -> Any:
+        return scaled(data)
 
     @model_validator(mode="before")
     @classmethod
@@ -192,6 +201,13 @@ class Experiment(Section):
             if cells:
                 chosen[name] = cells
         return chosen
+
+    def without(self, protocols: Collection[str]) -> Experiment:
+        """A copy that these protocols do not score."""
+        kept = {n: cells for n, cells in self.evaluation.protocols.items() if n not in protocols}
+        optional = tuple(n for n in self.evaluation.optional if n in kept)
+        changed = {"protocols": kept, "optional": optional}
+        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update=changed)})
 
     # -- models -----------------------------------------------------------------------------------
 

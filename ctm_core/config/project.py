@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Project:
     experiments: Mapping[str, Experiment]
     protocols: Mapping[str, Protocol]  #: that an experiment names
     assets: Mapping[str, Asset]
+    left_out: tuple[str, ...] = ()  #: sentences on optional protocols whose files are missing
 
     @property
     def datasets(self) -> dict[str, Dataset]:
@@ -117,7 +118,30 @@ def read_project(listing: Mapping[str, Any], path: str, root: Path = ROOT) -> Pr
     folders = (Path("config/experiments"), root / "config/experiments")
     names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
     check_keys(literature, experiments, names, literature_file)
-    return project
+    return _without_missing(project)
+
+
+def _without_missing(project: Project) -> Project:
+    """Leave out the optional protocols of which an external file is missing, with a sentence."""
+    missing = {
+        name: absent[0]
+        for name, protocol in project.protocols.items()
+        if (absent := [a for a in protocol.assets if not project.assets[a].path().exists()])
+    }
+    kept, sentences = {}, []
+    for name, experiment in project.experiments.items():
+        dropped = sorted(missing.keys() & set(experiment.evaluation.optional))
+        kept[name] = experiment.without(dropped)
+        sentences += [
+            f"{name} is not scored by {protocol}, which is optional: {missing[protocol]} is "
+            "missing (`ctm assets` says where it is from)"
+            for protocol in dropped
+        ]
+    scoring = {
+        protocol for experiment in kept.values() for protocol in experiment.evaluation.protocols
+    }
+    protocols = {name: p for name, p in project.protocols.items() if name in scoring}
+    return replace(project, experiments=kept, protocols=protocols, left_out=tuple(sentences))
 
 
 def _check_datasets(project: Project) -> None:

@@ -154,7 +154,16 @@ class Evaluation(Section):
     )
     samplers: dict[Name, Grids] = Field(max_length=101)
     protocols: dict[Name, Literal["all"] | Cells] = Field(min_length=1, max_length=100)
+    optional: Later[Names] = Field(
+        (), description="of `protocols`: left out while an external file of theirs is missing"
+    )
     likelihood: Likelihood | None = None
+
+    def _problems(self) -> Iterator[str]:
+        if unknown := [name for name in self.optional if name not in self.protocols]:
+            yield f"optional: {unknown[0]} is not one of protocols ({', '.join(self.protocols)})"
+        if set(self.optional) >= set(self.protocols):
+            yield "optional: one of protocols at least has to remain"
 
     def sampled_in(self) -> dict[str, str]:
         """The precision of sampling where a hash or a record names it: unless it is fp32."""

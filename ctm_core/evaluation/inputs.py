@@ -61,6 +61,8 @@ def gather(
 ) -> Inputs:
     """Check that everything belongs together; parameters and errors as :func:`evaluate`'s."""
     experiment.last_step(model)  # refuses an unknown model before anything is read
+    given = read_references(references)
+    experiment = experiment.without(set(experiment.evaluation.optional) - given.keys())
     record = read_record(weights)
     _check_weights(experiment, model, weights, record, seed, step)
     digest = sha256_file(weights)
@@ -73,7 +75,7 @@ def gather(
         record,
         digest,
         reached,
-        _references(references, experiment, model, record),
+        _references(given, experiment, model, record),
         _teacher(experiment, model, weights, digest, teacher),
         _datasets(experiment, model, record, data),
     )
@@ -133,10 +135,9 @@ def read_references(paths: Iterable[Path]) -> dict[str, Reference]:
 
 
 def _references(
-    paths: Sequence[Path], experiment: Experiment, model: str, record: dict[str, Any]
+    given: dict[str, Reference], experiment: Experiment, model: str, record: dict[str, Any]
 ) -> dict[str, Reference]:
     """The reference of every protocol that scores the model, checked."""
-    given = read_references(paths)
     wanted = experiment.protocols(model, int(record["step"]))
     for name in wanted:
         if name not in given:

@@ -75,6 +75,7 @@ class Plan:
             "disk": dict(self.disk),
             "peak_memory": max((e.memory for e in self.estimates), default=0.0),
             "missing": dict(self.missing),
+            "left_out": list(self.project.left_out),
             "commands": dict(self.commands),
             "estimates": [_estimate(each) for each in self.estimates],
             "recorded_on": self.record.device,

@@ -79,6 +79,7 @@ class Costs:
         self.device = device
         self.shapes = {
             name: storage.data_shape(name, root, own=bool(section.reader))
+            or storage.listed(section, project.assets)
             for name, section in project.datasets.items()
         }
 

@@ -122,8 +122,9 @@ def _space(plan: Plan) -> str:
 
 
 def _files(plan: Plan) -> str:
+    optional = [f"{sentence}." for sentence in plan.project.left_out]
     if not plan.missing:
-        return "External files: none is missing."
+        return "\n".join(["External files: none is missing.", *optional])
     width = max(map(len, plan.missing))
     lines = [
         f"  {name.ljust(width)}  {readers[0]}"
@@ -131,7 +132,9 @@ def _files(plan: Plan) -> str:
         for name, readers in plan.missing.items()
     ]
     advice = f"`ctm assets --config {plan.project.path}` says where they come from."
-    return "\n".join([f"{len(plan.missing)} external files are missing:", *lines, advice])
+    return "\n".join(
+        [f"{len(plan.missing)} external files are missing:", *lines, advice, *optional]
+    )
 
 
 def _record(plan: Plan) -> str:

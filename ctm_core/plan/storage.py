@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ctm_core.config import Experiment, datasets, layout
+from ctm_core.config import Dataset, Experiment, datasets, layout
+from ctm_core.config.asset_listing import Asset
 from ctm_core.config.dag import Job
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
@@ -44,6 +45,16 @@ def data_shape(dataset: str, root: Path = Path(), *, own: bool = False) -> Shape
         return Shape((channels, height, width), manifest["classes"], {"train": count})
     except (UserError, ValueError, KeyError, TypeError):
         return None
+
+
+def listed(section: Dataset, known: Mapping[str, Asset]) -> Shape | None:
+    """What config/assets.yaml says of own images that are an asset; None if it says nothing."""
+    asset = known.get(section.asset or "")
+    if asset is None or section.shape is None or not asset.images:
+        return None
+    classes = (asset.classes or 1) if section.classes == "names" else 1
+    counts = {str(split): count for split, count in asset.images.items()}
+    return Shape(section.shape, classes, counts)
 
 
 def averages(experiment: Experiment, model: str) -> int:

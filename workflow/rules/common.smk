@@ -86,6 +86,8 @@ localrules:
 
 
 onstart:
+    for sentence in PROJECT.left_out:
+        preflight.say(sentence)
     preflight.check(workflow, PROJECT.assets)
 
 

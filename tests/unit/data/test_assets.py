@@ -254,7 +254,7 @@ def test_the_projects_list_is_the_default(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"sha256": SHA256}, "unknown key 'assets.some.sha256'; allowed here: by_hand, contains"),
+        ({"sha256": SHA256}, "unknown key 'assets.some.sha256'; allowed here: by_hand, classes"),
         ({"licence": None}, "the key 'assets.some.licence' is missing"),
         ({"urls": None}, "say where it comes from: urls or by_hand"),
         ({"urls": ["ftp://example.org/a"]}, "assets.some.urls.0"),

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from fixtures.sections import shows
 
-from ctm_core.config import asset_listing
+from ctm_core.config import Dataset, asset_listing
 from ctm_core.config.asset_listing import Asset
 from ctm_core.data import assets
 from ctm_core.data.assets import State
 from ctm_core.data.assets.overview import chosen
 from ctm_core.data.assets.states import expected, unlike
+from ctm_core.plan import storage
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_json
 
@@ -59,6 +60,16 @@ def test_list(project: Path) -> None:
     with pytest.raises(UserError, match="unknown asset 'third'; known are other, some"):
         asset_listing.named("third")
     assert list(chosen(experiment="digits")[0]) == ["other"]
+
+
+@shows("Asset.images", "Asset.classes")
+def test_counts_for_the_plan() -> None:
+    section = Dataset(name="mine", reader="images", source="asset:some", resolution=8)
+    counted = made(images={"train": 7}, classes=3)
+    assert storage.listed(section, {"some": counted}) == ((3, 8, 8), 3, {"train": 7})
+    assert storage.listed(section, {"some": made()}) is None
+    single = section.model_copy(update={"classes": "none"})
+    assert storage.listed(single, {"some": counted}) == ((3, 8, 8), 1, {"train": 7})
 
 
 @shows("Asset.file", "Asset.kind", "Asset.package", "Asset.contains")

@@ -131,6 +131,55 @@ def test_data_of_other_settings_are_refused(lab: Lab) -> None:
         check_dataset(tiny.experiment({"dataset": own}), data)
 
 
+@shows("Experiment.scale")
+def test_scale(lab: Lab) -> None:
+    made = lab.train("teacher", {"scale": 0.5, "teacher.training.steps": 4})
+    assert len(made.after) == made.record["steps"] == 2
+    twice = tiny.experiment({"scale": 2})
+    assert twice.last_step("teacher") == 2 * tiny.TRAINING["steps"]
+
+
+@shows("Evaluation.optional")
+def test_optional_protocols_follow_their_files(
+    project: Any, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {
+        "evaluation.protocols": {"desk-smoke": "all", "clean-cifar10": "all"},
+        "evaluation.optional": ["clean-cifar10"],
+    }
+    monkeypatch.setenv("CTM_ASSETS", str(tmp_path))
+    made = project(chosen)
+    assert list(made.protocols) == ["desk-smoke"]
+    assert [job.name for job in dag.graph(made, "all") if job.kind == "reference"] == [
+        "desk-smoke"
+    ]
+    [sentence] = made.left_out
+    assert sentence.startswith("tiny is not scored by clean-cifar10, which is optional: inception")
+    made.assets["inception"].path().touch()
+    made = project(chosen)
+    assert (set(made.protocols), made.left_out) == ({"desk-smoke", "clean-cifar10"}, ())
+    # An evaluation is scored by the references that it is given.
+    both = {"evaluation.protocols": {"tiny": "all", "other": "all"}}
+    with pytest.raises(UserError, match="no reference given for the protocol other"):
+        lab.evaluate(both)
+    rows = lab.evaluate({**both, "evaluation.optional": ["other"]})
+    assert {row["protocol"] for row in rows} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("optional", "sentence"),
+    [
+        (["mine"], r"evaluation.optional: mine is not one of protocols \(desk-smoke\)"),
+        (["desk-smoke"], "evaluation.optional: one of protocols at least has to remain"),
+    ],
+)
+def test_optional_protocols_are_some_of_those(
+    project: Any, optional: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        project({"evaluation.optional": optional})
+
+
 @shows("Experiment.conditional")
 @pytest.mark.parametrize(("conditional", "classes"), [(True, 10), (False, 0)])
 def test_conditional(lab: Lab, conditional: bool, classes: int) -> None:
