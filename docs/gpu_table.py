@@ -44,6 +44,14 @@ RATE: Columns = (
     ("seconds", "s", "{:.3g}"),
     ("images_per_second", "images/s", "{:.3g}"),
 )
+SCORE: Columns = (
+    ("model", "model", "{}"),
+    ("sampler", "sampler", "{}"),
+    ("gamma", "γ", "{}"),
+    ("nfe", "NFE", "{}"),
+    ("metric", "metric", "{}"),
+    ("value", "value", "{:.3g}"),
+)
 TABLES: dict[str, tuple[tuple[str, ...], Columns]] = {
     "Training steps": (("keys", "batches", "imagenet", "gan"), STEP),
     "Sampling and scoring": (("sampling", "scoring"), RATE),
@@ -85,6 +93,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 f"values compared, {row['equal']} equal, median relative difference "
                 f"{row['median_difference']:.1e}, largest {row['largest_difference']:.1e}."
             )
+    jobs = [row for row in of.get("hour", []) if "job" in row]
+    for row in of.get("hour", []):
+        if "scale" in row:
+            spent = sum(job["seconds"] for job in jobs) / 60
+            lines.append(
+                f"* `cifar10-hour` at scale {row['scale']:.3g}, given {row['minutes']:g} minutes: "
+                f"{len(jobs)} jobs in {spent:.1f}."
+            )
+    if scores := [row for row in of.get("hour", []) if "metric" in row]:
+        lines += ["", "Its table:", "", *_table(scores, SCORE)]
     for title, (parts, columns) in TABLES.items():
         shown = [row for part in parts for row in of.get(part, []) if "seconds" in row]
         if shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def run(folder: Path, *words: str) -> tuple[int, str, list[dict[str, Any]]]:
 
 def test_every_part_is_rehearsed(tmp_path: Path) -> None:
     import gpu
+    import gpu_steps
     import gpu_table
 
     code, printed, rows = run(tmp_path, "--device", "cpu", "--tiny")
@@ -39,15 +41,22 @@ def test_every_part_is_rehearsed(tmp_path: Path) -> None:
     outcomes = {row["part"]: row["outcome"] for row in rows if "outcome" in row}
     assert outcomes == dict.fromkeys(gpu.PARTS, "done")
     of = {part: [row for row in rows if row["part"] == part] for part in gpu.PARTS}
-    assert [row["way"] for row in of["keys"] if "seconds" in row] == list(gpu.tried_keys(True))
-    assert {"ours", "bf16", "frozen_precision: bf16"} <= set(gpu.tried_keys(True))
+    assert [row["way"] for row in of["keys"] if "seconds" in row] == list(
+        gpu_steps.tried_keys(True)
+    )
+    assert {"ours", "bf16", "frozen_precision: bf16"} <= set(gpu_steps.tried_keys(True))
     assert [row["passed"] for row in of["verify"] if "passed" in row] == [True] * 3
     assert [row["same_bits"] for row in of["resume"] if "same_bits" in row] == [True]
     [furthest] = [row["furthest"] for row in of["processes"] if "furthest" in row]
     assert 0 <= furthest < 1e-4
     [compared] = [row for row in of["smoke"] if "cells" in row]
     assert compared["equal"] == compared["values"] == len(compared["cells"]) > 10
+    trained = [row["job"].split()[1] for row in of["hour"] if "seed 0" in row.get("job", "")]
+    assert sorted(trained) == sorted(2 * ["teacher", "ctm", "ctm_gan", "cd"])
+    scored = {row["model"] for row in of["hour"] if row.get("metric") == "fd_efficientnet_lite0_8"}
+    assert scored == set(trained)
     text = gpu_table.text([tmp_path / "gpu.jsonl"])
+    assert "Its table:" in text and "| ctm_gan | gamma |" in text
     # A part that is run again replaces what there was of it.
     last = [row | {"run": row["run"] + 1, "seconds": 77.0} for row in of["scoring"]]
     with (tmp_path / "gpu.jsonl").open("a", encoding="utf-8") as file:
@@ -85,7 +94,29 @@ def test_a_part_that_is_cut_off_or_fails_leaves_its_rows_and_the_others(
 def test_all_parts_fit_into_five_minutes() -> None:
     import gpu
 
-    assert gpu.LIMITS.keys() == gpu.PARTS.keys() and sum(gpu.LIMITS.values()) <= 300
+    # The last part takes the minutes that it is given.
+    assert [*gpu.LIMITS, "hour"] == [*gpu.PARTS] and sum(gpu.LIMITS.values()) <= 300
+
+
+def test_the_hour_is_cut_to_the_speed_of_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu
+    import gpu_trainings
+
+    monkeypatch.setenv("CTM_ASSETS", "nowhere")
+    bench = gpu.Bench("cpu", False, tmp_path / "gpu.jsonl", tmp_path, minutes=60)
+    place = tmp_path / "hour/results/cifar10-hour/teacher/seed-0"
+    place.mkdir(parents=True)
+    monkeypatch.setattr(bench, "child", lambda *words: None)
+    sizes = []
+    for seconds in (20, 40, 4000):  # of 40 steps
+        (place / "speed.json").write_text(json.dumps({"seconds": seconds}))
+        sizes.append(gpu_trainings._size(bench, time.monotonic()))
+    (fast, samples), (slow, fewer), (least, fewest) = sizes
+    assert fast == pytest.approx(2 * slow, rel=0.01) and 0.1 < slow < fast < 2
+    assert samples == min(10_000, round(10_000 * fast)) and fewer == round(10_000 * slow)
+    assert least == pytest.approx(slow / 100, rel=0.01) and fewest == 500
 
 
 def test_a_missing_gpu_is_one_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The smoke experiment from data to table by the verbs of `ctm`, in the DAG's order.
+"""A configuration from data to table by the verbs of `ctm`, in the DAG's order.
 
-    python benchmarks/smoke_dag.py FOLDER [--tiny]
+    python benchmarks/verbs.py CONFIG FOLDER [--until MODEL]
 
 It needs no Snakemake. Everything is written under FOLDER, in which the verbs run one after the
 other in this process; the GPU that torch sees computes, or else the CPU.
@@ -11,46 +11,23 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import time
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ctm_core.cli.command import cli
 from ctm_core.config import dag
 from ctm_core.config.dag import Files, Job
-from ctm_core.config.project import ROOT, Project, open_project, protocol_file
+from ctm_core.config.project import Project, open_project, protocol_file
 
-__all__ = ["arguments", "differences", "write_config"]
+__all__ = ["TOOK", "arguments", "differences"]
 
-SMOKE = ROOT / "config/experiments/smoke.yaml"
+#: Begins the line that is printed after each job: its seconds and its name follow.
+TOOK = "took "
 #: What tells values of runs.csv apart.
 KEYS = (
     "model", "step", "train_seed", "sample_seed", "sampler", "gamma", "nfe", "times", "protocol",
 )  # fmt: skip
-
-
-def write_config(folder: Path, *, tiny: bool) -> Path:
-    """The smoke experiment, with ``tiny`` cut down to two trainings of four steps."""
-    described = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    if tiny:
-        short = {"steps": 4, "checkpoint_every": 2, "snapshots": [], "preview_every": 0}
-        short["log_every"] = 1
-        described["models"] = {"ctm": described["models"]["ctm"]}
-        for section in (described["teacher"], described["models"]["ctm"]):
-            section["training"] |= short
-        described["evaluation"] |= {
-            "sample_seeds": [0],
-            "samplers": {
-                "teacher": [{"sampler": "heun", "nfe": [3]}],
-                "ctm": [{"sampler": "gamma", "nfe": [1], "gamma": [0]}],
-            },
-            "protocols": {"desk-smoke": "all"},
-            "likelihood": None,
-        }
-    file = folder / "smoke.yaml"
-    file.write_text(yaml.safe_dump(described), encoding="utf-8")
-    return file
 
 
 def arguments(project: Project, job: Job) -> list[str]:
@@ -59,7 +36,8 @@ def arguments(project: Project, job: Job) -> list[str]:
     made: dict[str, Any] = dict(job.makes)
     if job.kind == "data":
         name, split = str(job.name).split()
-        return ["data", "--dataset", name, "--split", split, "--output", _folder(made["manifest"])]
+        words = ["data", "--dataset", name, "--split", split]
+        return [*words, *_described(project, name), "--output", _folder(made["manifest"])]
     if job.kind == "reference":
         words = ["features", "reference", "--protocol", protocol_file(str(job.name))]
         words += _options(reads, manifest="--data", held_out_manifest="--held-out")
@@ -79,6 +57,16 @@ def arguments(project: Project, job: Job) -> list[str]:
     return [*words, "--output", _folder(made["evaluation"]), *reads["references"]]
 
 
+def _described(project: Project, dataset: str) -> list[str]:
+    """The experiment that says what own images are."""
+    files = (
+        project.files[name]
+        for name, experiment in project.experiments.items()
+        if experiment.dataset.name == dataset and experiment.dataset.reader
+    )
+    return [word for file in [*files][:1] for word in ("--config", file)]
+
+
 def _options(reads: Files, **names: str) -> list[str]:
     """Each option with its file; of prepared data with the folder."""
     words = []
@@ -92,15 +80,25 @@ def _folder(path: Any) -> str:
     return os.path.dirname(str(path))
 
 
-def run(folder: Path, *, tiny: bool) -> None:
-    """Every job up to the table; what stops one is raised."""
+def run(config: Path, folder: Path, until: str | None = None) -> None:
+    """Every job up to the table, or to the training of a model; what stops one is raised.
+
+    Prepared data that are there are not made again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    project = open_project(write_config(folder, tiny=tiny).resolve())
+    config = config.resolve()
     os.chdir(folder)
+    project = open_project(config)
     for job in dag.graph(project):
+        if job.kind == "data" and job.finished(Path()):
+            continue
         words = arguments(project, job)
         print("ctm", *words, flush=True)
+        began = time.monotonic()
         cli.main(words, standalone_mode=False)
+        print(f"{TOOK}{time.monotonic() - began:.3f} {job.label}", flush=True)
+        if until is not None and (job.kind, job.model) == ("train", until):
+            break
 
 
 def differences(first: Path, second: Path) -> list[dict[str, Any]]:
@@ -121,7 +119,7 @@ def differences(first: Path, second: Path) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("config", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tiny", action="store_true")
-    given = parser.parse_args()
-    run(given.folder, tiny=given.tiny)
+    parser.add_argument("--until", metavar="MODEL", help="stop after its training")
+    run(**vars(parser.parse_args()))
