@@ -169,7 +169,8 @@ def trainer(
         torch.manual_seed(3)
         judge = Discriminator(section.adversarial.discriminator, 0, pretrained=False)
         judge.to(device)
-        adversary = Adversary(judge, section.adversarial, section.adversarial_loss)
+        kernel = section.training.kernel
+        adversary = Adversary(judge, section.adversarial, section.adversarial_loss, kernel)
     made = objective(
         section=section,
         diffusion=config.Diffusion(),

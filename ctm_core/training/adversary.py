@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctm_core import config
+from ctm_core.training import optimizers
 from ctm_core.training.balance import Rule
 from ctm_core.training.batches import Batch
 from ctm_core.training.discriminator import Discriminator
@@ -76,10 +77,18 @@ LOSSES = {
 
 
 class Adversary:
-    """A discriminator that is trained alongside the student; ``loss`` is ``hinge`` or ``log``."""
+    """A discriminator that is trained alongside the student; ``loss`` is ``hinge`` or ``log``.
+
+    ``kernel`` is the training section's. With ``fused`` real and generated images also share one
+    normalised copy of each weight, whose gradient is then rounded once instead of twice.
+    """
 
     def __init__(
-        self, discriminator: Discriminator, section: config.Adversarial, loss: str = "hinge"
+        self,
+        discriminator: Discriminator,
+        section: config.Adversarial,
+        loss: str = "hinge",
+        kernel: str = "foreach",
     ) -> None:
         self.discriminator = discriminator.train()
         self.section = section
@@ -87,9 +96,13 @@ class Adversary:
         self.rule = Rule(section.discriminator_weight, low=LOW, high=HIGH)
         self._generator_loss, self._discriminator_loss = LOSSES[loss]
         self._spectral = [m for m in discriminator.modules() if isinstance(m, SpectralConv2d)]
+        self._shares = kernel == "fused"
         self.advance()
-        self.optimizer = torch.optim.RAdam(
-            discriminator.trained(), lr=section.learning_rate, betas=section.betas, foreach=True
+        self.optimizer = optimizers.radam(
+            "fused" if self._shares else "foreach",
+            discriminator.trained(),
+            lr=section.learning_rate,
+            betas=section.betas,
         )
 
     def feature_networks(self) -> list[nn.Module]:
@@ -110,9 +123,10 @@ class Adversary:
         Real and generated images are augmented by different draws, as in the released commands,
         unless ``share_augmentation`` is set.
         """
-        on_real = self._logits(real, batch, "real")
         shared = "real" if self.section.share_augmentation else "generated"
-        on_fake = self._logits(fake, batch, shared)
+        with self._normalised_once() if self._shares else contextlib.nullcontext():
+            on_real = self._logits(real, batch, "real")
+            on_fake = self._logits(fake, batch, shared)
         loss = self._discriminator_loss(on_real, on_fake)
         terms = {
             "d_loss": loss.detach(),
@@ -135,6 +149,17 @@ class Adversary:
             yield
         finally:
             trained.requires_grad_(True)
+
+    @contextlib.contextmanager
+    def _normalised_once(self) -> Iterator[None]:
+        """Each weight is divided by its singular value once for all forward passes inside."""
+        for layer in self._spectral:
+            layer.shared = layer.normalised_weight()
+        try:
+            yield
+        finally:
+            for layer in self._spectral:
+                layer.shared = None
 
     def advance(self) -> None:
         """One power iteration of the heads' spectral norms, after each of their steps."""
@@ -167,4 +192,5 @@ def build(section: config.Student, seed: int, device: torch.device) -> Adversary
     if adversarial is None:
         return None
     discriminator = Discriminator(adversarial.discriminator, seed).to(device)
-    return Adversary(discriminator, adversarial, section.adversarial_loss)
+    kernel = section.training.kernel
+    return Adversary(discriminator, adversarial, section.adversarial_loss, kernel)

@@ -26,9 +26,14 @@ def build(
     foreach, fused = section.kernel == "foreach", section.kernel == "fused"
     if section.optimizer == "adam":
         return torch.optim.Adam(parameters, foreach=foreach, fused=fused, **common)
-    if fused:
-        return FusedRAdam(parameters, **common)
-    return torch.optim.RAdam(parameters, foreach=foreach, **common)
+    return radam(section.kernel, parameters, **common)
+
+
+def radam(kernel: str, parameters: Iterable[Tensor], **options: Any) -> torch.optim.RAdam:
+    """RAdam by one of the implementations of ``kernel``."""
+    if kernel == "fused":
+        return FusedRAdam(parameters, **options)
+    return torch.optim.RAdam(parameters, foreach=kernel == "foreach", **options)
 
 
 def learning_rate(section: Training, step: int) -> float:

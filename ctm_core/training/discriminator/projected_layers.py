@@ -53,6 +53,8 @@ class SpectralConv2d(Conv2d):
 
     weight_u: Tensor
     weight_v: Tensor
+    #: The normalised weight of several forward passes; None: each computes its own.
+    shared: Tensor | None = None
 
     def __init__(self, *sizes: Any, **options: Any) -> None:
         super().__init__(*sizes, **options)
@@ -79,7 +81,8 @@ class SpectralConv2d(Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve with W/σ."""
-        out: Tensor = self._conv_forward(input, self.normalised_weight(), self.bias)
+        weight = self.normalised_weight() if self.shared is None else self.shared
+        out: Tensor = self._conv_forward(input, weight, self.bias)
         return out
 
 

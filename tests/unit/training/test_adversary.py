@@ -18,6 +18,8 @@ from ctm_core.training.adversary import (
 from ctm_core.training.batches import Batch
 from ctm_core.training.discriminator import Discriminator
 from ctm_core.training.discriminator.diffaugment import DiffAugment
+from ctm_core.training.discriminator.projected_layers import SpectralConv2d
+from ctm_core.training.optimizers import FusedRAdam
 
 
 def test_values_at_zero() -> None:
@@ -90,6 +92,28 @@ def test_gradient_passes_to_the_images_and_not_to_the_heads() -> None:
     made.generator_loss(fake, given).backward()
     assert fake.grad is not None and float(fake.grad.norm()) > 0
     assert all(p.grad is None and p.requires_grad for p in made.discriminator.trained())
+
+
+def test_the_fused_kernel_divides_each_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, divided, gradients = batch(), [], []
+    normalised = SpectralConv2d.normalised_weight
+
+    def counted(layer: SpectralConv2d) -> torch.Tensor:
+        divided.append(layer)
+        return normalised(layer)
+
+    monkeypatch.setattr(SpectralConv2d, "normalised_weight", counted)
+    for kernel, passes in (("foreach", 2), ("fused", 1)):
+        made = Adversary(Discriminator(SECTION.discriminator, seed=3), SECTION, kernel=kernel)
+        assert isinstance(made.optimizer, FusedRAdam) == (kernel == "fused")
+        spectral = [m for m in made.discriminator.modules() if isinstance(m, SpectralConv2d)]
+        divided.clear()
+        made.discriminator_loss(given.images, -given.images, given)[0].backward()
+        assert len(divided) == passes * len(spectral)
+        assert all(layer.shared is None for layer in spectral)
+        gradients.append([layer.weight_orig.grad for layer in spectral])
+    for twice, once in zip(*gradients, strict=True):
+        assert float((twice - once).norm()) < 1e-5 * float(twice.norm())
 
 
 def test_the_discriminator_learns_and_the_frozen_parts_stay() -> None:
