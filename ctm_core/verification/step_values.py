@@ -24,6 +24,9 @@ def both_precisions(golden: Golden) -> Iterator[Check]:
     )
     wide = {key for key in double - single if "/grad/" in key or key.endswith("/ema_delta_norms")}
     yield exact("values of both precisions", sorted(single), sorted(double - wide))
+    ordered = [key.partition(":")[2] for key in golden.meta if key.startswith("grad_order:")]
+    lost = [name for name in ordered if f"{name}/grad_norm" not in golden]
+    yield exact("cases of which the metadata speaks alone", lost, [])
 
 
 for _file in sorted(METHODS - {"analytic"}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from ctm_core.verification import Result
 from ctm_core.verification.golden import DOUBLE, SINGLE, Folder
 
 from .conftest import METHODS, folder_of, path
+
+METHOD_FILES = ("ayf", "ect", "meanflow", "scm", "tcm")
 
 #: A case, and the pattern of a value's name, the last of which is damaged.
 DAMAGED = [
@@ -45,6 +48,7 @@ DAMAGED = [
     ("grids_and_draws:index_laws", "index_hist/.*/marginal_prob_s", DOUBLE),
     ("grids_and_draws:coefficients", "scalings/inner_cm/c_out", SINGLE),
     ("grids_and_draws:weights", "weight/.+", DOUBLE),
+    *((f"{name}:losses", "out64/[^/]+/loss", DOUBLE) for name in METHOD_FILES),
     ("analytic:pairs", "ect/conditional_mean_over_dt", DOUBLE),
     ("architectures:released_imm", "out32/imm/F", SINGLE),
     ("architectures:released_meanflow", "out64/meanflow/u.*", DOUBLE),
@@ -117,9 +121,10 @@ def test_a_file_missing_from_the_methods_fails(name: str, tmp_path: Path) -> Non
         assert problem is not None and f"{name}.safetensors" in problem
 
 
-def test_a_value_missing_from_one_precision_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["out32/simple_edm_k15/mmd", r"out\d\d/simple_edm_k15/.+"])
+def test_values_missing_from_a_file_fail(missing: str, tmp_path: Path) -> None:
     tensors, meta = load_tensors(METHODS / "imm.safetensors")
-    del tensors["out32/simple_edm_k15/mmd"]
+    tensors = {key: value for key, value in tensors.items() if not re.fullmatch(missing, key)}
     save_tensors(tmp_path / "imm.safetensors", tensors, meta)
     folder = Folder(tmp_path)
     (case,) = (c for c in verification.cases(folder) if c.name == "imm:both_precisions")
