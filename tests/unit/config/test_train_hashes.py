@@ -24,7 +24,9 @@ FILES = {
     file.relative_to(ROOT).as_posix(): file
     for pattern in ("config/experiments/*.yaml", "studies/*/*.yaml")
     for file in sorted(ROOT.glob(pattern))
-    if "experiment" in (yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    # Candidates of a search are made anew whenever the methods change.
+    if not file.stem.endswith("-search")
+    and "experiment" in (yaml.safe_load(file.read_text(encoding="utf-8")) or {})
 }
 
 
