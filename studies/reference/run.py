@@ -1,12 +1,13 @@
 """Make the reference of an experiment: run it in several processor settings, keep every value.
 
     python studies/reference/run.py digits
-    python studies/reference/run.py digits-full --seeds 0 1 2
+    python studies/reference/run.py digits-full --shared 3
 
 Each setting is the experiment itself in another number of threads or precision, with a folder of
-its own: three training seeds of every student, and the scores of two cells after 25 and 50% of
-each training. The values go to config/reference/EXPERIMENT.json, which `ctm compare` reads.
-Stopped, it goes on where it was; `--gather` only reads the results that are there.
+its own and, in addition, the scores of two cells after 25 and 50% of each training. The first
+setting has three training seeds of every student, the others one. The values go to
+config/reference/EXPERIMENT.json, which `ctm compare` reads. Stopped, it goes on where it was;
+`--gather` only reads the results that are there.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("experiment", help="a file of config/experiments")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--shared", type=int, default=1, help="seeds that every setting has")
     parser.add_argument("--folder", type=Path, default=ROOT / "studies/reference/runs")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--gather", action="store_true", help="run nothing")
@@ -86,7 +88,8 @@ def main() -> int:
         for setting in asked.settings:
             folder = asked.folder.resolve() / name / setting
             if not asked.gather:
-                prepare(folder, derived(path, *SETTINGS[setting], asked.seeds))
+                seeds = asked.seeds[: asked.shared] if runs else asked.seeds
+                prepare(folder, derived(path, *SETTINGS[setting], seeds))
                 command = ["snakemake", "--cores", asked.cores, "results/table.csv", "--directory"]
                 command += [str(folder), "--configfile", str(folder / "config.yaml")]
                 subprocess.run(command, cwd=ROOT, check=True)
