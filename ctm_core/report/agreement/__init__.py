@@ -20,7 +20,7 @@ from ctm_core.report.agreement.reference_runs import (
     read_reference,
     reference_file,
 )
-from ctm_core.report.agreement.spread import Parts, Score
+from ctm_core.report.agreement.spread import Parts, Score, Variance
 from ctm_core.runtime.errors import UserError
 
 __all__ = ["Agreement", "Line", "compare_with_reference", "compared_in"]
@@ -218,6 +218,7 @@ def _numbers(own: Values, measured: Measured) -> _Numbers | None:
 def _judge(lines: list[Line], numbers: Mapping[int, _Numbers], reference: Reference) -> None:
     """Fill in scores and verdicts, all of which share one probability of a false alarm."""
     known: dict[int, Parts] = {i: spread.parts(both.reference) for i, both in numbers.items()}
+    alone = dict(known)
     groups: dict[object, list[int]] = defaultdict(list)
     for i in numbers:
         place = lines[i].quantity
@@ -240,11 +241,15 @@ def _judge(lines: list[Line], numbers: Mapping[int, _Numbers], reference: Refere
             why="" if scores[i] else "the reference has a single value",
             value=back(_mean(both.run.values())),
             expected=back(known[i].mean),
-            trainings=math.sqrt(known[i].trainings.value),
-            machines=math.sqrt(known[i].machines.value),
+            trainings=_deviation(known[i].trainings) if alone[i].trainings.freedom else None,
+            machines=_deviation(known[i].machines) if alone[i].machines.freedom else None,
             relative=both.relative,
             score=scores[i],
         )
+
+
+def _deviation(variance: Variance) -> float:
+    return math.sqrt(variance.value)
 
 
 def _mean(values: Collection[float]) -> float:

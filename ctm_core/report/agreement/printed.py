@@ -54,7 +54,7 @@ def _line(line: Line) -> dict[str, str]:
 
 
 def _spread(line: Line, deviation: float | None) -> str:
-    if not deviation:
+    if deviation is None:
         return ""
     return f"{deviation:.2%}" if line.relative else f"{deviation:.2g}"
 

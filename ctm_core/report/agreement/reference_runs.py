@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from ctm_core.config import Name, validated
 from ctm_core.config.project import locate
@@ -47,8 +47,15 @@ class Measured(BaseModel, frozen=True):
     times: tuple[float, ...] = ()
     protocol: str
     metric: Text
-    sample_seeds: tuple[str, ...]
-    values: dict[str, dict[TrainSeed, tuple[Finite, ...]]]
+    sample_seeds: Annotated[tuple[Annotated[str, Field(max_length=500)], ...], Field(min_length=1)]
+    values: dict[Text, dict[TrainSeed, tuple[Finite, ...]]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Measured:
+        sizes = {len(one) for known in self.values.values() for one in known.values()}
+        if sizes != {len(self.sample_seeds)}:
+            raise ValueError("each training needs a value for each of sample_seeds")
+        return self
 
     @property
     def quantity(self) -> Quantity:
@@ -73,8 +80,19 @@ class Reference(BaseModel, frozen=True):
     configuration: dict[str, Any]
     last_steps: dict[Name, Count]
     protocols: dict[Name, dict[str, Any]]
-    settings: dict[str, Setting]
+    settings: dict[Text, Setting]
     measured: tuple[Measured, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reference:
+        for one in self.measured:
+            if one.model not in self.last_steps or one.step > self.last_steps[one.model]:
+                raise ValueError(f"measured goes beyond last_steps of {one.model}")
+            if one.quantity.of_training and not one.step:
+                raise ValueError(f"measured has losses of {one.model} before its first step")
+            if unknown := one.values.keys() - self.settings.keys():
+                raise ValueError(f"measured names the setting {min(unknown)}, settings does not")
+        return self
 
     def hashes(self, model: str) -> set[str]:
         """Every hash of a model's configuration: one for each precision."""

@@ -16,7 +16,7 @@ from fixtures.results_factory import CTM, MODELS, Results, digest
 from ctm_core.cli.command import cli
 from ctm_core.config import Cell
 from ctm_core.report.agreement import Agreement, compared_in
-from ctm_core.report.agreement.reference_runs import write_reference
+from ctm_core.report.agreement.reference_runs import read_reference, write_reference
 from ctm_core.report.agreement.side_by_side import pairs_of
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
@@ -183,6 +183,8 @@ def test_another_gamma_shows_in_its_cells_alone(reference: Path, tmp_path: Path)
 
     (agreement,) = compared_in(made(tmp_path, "four", ONE, factor=factor), reference)
     assert agreement.since("ctm") == "in the final scores alone"
+    spreads = {(line.quantity.model, line.trainings is None) for line in agreement.cells}
+    assert spreads == {("teacher", True), ("ctm", False), ("ctm_nodsm", True)}
     expected = {("ctm", f"NFE {nfe}, γ = {gamma}") for nfe in (2, 4, 8) for gamma in ("0.5", "1")}
     assert differing(agreement) == expected | {("ctm_nodsm", "NFE 4, γ = 1")}
 
@@ -254,6 +256,8 @@ def test_a_cell_beyond_the_reference_is_named(reference: Path, tmp_path: Path) -
         ({"format": 2}, "is a reference of format 2, but this version reads format 1"),
         ({"measured": [{"model": "ctm"}]}, "measured.0.step"),
         ({"experiment": "other"}, "is the reference of other, but"),
+        ({"settings": {}}, "measured names the setting"),
+        ({"last_steps": {"teacher": 300}}, "measured goes beyond last_steps of ctm"),
     ],
 )
 def test_a_reference_that_does_not_fit(
@@ -263,6 +267,25 @@ def test_a_reference_that_does_not_fit(
     write_record(other, read_record(reference) | change)
     with pytest.raises(UserError, match=sentence):
         compared_in(made(tmp_path, "four", {"teacher": (0,)}), other)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sample_seeds": ["0"]}, "a value for each of sample_seeds"),
+        ({"values": {}}, "a value for each of sample_seeds"),
+        ({"step": 301}, "measured goes beyond last_steps"),
+        ({"step": 0, "sampler": "", "nfe": 0, "gamma": None}, "before its first step"),
+    ],
+)
+def test_values_of_a_reference_that_cannot_be(
+    reference: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    record = read_record(reference)
+    record["measured"][-1] |= change
+    write_record(tmp_path / "other.json", record)
+    with pytest.raises(UserError, match=sentence):
+        read_reference(tmp_path / "other.json")
 
 
 def test_an_edited_or_unknown_reference(reference: Path, tmp_path: Path) -> None:
