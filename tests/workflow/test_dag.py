@@ -12,17 +12,17 @@ Branch = Callable[[], Project]
 READING = {"table": 1, "figures": 1, "report": 1, "all": 1}
 
 
-def test_the_default_is_digits_with_one_evaluation_a_model(project: Project) -> None:
+def test_the_default_is_digits_with_one_evaluation_a_training(project: Project) -> None:
     assert project.planned(configuration=()) == {
         "data": 1,
         "teacher_digits": 1,
-        "train_digits_ctm": 1,
+        "train_digits_ctm": 3,
         "train_digits_ctm_nodsm": 1,
         "train_digits_ctm_gan": 1,
-        "train_digits_cd": 1,
+        "train_digits_cd": 3,
         "train_digits_ctm_scratch": 1,
         "reference": 2,
-        "evaluate": 6,
+        "evaluate": 10,
         **READING,
     }
 
