@@ -183,8 +183,9 @@ def test_an_objective_may_need_the_model_that_it_starts_from(
 ) -> None:
     (tmp_path / "toy.py").write_text(f"TRAITS = {TOY | {'second': 'init'}}\n")
     monkeypatch.setattr(objective_module.OBJECTIVES, "folder", tmp_path)
+    section = {"objective": "toy", "training": TRAINING}
     with pytest.raises(ValidationError, match="toy keeps the model that it starts from; name it"):
-        tiny.experiment(tiny.of_objective("toy"))
+        Student.model_validate(section)
 
 
 def test_a_mistake_in_the_traits_of_an_objective_is_one_sentence(
@@ -248,7 +249,7 @@ def test_impossible_students(keys: dict[str, Any], expected: str, tmp_path: Path
     assert expected in sentence(with_model("new", section(**keys), ANY), tmp_path)
 
 
-@pytest.mark.parametrize("objective", ["cd", "ct", "ctm_s0"])
+@pytest.mark.parametrize("objective", [n for n in objectives() if traits(n).final_only])
 @pytest.mark.parametrize(
     ("grid", "given"),
     [
@@ -260,9 +261,10 @@ def test_impossible_students(keys: dict[str, Any], expected: str, tmp_path: Path
 def test_models_that_know_only_sigma_min_have_gamma_one(
     objective: str, grid: dict[str, Any], given: str, tmp_path: Path
 ) -> None:
-    said = sentence(with_model("new", section(objective=objective), [grid]), tmp_path)
+    changes = tiny.of_objective(objective) | {"evaluation.samplers.ctm": [grid]}
+    said = sentence(changes, tmp_path)
     assert re.sub(r" \(line \d+\)$", " (line)", said) == (
-        "evaluation.samplers.new: a model that only jumps to the end is sampled with gamma 1, "
+        "evaluation.samplers.ctm: a model that only jumps to the end is sampled with gamma 1, "
         f"not {given} (line)"
     )
 
