@@ -22,6 +22,9 @@ from ctm_core.config.metric_registry import FAMILIES
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, samplers, sampling_problem
 from ctm_core.config.sampling_grid import ADAPTIVE, Cell
 
+#: Stands for the experiments that no claim names, such as those on own images.
+OTHERS = "others"
+
 #: Families of which one value can be better than another; ``fd`` includes ``fid``.
 Kind = Annotated[str, OneOf(tuple(f for f in FAMILIES if FAMILIES[f].direction and f != "fid"))]
 
@@ -90,7 +93,10 @@ class Test(Section):
 
     __test__ = False  # pytest takes a class of this name for one of its own
 
-    experiments: Names = Field(min_length=1)
+    experiments: Names = Field(
+        min_length=1,
+        description="others: experiments that no claim names, where they have all the cells",
+    )
     protocol: Name | None = Field(
         None, description="default: the one that scores most of the experiment's cells"
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ctm_core.config import read_yaml, validated
-from ctm_core.config.claims import Claim, Claims, PublishedValue, Test
+from ctm_core.config.claims import OTHERS, Claim, Claims, PublishedValue, Test
 from ctm_core.config.published import Literature
 from ctm_core.report.scores import Row
 from ctm_core.report.selection import last_steps, main_protocol
@@ -67,16 +67,24 @@ def load_claims(path: Path, literature: Literature) -> Claims:
 def findings(rows: Sequence[Row], claims: Claims, literature: Literature) -> list[Finding]:
     """Every claim's verdict in every experiment that tests it; once, if none does.
 
-    Only the last step of each model is read.
+    Only the last step of each model is read. Of an experiment that no claim names there are only
+    the verdicts that its cells allow.
     """
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     late = last_steps(rows)
+    named = {name for claim in claims.claims for test in claim.tests for name in test.experiments}
     made: list[Finding] = []
     for claim in claims.claims:
         about = Finding(claim.id, claim.claim, claim.paper, claim.kind)
-        tested = [(test, e) for e in experiments for test in claim.tests if e in test.experiments]
-        made += [_tested(about, test, name, late, literature) for test, name in tested]
-        if not tested:
+        own = [
+            _tested(about, test, name, late, literature)
+            for name in experiments
+            for test in claim.tests
+            if (name if name in named else OTHERS) in test.experiments
+        ]
+        own = [one for one in own if one.experiment in named or one.verdict != "not testable"]
+        made += own
+        if not own:
             made.append(replace(about, why=_why_not(claim)))
     return made
 
@@ -84,7 +92,7 @@ def findings(rows: Sequence[Row], claims: Claims, literature: Literature) -> lis
 def _why_not(claim: Claim) -> str:
     if claim.not_testable is not None:
         return claim.not_testable
-    asked = sorted({name for test in claim.tests for name in test.experiments})
+    asked = sorted({name for test in claim.tests for name in test.experiments} - {OTHERS})
     text = f"it is tested on {', '.join(asked)}, which this table does not have"
     return f"{text}; that needs {claim.needs}" if claim.needs else text
 
