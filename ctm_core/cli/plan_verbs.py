@@ -1,4 +1,4 @@
-"""The cost of a configuration: `ctm plan`."""
+"""What a configuration costs, and one that costs what it may: `ctm plan`, `ctm new`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from ctm_core.cli._options import FILE, FOLDER, echo
 
-__all__ = ["plan"]
+__all__ = ["new", "plan"]
 
 
 @click.command()
@@ -54,3 +54,55 @@ def plan(config: Path, speed: Path | None, output: Path | None, **options: Any) 
     echo(describe(made))
     if output is not None:
         write_json(output, made.to_json())
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--images",
+    "source",
+    required=True,
+    help="Folder, zip, tar, .npz or .npy, or asset:NAME (docs/data.md).",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(8, 1024),
+    help="Side of the learned images in pixels  [default: what the hours suffice for]",
+)
+@click.option("--hours", type=float, default=2.0, help="What the whole run may take.")
+@click.option(
+    "--device-speed", metavar="SPEED", help="Of a GPU: 40x, or 60TFLOP/s, as in `ctm plan`."
+)
+@click.option(
+    "--cores", type=click.IntRange(1, 1024), help="CPU cores  [default: all of this process]"
+)
+def new(name: str, source: str, hours: float, device_speed: str | None, **sizes: Any) -> None:
+    """Write an experiment on your own images, sized to the machine and the hours.
+
+    It makes config/NAME.yaml, config/experiments/NAME.yaml and config/protocols/NAME.yaml,
+    and prints what the run takes and the command that starts it.
+    """
+    from dataclasses import replace
+
+    from ctm_core.plan import plan as make
+    from ctm_core.plan.draft import FILLED, draft
+    from ctm_core.plan.printout import clock, describe
+
+    drafted = draft(name, source, hours=hours, device_speed=device_speed, **sizes)
+    drafted.write()
+    *_, config = drafted.texts
+    planned = make(
+        Path(config),
+        target="all",
+        device_speed=device_speed,
+        shapes={name: drafted.shape},
+    )
+    echo(describe(replace(planned, commands={"machine": drafted.command})))
+    taken = clock(drafted.seconds)
+    if drafted.seconds > 3600 * FILLED * hours:
+        echo(f"Even the smallest run takes {taken} on {drafted.machine}; --hours is too short.")
+    else:
+        echo(
+            f"On {drafted.machine} that is {taken} of {clock(3600 * hours)}; the rest is reserve."
+        )
+    echo("Written: " + ", ".join(drafted.texts))

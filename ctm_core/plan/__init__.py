@@ -13,7 +13,7 @@ from ctm_core.config.project import Project, open_project
 from ctm_core.plan.costs import Costs, Estimate
 from ctm_core.plan.record import Record, compare
 from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
-from ctm_core.plan.storage import on_disk
+from ctm_core.plan.storage import Shape, on_disk
 
 __all__ = ["SPEED", "Plan", "plan"]
 
@@ -91,6 +91,7 @@ def plan(
     speed: Path = SPEED,
     device_speed: str | None = None,
     results: Path = Path("results"),
+    shapes: Mapping[str, Shape] | None = None,
 ) -> Plan:
     """Plan a configuration.
 
@@ -106,13 +107,15 @@ def plan(
         Another device than the one it was measured on: see :mod:`.speeds`.
     results
         The results of a finished run.
+    shapes
+        Of data sets that need not be looked at.
     """
     device = parse_device_speed(device_speed)
     measured = read_speed(speed)
     project = open_project(config)
     jobs = graph(project, target)
     root = results.parent
-    costs = Costs(project, measured, device, root)
+    costs = Costs(project, measured, device, root, shapes)
     estimates = costs.of(jobs)
     unfinished = [job for job in jobs if not job.finished(root)]
     return Plan(

@@ -65,6 +65,8 @@ class Costs:
     ----------
     root
         The folder above ``results``, for data sets whose size is only in their manifest.
+    shapes
+        Of data sets that need not be looked at.
     """
 
     def __init__(
@@ -73,13 +75,16 @@ class Costs:
         speed: Speed,
         device: DeviceSpeed = DeviceSpeed(),  # noqa: B008 (frozen)
         root: Path = Path(),
+        shapes: Mapping[str, Shape] | None = None,
     ) -> None:
         self.project = project
         self.speed = speed
         self.device = device
         self.shapes = {
-            name: storage.data_shape(name, root, own=bool(section.reader))
+            name: (shapes or {}).get(name)
+            or storage.data_shape(name, root, own=bool(section.reader))
             or storage.listed(section, project.assets)
+            or storage.survey(section)
             for name, section in project.datasets.items()
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from ctm_core.config.asset_listing import Asset
 from ctm_core.config.dag import Job
 from ctm_core.config.project import Project
 from ctm_core.config.protocols import Protocol
+from ctm_core.data.readers import images
 from ctm_core.evaluation.cells import moment_blocks
 from ctm_core.evaluation.previews import SHOWN
 from ctm_core.plan.network_costs import Cost, features
@@ -55,6 +57,16 @@ def listed(section: Dataset, known: Mapping[str, Asset]) -> Shape | None:
     classes = (asset.classes or 1) if section.classes == "names" else 1
     counts = {str(split): count for split, count in asset.images.items()}
     return Shape(section.shape, classes, counts)
+
+
+def survey(section: Dataset) -> Shape | None:
+    """What the source of own images holds that are not prepared yet; None if it is not there."""
+    if section.reader is None or section.source is None or section.shape is None:
+        return None
+    with suppress(UserError):
+        classes, counts, *_ = images.survey(section.source, section)
+        return Shape(section.shape, len(classes), counts)
+    return None
 
 
 def averages(experiment: Experiment, model: str) -> int:

@@ -20,6 +20,7 @@ from ctm_core.data.readers._chunks import CHUNK
 from ctm_core.data.readers._classes import SINGLE, check_counts, number_classes
 from ctm_core.data.readers._reader import Images
 from ctm_core.data.readers._split import (
+    Survey,
     assemble,
     discarding,
     fit,
@@ -51,11 +52,7 @@ def read_arrays(path: Path, split: str, scratch: Path, section: Dataset) -> Imag
     before, output = identity(path), scratch / "images"
     with discarding(scratch), _opened(path) as (shape, kind, blocks, archive):
         axes = _axes(shape, kind, path)
-        labels, classes = np.zeros(shape[0], np.int64), [*SINGLE]
-        if archive is not None and "arr_1" in archive.names and section.classes == "names":
-            labels = _labels(archive, shape[0], path)
-            classes = number_classes(labels.tolist(), path)
-        check_counts(classes, labels.tolist(), path)
+        labels, classes = _classify(archive, shape[0], path, section)
         kept = _convert_rows(blocks, axes, split, output, path, section)
         if identity(path) != before:
             raise UserError(f"{path} changed while it was read; run again when it is complete")
@@ -64,6 +61,29 @@ def read_arrays(path: Path, split: str, scratch: Path, section: Dataset) -> Imag
     images = np.memmap(output, np.uint8, "r", shape=(int(kept.sum()), *image_shape(section)))
     source_file = (path.name, sha256_file(path))
     return assemble(section, classes, labels[kept].tolist(), _cut(images), source_file, scratch)
+
+
+def survey_arrays(path: Path, section: Dataset) -> Survey:
+    """What a file of arrays holds, by its headers and labels."""
+    with _opened(path) as (shape, kind, _, archive):
+        axes = _axes(shape, kind, path)
+        _, classes = _classify(archive, shape[0], path, section)
+    rows, columns, channels = (*shape[1:], 1) if axes is None else [shape[1 + n] for n in axes]
+    train = round(shape[0] * (1 - section.test_fraction))
+    counts = {"train": train} | ({"test": shape[0] - train} if section.test_fraction else {})
+    return Survey(tuple(classes), counts, (min(rows, columns),), channels)
+
+
+def _classify(
+    archive: Archive | None, count: int, path: Path, section: Dataset
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The label of every image, and the classes."""
+    labels, classes = np.zeros(count, np.int64), [*SINGLE]
+    if archive is not None and "arr_1" in archive.names and section.classes == "names":
+        labels = _labels(archive, count, path)
+        classes = number_classes(labels.tolist(), path)
+    check_counts(classes, labels.tolist(), path)
+    return labels, classes
 
 
 @contextmanager

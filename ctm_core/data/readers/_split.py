@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,15 @@ from ctm_core.data.readers._shrink import decoder, square
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import remove_tree
 from ctm_core.runtime.untrusted import printable
+
+
+class Survey(NamedTuple):
+    """What a source holds before it is prepared."""
+
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]  #: images by split
+    sides: tuple[int, ...]  #: shorter sides of the images that were looked at
+    channels: int  #: 1 if all of those are grey
 
 
 def is_test(digest: str, section: Dataset) -> bool:

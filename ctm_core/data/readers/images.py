@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ctm_core.config.datasets import ASSET, Dataset
 from ctm_core.data import assets
@@ -29,9 +30,10 @@ from ctm_core.data.picture_files import LARGEST_FILE, Refused, decode
 from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._download import is_url
 from ctm_core.data.readers._folders import find_root, list_split, stamp
-from ctm_core.data.readers._image_arrays import read_arrays
+from ctm_core.data.readers._image_arrays import read_arrays, survey_arrays
 from ctm_core.data.readers._reader import Images
 from ctm_core.data.readers._split import (
+    Survey,
     assemble,
     convert,
     describe_recipe,
@@ -58,16 +60,68 @@ def read(split: str, source: str, downloads: Path, workers: int, section: Datase
         If the source is missing, is laid out otherwise, changes meanwhile, or holds a picture
         that cannot be taken.
     """
+    path = _locate(source, section)
+    scratch = downloads / f"{section.name}-{split}"
+    if _holds_arrays(path):
+        return read_arrays(path, split, scratch, section)
+    return _read_pictures(path, split, scratch, workers, section)
+
+
+def survey(source: str, section: Dataset, looked_at: int = 0) -> Survey:
+    """What a source holds, without preparing it: some pictures are decoded, none is kept.
+
+    Parameters
+    ----------
+    looked_at
+        How many pictures at most, evenly spaced.
+
+    Raises
+    ------
+    UserError
+        As :func:`read`, where listing the source or one of those pictures shows it.
+    """
+    path = _locate(source, section)
+    if _holds_arrays(path):
+        return survey_arrays(path, section)
+    with TemporaryDirectory() as scratch:
+        if path.is_dir():
+            root = find_root(path, path)
+        else:
+            unpack(path, Path(scratch) / "unpacked")
+            root = find_root(Path(scratch) / "unpacked", path)
+        classes, files = list_split(root, path, "train", section)
+        counts = {"train": round(len(files) * (1 - section.test_fraction))}
+        if (root / "test").is_dir():
+            counts["test"] = len(list_split(root, path, "test", section)[1])
+        elif section.test_fraction:
+            counts["test"] = len(files) - counts["train"]
+        names, before = [*files], stamp(root, files)
+        chosen = names[:: -(-len(names) // looked_at)] if looked_at else []
+        looks: list[tuple[int, str]] = []  # shorter side and mode
+        for name in chosen:
+            try:
+                picture = decode(read_bytes(root / name, LARGEST_FILE))
+            except Refused as reason:
+                refuse_pictures(section, 1, len(chosen), f"{name} of {path}", f"{reason}")
+            looks.append((min(picture.size), picture.mode))
+        if before != stamp(root, list_split(root, path, "train", section)[1]):
+            raise UserError(f"{path} changed while it was read; run again when it is complete")
+    channels = 1 if {mode for _, mode in looks} == {"L"} else 3
+    return Survey(tuple(classes), counts, tuple(side for side, _ in looks), channels)
+
+
+def _locate(source: str, section: Dataset) -> Path:
     if is_url(source):
         raise UserError(f"{section.name}: {source} is not fetched; download it and name the file")
     is_asset = source.startswith(ASSET)
     path = assets.require(source.removeprefix(ASSET)) if is_asset else Path(source)
     if not path.exists():
         raise UserError(f"{section.name}: the source {path} does not exist; correct the path")
-    scratch = downloads / f"{section.name}-{split}"
-    if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
-        return read_arrays(path, split, scratch, section)
-    return _read_pictures(path, split, scratch, workers, section)
+    return path
+
+
+def _holds_arrays(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", ".npz") and not path.is_dir()
 
 
 def _read_pictures(
