@@ -45,17 +45,18 @@ python docs/digits_full.py        # writes this page from full/results
 
 def page(results: Path) -> str:
     """The page's text: cost, claims, figures."""
-    claims = (results / "claims.md").read_text(encoding="utf-8").strip()
-    # One title per page: demote the claims' headings by one level.
-    claims = "\n".join(
-        f"#{line}" if line.startswith("#") else line for line in claims.splitlines()
-    )
     pictures = [
         f"![{caption}](images/{EXPERIMENT}-{name}.png)\n\n{caption}."
         for name, caption in FIGURES.items()
     ]
-    parts = [INTRODUCTION.strip(), cost(results), claims, "## Figures", *pictures]
+    parts = [INTRODUCTION.strip(), cost(results), claims(results), "## Figures", *pictures]
     return "\n\n".join(parts) + "\n"
+
+
+def claims(results: Path) -> str:
+    """The verdicts, their headings one level lower: a page has one title."""
+    lines = (results / "claims.md").read_text(encoding="utf-8").strip().splitlines()
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
 
 
 def cost(results: Path) -> str:

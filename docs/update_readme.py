@@ -28,11 +28,11 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 GAMMAS = ("", "0", "1")  # the rows shown: without γ, γ = 0 and γ = 1
 
 
-def excerpt(table: pd.DataFrame) -> str:
-    """Rows of ``table.csv`` for the README: main protocol, last step, γ of 0 or 1."""
-    rows = table[table["experiment"] == EXPERIMENT]
+def excerpt(table: pd.DataFrame, experiment: str = EXPERIMENT, full: str = TABLE) -> str:
+    """Rows of ``table.csv`` for a page: main protocol, last step, γ of 0 or 1."""
+    rows = table[table["experiment"] == experiment]
     if rows.empty:
-        raise UserError(f"results/table.csv has no rows of {EXPERIMENT}; run `make table`")
+        raise UserError(f"results/table.csv has no rows of {experiment}; run `make table`")
     protocol = rows["protocol"].value_counts().index[0]
     rows = rows[rows["protocol"] == protocol]
     first = rows.iloc[0]
@@ -52,8 +52,8 @@ def excerpt(table: pd.DataFrame) -> str:
     ]
     marked = any(MARK in cell for cell in shown["FD [95% interval]"])
     caption = (
-        f"Experiment `{EXPERIMENT}`, protocol `{protocol}`, metric `{metric}`: lower is better. "
-        f"{f'{MARKED} ' if marked else ''}[The full table]({TABLE}) has every γ and protocol."
+        f"Experiment `{experiment}`, protocol `{protocol}`, metric `{metric}`: lower is better. "
+        f"{f'{MARKED} ' if marked else ''}[The full table]({full}) has every γ and protocol."
     )
     return f"{markdown_table(shown)}\n\n{caption}"
 

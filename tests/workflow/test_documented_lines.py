@@ -10,7 +10,7 @@ from fixtures.project import ROOT, Project
 
 @pytest.mark.parametrize("line", [line for line, test in OTHERS.items() if test == PLANNED])
 def test_a_line_is_planned(project: Project, line: str) -> None:
-    for study in (ROOT / "studies").glob("*/*.yaml"):
+    for study in (ROOT / "studies").glob("*/**/*.yaml"):
         copy = project.path / study.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(study, copy)

@@ -1,0 +1,72 @@
+"""Write the results in docs/own-images.md, and their figures, from the study `photographs`.
+
+    snakemake --cores 2 --configfile studies/photographs/config/photographs.yaml \\
+        --directory studies/photographs
+    python docs/own_images.py [--results studies/photographs/results]
+
+The same results give the same files, except for the reported run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from digits_full import claims, cost
+from update_readme import excerpt, filled
+
+from ctm_core.report.csv_files import read_csv
+from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import atomic_write, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = "photographs"
+PAGE, TABLE = "docs/own-images.md", "docs/images/photographs-table.md"
+#: Figures and captions.
+FIGURES = {
+    "samples-teacher": "The teacher's samples",
+    "samples-ctm": "CTM's samples from the same noise",
+    "samples-cd": "Those of consistency distillation",
+    "fd-nfe": "FD against NFE",
+}
+
+
+def update(results: Path, root: Path = ROOT) -> None:
+    """Update the page's results and its figures."""
+    sources = {name: results / f"figures/{EXPERIMENT}-{name}.png" for name in FIGURES}
+    for source in (
+        *(results / name for name in ("claims.md", "table.csv", "table.md")),
+        *sources.values(),
+    ):
+        if not source.is_file():
+            raise UserError(f"{source} is missing; run the study first (docs/own-images.md)")
+    copies = {f"docs/images/{EXPERIMENT}-{name}.png": source for name, source in sources.items()}
+    for target, source in (copies | {TABLE: results / "table.md"}).items():
+        with atomic_write(root / target) as temporary:
+            shutil.copyfile(source, temporary)
+    pictures = [
+        f"![{caption}](images/{EXPERIMENT}-{name}.png)\n\n{caption}."
+        for name, caption in FIGURES.items()
+    ]
+    table = excerpt(read_csv(results / "table.csv"), EXPERIMENT, TABLE.removeprefix("docs/"))
+    content = "\n\n".join([cost(results), table, *pictures, claims(results)])
+    page = root / PAGE
+    write_text(page, filled(page.read_text(encoding="utf-8"), content))
+
+
+def main() -> None:
+    """Read the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "studies/photographs/results")
+    try:
+        update(parser.parse_args().results)
+    except UserError as error:
+        parser.exit(2, f"own_images: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
