@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,7 @@ from ctm_core.report.agreement import compared_in
 from ctm_core.report.agreement.printed import table_of
 from ctm_core.report.tables import write_tables
 from ctm_core.report.typeset import markdown_table
+from ctm_core.runtime.errors import CtmError
 from ctm_core.runtime.files import write_text
 from ctm_core.training.jobs import train_student
 
@@ -173,4 +175,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CtmError as error:
+        sys.exit(f"sabotage: {error}")
