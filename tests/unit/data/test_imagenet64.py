@@ -1,155 +1,30 @@
-"""ImageNet 64×64 from small trees of ILSVRC2012's form: recipe, layouts, kills, damaged files."""
+"""ImageNet 64×64 from small trees of ILSVRC2012's form: layouts, kills, damaged files."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from fixtures import tiny
+from fixtures.photographs import DAMAGED, encoded, photograph
 from fixtures.tiny import Ended, FileSizeLimit, KillAt, MemoryLimit, SetAt
-from numpy.typing import NDArray
 from PIL import Image
 
 from ctm_core.data import dataset
-from ctm_core.data.picture_files import Refused
 from ctm_core.data.readers import _chunks, imagenet64
-from ctm_core.data.readers._chunks import make_chunks
 from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import read_json, read_record, sha256_file
+from ctm_core.runtime.files import read_json
 
 Ctm = Callable[..., Ended]
 WNIDS = ("n01440764", "n01443537", "n15075141")
-
-
-def encoded(pixels: NDArray[np.uint8] | Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def photograph(seed: int, size: tuple[int, int] = (150, 131)) -> Image.Image:
-    """A smooth random picture of a size (width, height)."""
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC)
-
-
-# -- one image ---------------------------------------------------------------------------------
-
-
-def test_an_image_of_the_right_height_is_cut_out_of_its_middle() -> None:
-    generator = np.random.default_rng(0)
-    for width, left in ((64, 0), (100, 18), (101, 18)):
-        pixels = generator.integers(0, 256, (64, width, 3), dtype=np.uint8)
-        made = shrink(encoded(pixels))
-        assert made.dtype == np.uint8 and made.flags.c_contiguous
-        assert np.array_equal(made, pixels[:, left : left + 64].transpose(2, 0, 1))
-        made = shrink(encoded(pixels.transpose(1, 0, 2)))
-        assert np.array_equal(made, pixels[:, left : left + 64].transpose(2, 1, 0))
-
-
-def box(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
-
-
-def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' kernel with a = -1/2."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def resampled(
-    pixels: NDArray[np.float64],
-    size: tuple[int, int],
-    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Antialiased: the kernel is as wide as an output pixel; levels rounded in each direction."""
-    for axis, length in ((1, size[1]), (0, size[0])):
-        scale = pixels.shape[axis] / length
-        centres = (np.arange(length) + 0.5) * scale
-        distances = np.arange(pixels.shape[axis]) + 0.5 - centres[:, None]
-        weights = kernel(distances / max(scale, 1.0))
-        weights /= weights.sum(1, keepdims=True)
-        pixels = np.moveaxis(np.tensordot(weights, pixels, (1, axis)), 0, axis)
-        pixels = np.floor(pixels + 0.5).clip(0, 255)
-    return pixels
-
-
-@pytest.mark.parametrize(
-    "size", [(64, 64), (127, 200), (90, 127), (50, 40), (128, 128), (300, 255), (500, 375)]
-)
-def test_the_recipe_from_its_definition(size: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), dtype=np.uint8)
-    expected = pixels.astype(np.float64)
-    while min(expected.shape[:2]) >= 128:
-        height, width = expected.shape[:2]
-        expected = resampled(expected, (height // 2, width // 2), box)
-    scale = 64 / min(expected.shape[:2])
-    height, width = (round(n * scale) for n in expected.shape[:2])
-    expected = resampled(expected, (height, width), cubic)
-    top, left = (height - 64) // 2, (width - 64) // 2
-    expected = expected[top : top + 64, left : left + 64].transpose(2, 0, 1)
-    difference = np.abs(shrink(encoded(pixels)) - expected)
-    # Pillow's weights are integers of 22 bits: a tie may fall to the other side.
-    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
-
-
-def test_every_mode_becomes_rgb() -> None:
-    picture = photograph(2)
-    grey = shrink(encoded(picture.convert("L"), "JPEG", quality=95))
-    assert np.array_equal(grey[0], grey[1]) and np.array_equal(grey[0], grey[2])
-    plain = shrink(encoded(picture)).astype(int)
-    for other in (
-        encoded(picture.convert("CMYK"), "JPEG", quality=100, subsampling=0),
-        encoded(picture, "JPEG", quality=100, subsampling=0),
-        encoded(picture.convert("RGBA")),
-        encoded(picture, "JPEG", quality=95, progressive=True),
-    ):
-        assert np.abs(shrink(other) - plain).mean() < 2
-    palette = shrink(encoded(picture.convert("P", palette=Image.Palette.ADAPTIVE)))
-    assert np.abs(palette - plain).mean() < 6
-    assert shrink(encoded(picture.convert("1"))).shape == (3, 64, 64)
-
-
-def test_orientation_is_not_applied() -> None:
-    picture = photograph(3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter
-    turned = encoded(picture, "JPEG", quality=95, exif=exif)
-    assert np.array_equal(shrink(turned), shrink(encoded(picture, "JPEG", quality=95)))
-
-
-DAMAGED = {
-    "cut.JPEG": encoded(photograph(4), "JPEG", quality=95)[:-2000],
-    "empty.JPEG": b"",
-    "text.JPEG": b"404 not found\n",
-    "cut.png": encoded(photograph(5))[:-2000],
-    "gif.JPEG": encoded(photograph(6).convert("P"), "GIF"),
-    "header.JPEG": encoded(photograph(7), "JPEG")[:20],
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_what_is_no_whole_image(name: str) -> None:
-    with pytest.raises(Refused, match=r"^it "):
-        shrink(DAMAGED[name])
 
 
 # -- a tree ------------------------------------------------------------------------------------
@@ -477,127 +352,3 @@ def test_the_assets_folder_is_the_default(
     monkeypatch.setenv("CTM_ASSETS", str(tmp_path))
     made = dataset.prepare("imagenet64", "train", None, tmp_path / "train", workers=1)
     assert len(made) == 21
-
-
-# -- processes ---------------------------------------------------------------------------------
-
-CONVERT = """
-import os, time
-import numpy as np
-
-def slow(content):
-    time.sleep(0.05)
-    return np.full((1, 1, 1), content[0], dtype=np.uint8)
-
-def kill(content):
-    os.kill(os.getpid(), 9)
-"""
-
-
-@pytest.fixture
-def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module of conversions that worker processes can import."""
-    folder = tmp_path / "module"
-    folder.mkdir()
-    (folder / "conversions_of_a_test.py").write_text(CONVERT)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(_chunks, "CHUNK", 4)
-    import conversions_of_a_test
-
-    yield conversions_of_a_test
-    del sys.modules["conversions_of_a_test"]
-
-
-def numbered(folder: Path, count: int) -> list[str]:
-    folder.mkdir()
-    for number in range(count):
-        (folder / f"{number:03d}").write_bytes(bytes([number]))
-    return [f"{number:03d}" for number in range(count)]
-
-
-@pytest.mark.parametrize("damaged", ["000001.npy", "000001.json"])
-def test_a_damaged_chunk_is_made_again(convert: Any, tmp_path: Path, damaged: str) -> None:
-    place = (tmp_path / "files", numbered(tmp_path / "files", 12), convert.slow, (1, 1, 1))
-    options: Any = {"recipe": "", "workers": 1, "title": "test"}
-    whole = np.concatenate(list(make_chunks(*place, tmp_path / "scratch", **options)))
-    content = bytearray((tmp_path / "scratch" / damaged).read_bytes())
-    content[-4] ^= 1
-    (tmp_path / "scratch" / damaged).write_bytes(content)
-    again = np.concatenate(list(make_chunks(*place, tmp_path / "scratch", **options)))
-    assert np.array_equal(again, whole) and whole.ravel().tolist() == list(range(12))
-
-
-def test_a_killed_worker_is_one_sentence(convert: Any, tmp_path: Path) -> None:
-    names = numbered(tmp_path / "files", 12)
-    options = {"recipe": "", "workers": 2, "title": "test"}
-    place = (tmp_path / "files", names)
-    with pytest.raises(UserError, match=r"a worker process was killed.* fewer than 2 --workers"):
-        make_chunks(*place, convert.kill, (1, 1, 1), tmp_path / "scratch", **options)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_workers_end_with_their_parent(convert: Any, tmp_path: Path) -> None:
-    numbered(tmp_path / "files", 240)
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path / "module")!r})
-from pathlib import Path
-import conversions_of_a_test as conversions
-from ctm_core.data.readers import _chunks
-if __name__ == "__main__":
-    _chunks.CHUNK = 4
-    folder = Path({str(tmp_path)!r})
-    names = [f"{{number:03d}}" for number in range(240)]
-    _chunks.make_chunks(folder / "files", names, conversions.slow, (1, 1, 1),
-                        folder / "scratch", recipe="", workers=2, title="test")
-"""
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list((tmp_path / "scratch").glob("*.npy"))) < 3:
-            assert parent.poll() is None, parent.stderr and parent.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        workers = [
-            pid for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        assert len(workers) == 2
-        parent.kill()
-        parent.wait()
-        while any(alive(pid) for pid in listed):
-            assert time.monotonic() < deadline, f"{listed} outlive their parent"
-            time.sleep(0.05)
-        done = len(list((tmp_path / "scratch").glob("*.npy")))
-        assert done < 60  # it was killed before its end
-    finally:
-        parent.kill()
-        parent.wait()
-        assert parent.stderr is not None
-        parent.stderr.close()
-
-
-def alive(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_chunks_are_read_one_by_one(convert: Any, tmp_path: Path) -> None:
-    names = numbered(tmp_path / "files", 10)
-    options = {"recipe": "", "workers": 1, "title": "test"}
-    place = (tmp_path / "files", names)
-    chunks = make_chunks(*place, convert.slow, (1, 1, 1), tmp_path / "scratch", **options)
-    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
-    assert np.concatenate(list(chunks)).ravel().tolist() == list(range(10))
-    assert chunks.kept.all() and chunks.skipped == ()
-    record = read_record(tmp_path / "scratch" / "000002.json")
-    assert record == {
-        "sha256": [hashlib.sha256(bytes([number])).hexdigest() for number in (8, 9)],
-        "skipped": [],
-        "pixels_sha256": sha256_file(tmp_path / "scratch" / "000002.npy"),
-    }
-    assert json.loads((tmp_path / "scratch" / "plan.json").read_text()).keys() == {"plan"}
