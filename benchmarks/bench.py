@@ -27,6 +27,7 @@ import limits
 import scoring
 import sizes
 import stopwatch
+import tangents
 import torch
 from parts import BF16, LEVERS, SAVING, WAYS, gan, sampling, steps
 from rows import Table, fill
@@ -127,7 +128,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    known = (*PARTS, "levers", "layouts", "limits")
+    known = (*PARTS, "levers", "layouts", "limits", "tangents")
     parser.add_argument("--parts", nargs="+", choices=known, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -165,6 +166,8 @@ def main() -> None:
             memory(table, size)
     if "layouts" in parts:
         layouts.layouts(table, repeats)
+    if "tangents" in parts:
+        tangents.tangents(table, repeats)
     if "scores" in parts:
         scoring.distances(table, repeats)
     if "passes" in parts:

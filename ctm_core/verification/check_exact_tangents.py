@@ -106,8 +106,8 @@ def consistency_tangents(golden: Golden) -> Iterator[Check]:
 def average_velocities(golden: Golden) -> Iterator[Check]:
     """u against MeanFlow's target and AYF's tangent along the flow, and MeanFlow's over pairs."""
     law, x, t = mixture(golden), golden["in/x"], golden["in/t"]
-    linear_t, linear_r = golden["meanflow/linear_t"], golden["meanflow/linear_r"]
-    yield golden.check("meanflow/linear_t", meanflow.linear(t))
+    linear_t, linear_r = meanflow.linear(t), golden["meanflow/linear_r"]
+    yield golden.check("meanflow/linear_t", linear_t)
     gap, z = scd.wide(linear_t - linear_r, x), x * scd.wide(1 - linear_t, x)
 
     def average(z: Tensor, at: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 
@@ -33,21 +31,13 @@ def test_case(case: Case, precision: torch.dtype) -> None:
     assert result.passed
 
 
-#: TEMPORARY: tensors of the methods' set whose cases are still to come. Must become empty.
-PENDING: dict[str, str] = {
-    "analytic": r"(ayf|meanflow|scm)/.*",
-}
-
-
 def test_every_tensor_is_read() -> None:
     for case, precision in RUNS:  # most have run already
         outcome(case, precision)
     assert verification.uncovered(golden_folder()) == {}
-    for name, keys in verification.uncovered(methods_folder()).items():
-        missed = [key for key in keys if not re.fullmatch(PENDING.get(name, ""), key)]
-        assert not missed, (name, missed)
+    assert verification.uncovered(methods_folder()) == {}
 
 
 def test_every_file_of_the_methods_has_cases() -> None:
     assert set(methods_folder().names()) == verification.METHODS
-    assert verification.METHODS - {case.file for case, _ in RUNS} <= set(PENDING)
+    assert verification.METHODS - {case.file for case, _ in RUNS} == set()
