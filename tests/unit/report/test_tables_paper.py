@@ -187,3 +187,14 @@ def test_protocols_never_share_a_column(tmp_path: Path) -> None:
     write_tables([*one.evaluations, *two.evaluations], tmp_path)
     for name in ("table.md", "paper/table1.md"):
         assert (tmp_path / name).read_text().count("**") == 4  # a winner each
+
+
+def test_a_gan_is_compared_on_the_grid_alone(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    for model, value in (("ctm", 12.0), ("ctm_gan", 11.0)):
+        own = TWO._replace(times=(0.8,))
+        results.evaluation(model, {TWO: value, own: value - 5, FOUR: value + 5})
+    write_tables(results.evaluations, tmp_path)
+    values = {(line["nfe"], line["value"]) for line in lines(tmp_path, 3)}
+    assert values == {("2", "12"), ("2", "11"), ("4", "17"), ("4", "16")}
+    assert "| ctm_gan (σ = 0.8) | 2 | **6.00" in table(tmp_path, 1)
