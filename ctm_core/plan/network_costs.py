@@ -36,9 +36,9 @@ SIMILAR = {
     "inception": ("inception_v3", inception.DIM),
 }
 INCEPTION_SIDE = 299
-#: What F and its derivative along a path cost, in forward passes: the time that they take in a
-#: DDPM++ on one thread, by `python benchmarks/tangent.py`. Their products alone are two passes.
-TANGENT = 3.0
+#: What F and its derivative along a path cost, in forward passes: CPU seconds of a DDPM++ of width
+#: 64 on one thread, by ``benchmarks/bench.py --parts tangents``. Their products are two passes.
+TANGENT = 3.7
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def test_a_convolution_costs_what_it_multiplies() -> None:
         "through": 2 * forward,
         "twice": 3 * forward,
         "train": 3 * forward,
+        "tangent": pytest.approx(network_costs.TANGENT * forward),
     }
     assert (cost.parameters, cost.trained) == (3 * 5 * 9 + 5, 3 * 5 * 9 + 5)
     assert cost.activation_bytes == 4 * 3 * 64, "the input, and no weight"
