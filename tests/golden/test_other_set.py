@@ -1,4 +1,4 @@
-"""``ctm verify`` on a set of other sizes than set A has."""
+"""``ctm verify`` on sets of other sizes than the committed ones have."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ import pytest
 from fixtures.golden_methods import write_methods
 from fixtures.golden_unets import write_set
 
-from ctm_core import verification
-from ctm_core.verification.golden import Folder
-
 from .conftest import DEFAULT, METHODS
 
 
+@pytest.fixture(scope="module", params=[DEFAULT, METHODS], ids=["first", "methods"])
+def source(request: pytest.FixtureRequest) -> Path:
+    """A committed set."""
+    given: Path = request.param
+    return given
+
+
 @pytest.fixture(scope="module")
-def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Set B of our own making."""
+def other_set(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of the same kind, of our own making."""
     folder = tmp_path_factory.mktemp("set-b")
-    write_set(folder, DEFAULT)
+    (write_set if source == DEFAULT else write_methods)(folder, source)
     return folder
 
 
-def test_same_files_as_set_a(other_set: Path) -> None:
+def test_same_files_as_set_a(source: Path, other_set: Path) -> None:
     assert {path.name for path in other_set.iterdir()} == {
-        path.name for path in DEFAULT.glob("*.*") if path.suffix in (".safetensors", ".json")
+        path.name for path in source.glob("*.*") if path.suffix in (".safetensors", ".json")
     }
 
 
@@ -46,12 +50,3 @@ def test_verify_other_set(other_set: Path, tmp_path: Path) -> None:
     assert {result["file"] for result in found["results"]} == {
         path.stem for path in other_set.iterdir()
     }
-
-
-def test_verify_other_methods(tmp_path: Path) -> None:
-    write_methods(tmp_path, METHODS)
-    folder = Folder(tmp_path)
-    for case in verification.cases(folder):
-        for precision in case.precisions:
-            result = verification.check(case, folder, precision)
-            assert result.passed, (case.name, precision, result.reason)
