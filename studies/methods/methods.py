@@ -1,14 +1,16 @@
 """Few-step methods on digits at equal cost: make the search, choose, make the experiment.
 
     python studies/methods/methods.py search    # digits-methods-search.yaml, beside this file
-    snakemake --cores all --configfile studies/methods/config.yaml --directory studies/methods
+    snakemake --cores all --keep-going --configfile studies/methods/config.yaml \\
+        --directory studies/methods
     python studies/methods/methods.py choose    # config/experiments/digits-methods.yaml
 
 Every method gets the operations of the default experiment's ``ctm``, as ``ctm plan`` counts them:
 passes of all networks, feature networks included, a backward pass as two forward passes and a
 derivative along a path by its measured time. So the number of steps follows from what a step
 costs. The learning rate and one number of each method's clock are chosen among six candidates, by
-the distances at NFE 1 and 2 of one training on a seed that the experiment does not have.
+the distances at NFE 1 and 2 of one training on a seed that the experiment does not have. One
+that diverges is out.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from ctm_core.config import Experiment, load_experiment, validated
 from ctm_core.config.dag import training
 from ctm_core.config.project import open_project
+from ctm_core.evaluation.evaluation_file import read_evaluation
 from ctm_core.plan import SPEED
 from ctm_core.plan.costs import Costs
 from ctm_core.plan.speeds import read_speed
@@ -231,22 +233,29 @@ def searched() -> dict[str, Any]:
     return section(models, [SEARCH_SEED], grids)
 
 
+def score(candidate: str) -> float | None:
+    """Geometric mean of the distances at NFE 1 and 2; None for a training that diverged."""
+    folder = HERE / "results" / "digits-methods-search" / candidate / f"seed-{SEARCH_SEED}"
+    files = sorted(folder.glob("step-*/evaluation.json"))
+    if not files:
+        return None
+    rows = [row for row in read_evaluation(files[-1]).rows if row.metric == METRIC]
+    return round(math.exp(sum(math.log(row.value) for row in rows) / len(rows)), 4)
+
+
 def choose() -> None:
     """Keep of each method the candidate of the least geometric mean distance at NFE 1 and 2."""
-    runs = pd.read_csv(HERE / "results" / "runs.csv", keep_default_na=False)
-    runs = runs[(runs.metric == METRIC) & runs.nfe.astype(int).isin((1, 2))]
     costing = Costing()
     models, grids, choice = dict[str, Any](), dict[str, Any](), dict[str, Any]()
     for method, (_, _, _, times) in METHODS.items():
         scores = {}
         for name, of, rate, clock in candidates():
             if of == method:
-                values = pd.to_numeric(runs[runs.model == name].value)
-                mean = math.exp(sum(map(math.log, values)) / 2) if len(values) == 2 else math.inf
-                scores[name] = {"rate": rate, "clock": clock, "score": round(mean, 4)}
-        if not scores or min(s["score"] for s in scores.values()) == math.inf:
+                scores[name] = {"rate": rate, "clock": clock, "score": score(name)}
+        finished = [s for s in scores.values() if s["score"] is not None]
+        if not finished:
             raise UserError(f"{method} has no finished candidate; run the search first")
-        best = min(scores.values(), key=lambda s: s["score"])
+        best = min(finished, key=lambda s: s["score"])
         choice[method] = {"chosen": best, "candidates": scores}
         made = models_of(costing, method, best["rate"], best["clock"], method)
         last = made[method]["training"]
