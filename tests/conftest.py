@@ -6,7 +6,6 @@ failure; without the variable they are skipped, and the summary says which.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,12 @@ from fixtures.project import Project, copy_project
 from fixtures.shared import made_once
 
 VARIABLE = "CTM_TEST_SYSTEM"
+
+# Read when torch is loaded: workers share the cores, and threads of one that spin or wait for a
+# core slow all of them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _suite(item: pytest.Item) -> str | None:
@@ -46,13 +51,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if named:
         suites = ", ".join(sorted(named))
         terminalreporter.write_line(f"System suites skipped ({VARIABLE} is not 1): {suites}")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _quiet_threads() -> Iterator[None]:
-    """Threads of a test and of what it starts share two cores; waiting ones must not spin."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,13 @@ from ctm_core.training.loop import Trainer, _Abandoned
 class Recorded:
     """An objective that notes its batches and has a known gradient."""
 
-    flips = False
+    flips, group = False, 1
 
     def __init__(self, student: torch.nn.Module) -> None:
         self.student = student
         self.evaluations: dict[str, int] = {}
         self.adversary = None
+        self.modules: dict[str, torch.nn.Module] = {}
         self.batches: list[tuple[Batch, float, torch.Tensor]] = []
 
     def backward(self, batch: Batch, share: float, *weights: Any) -> dict[str, float]:
