@@ -35,12 +35,14 @@ from ctm_core.training.objectives.ctm import CtmObjective
 Ctm = Callable[..., Ended]
 VERBS = (
     "assets",
+    "compare",
     "convert",
     "data",
     "evaluate",
     "features",
     "figures",
     "likelihood",
+    "new",
     "plan",
     "report",
     "sample",
