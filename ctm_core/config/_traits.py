@@ -64,13 +64,16 @@ def inherited(file: Path, name: str, below: tuple[Path, ...] = ()) -> dict[str, 
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Entries of ``above``, else of ``below``; dictionaries are overlaid in turn."""
-    return below | {
+    """Entries of ``above``, else of ``below``; dictionaries are overlaid in turn, and None leaves
+    an entry out.
+    """
+    made = below | {
         key: _overlaid(below[key], value)
         if isinstance(value, dict) and isinstance(below.get(key), dict)
         else value
         for key, value in above.items()
     }
+    return {key: value for key, value in made.items() if value is not None}
 
 
 def read_traits(file: Path, kind: type[SectionT], name: str = "TRAITS") -> SectionT:

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from ctm_core.diffusion.scalings import path_slopes
-from ctm_core.diffusion.trajectory import Trajectory, _scale, _times
+from ctm_core.diffusion.trajectory import Trajectory, per_image, times_like
 from ctm_core.runtime.errors import UserError
 
 #: Without types in torch.
@@ -69,7 +69,7 @@ def tangent(
         If a part of the network has no forward-mode derivative.
     """
     image, c_noise, c_noise_s, *labels = model.inputs(x, t, s, y, augment_labels)
-    slopes = path_slopes(model.parametrisation, _times(t, x), model.sigma_data)
+    slopes = path_slopes(model.parametrisation, times_like(t, x), model.sigma_data)
     with (
         same_masks(x),
         torch.autocast(x.device.type, enabled=False),
@@ -83,7 +83,7 @@ def tangent(
             return made
 
         arguments = (
-            forward_ad.make_dual(image, _scale(slopes.image, path)),
+            forward_ad.make_dual(image, per_image(slopes.image, path)),
             dual(c_noise, slopes.t),
             None if c_noise_s is None else dual(c_noise_s, slopes.s),
         )
@@ -109,7 +109,7 @@ def pair_output(
     if name == "native":
         return noise - x0
     root = (t**2 + sigma_data**2).sqrt()
-    return _scale(t / root / sigma_data, x0) - _scale(sigma_data / root, noise)
+    return per_image(t / root / sigma_data, x0) - per_image(sigma_data / root, noise)
 
 
 @contextmanager

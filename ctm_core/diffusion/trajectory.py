@@ -126,17 +126,17 @@ class Trajectory(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """The network's arguments: the scaled image, the conditions of t and s, and labels."""
         s = None if s is t else s
-        at, known = _times(t, x), self.time_s
+        at, known = times_like(t, x), self.time_s
         if s is not None and not known:
             raise UserError(
                 "this model has no target time s: it is a denoiser (a teacher) and cannot jump; "
                 "use a student, or a sampler that follows the ODE"
             )
         c_in, c_noise, c_noise_s = conditions(
-            self.parametrisation, at, at if s is None else _times(s, x), self.sigma_data
+            self.parametrisation, at, at if s is None else times_like(s, x), self.sigma_data
         )
         return (
-            _scale(c_in, x),
+            per_image(c_in, x),
             c_noise.expand(len(x)),
             c_noise_s.expand(len(x)) if known else None,
             self._one_hot(y, x),
@@ -158,7 +158,7 @@ class Trajectory(nn.Module):
         self, x: Tensor, t: Tensor | float, s: Tensor | float, y: Tensor | None = None
     ) -> Tensor:
         """The jump from t to s along the trajectory; in a consistency model to the end alone."""
-        if self.consistency and bool((_times(s, x) > (self.end or 0) * (1 + 1e-6)).any()):
+        if self.consistency and bool((times_like(s, x) > (self.end or 0) * (1 + 1e-6)).any()):
             raise UserError(f"this is a consistency model: it jumps to time {self.end:g} alone")
         return self.carry(x, t, s, y)
 
@@ -172,19 +172,19 @@ class Trajectory(nn.Module):
         """g from the raw output F of (x, t, s): c_skip x + c_out F."""
         c_skip, c_out = inner_coefficients(
             self.parametrisation,
-            _times(t, x),
+            times_like(t, x),
             sigma_data=self.sigma_data,
             sigma_min=self.sigma_min,
             training=self.training,
         )
-        return _scale(c_skip, x) + _scale(c_out, raw)
+        return per_image(c_skip, x) + per_image(c_out, raw)
 
     def jump(self, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """G from the raw output F of (x, t, s); of (x, t) in a consistency model."""
         if self.consistency:
             return self.inner(raw, x, t)
-        outer = outer_coefficients("euler", _times(t, x), _times(s, x))
-        return _scale(outer.c_skip, x) + _scale(outer.c_out, self.inner(raw, x, t))
+        outer = outer_coefficients("euler", times_like(t, x), times_like(s, x))
+        return per_image(outer.c_skip, x) + per_image(outer.c_out, self.inner(raw, x, t))
 
     def denoise(
         self,
@@ -211,7 +211,7 @@ class Trajectory(nn.Module):
         return functional.one_hot(y, self.label_dim).to(x.dtype)
 
 
-def _times(t: Tensor | float, x: Tensor) -> Tensor:
+def times_like(t: Tensor | float, x: Tensor) -> Tensor:
     """Times as a tensor () or (B,) on the device of x, at least as precise as x."""
     if not isinstance(t, Tensor):
         return torch.full((), t, dtype=x.dtype, device=x.device)
@@ -219,7 +219,7 @@ def _times(t: Tensor | float, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=dtype, non_blocking=True)
 
 
-def _scale(coefficient: Tensor, x: Tensor) -> Tensor:
+def per_image(coefficient: Tensor, x: Tensor) -> Tensor:
     """Coefficient () or (B,) times images, in the dtype of the images."""
     coefficient = coefficient.to(x.dtype)
     return (coefficient if coefficient.ndim == 0 else coefficient[:, None, None, None]) * x

@@ -32,13 +32,15 @@ from ctm_core.training.objective import Use
 from ctm_core.training.objectives.ect import Below, EctObjective, earlier_time, ratio
 
 TRAITS = {
-    "time_s": False,
-    "teacher": False,
-    "final_only": True,
-    "end": 0.0,
-    "ctm_loss": False,
+    "like": "ect",
+    "initial": None,
+    "inner": "edm",
     "second": "init",
     "settings": {
+        # Its own law of t, in place of ect's.
+        "p_mean": None,
+        "p_std": None,
+        "truncated": None,
         "boundary": {
             "default": 1.0, "minimum": 1.0, "maximum": 1e6,
             "description": "t', below which the first stage answers",
@@ -59,30 +61,8 @@ TRAITS = {
             "default": 7, "minimum": 0.0, "maximum": 1e3,
             "description": "where the schedule of the first stage ended",
         },
-        "q": {
-            "default": 2.0, "minimum": 1.01, "maximum": 1e6,
-            "description": "1 - r/t shrinks by this factor from stage to stage",
-        },
-        "stage_images": {
-            "default": 25_600_000, "minimum": 1.0, "maximum": 1e12, "description": "per stage"
-        },
-        "ratio_limit": {
-            "default": 0.999, "minimum": 0.0, "maximum": 0.99999,
-            "description": "of 1 - q^-(stage+1): the gradient grows as 1/(t - r)",
-        },
-        "k": {
-            "default": 8.0, "minimum": 0.0, "maximum": 1e3,
-            "description": "pairs of small t are 1 + k/2 times as far apart; 0: all alike",
-        },
-        "b": {"default": 1.0, "minimum": 0.0, "maximum": 1e3, "description": "up to t = 1/b"},
-        "c": {
-            "default": 1e-8, "minimum": 0.0, "maximum": 1e3,
-            "description": "smooths the norm of the difference (0.06, ImageNet)",
-        },
-        "weight": {
-            "default": "step", "choices": ["step", "karras"],
-            "description": "1/(t - r), or EDM's weight (ImageNet)",
-        },
+        "stage_images": {"default": 25_600_000},
+        "c": {"default": 1e-8},
     },
 }  # fmt: skip
 

@@ -71,11 +71,12 @@ def test_what_is_left_out_is_taken_from_the_file_that_it_is_like(tmp_path: Path)
         "TRAITS = {'teacher': False, 'settings': {'a': {'default': 1, 'minimum': 0}, 'b': {}}}"
     )
     (tmp_path / "middle.py").write_text("TRAITS = {'like': 'base', 'label': 'x'}")
-    file = write(tmp_path, "TRAITS = {'like': 'middle', 'settings': {'a': {'default': 2}}}")
+    changed = "{'a': {'default': 2}, 'b': None}"
+    file = write(tmp_path, f"TRAITS = {{'like': 'middle', 'settings': {changed}}}")
     assert inherited(file, "TRAITS") == {
         "teacher": False,
         "label": "x",
-        "settings": {"a": {"default": 2, "minimum": 0}, "b": {}},
+        "settings": {"a": {"default": 2, "minimum": 0}},
     }
 
 
