@@ -77,11 +77,11 @@ def block(readme: str) -> str:
     return readme.split(BEGIN)[1].split(END)[0].strip("\n")
 
 
-def filled(readme: str, content: str) -> str:
+def filled(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with ``content`` between the two markers."""
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+    before, rest = readme.split(begin)
+    after = rest.split(end)[1]
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def update(results: Path, root: Path = ROOT) -> None:

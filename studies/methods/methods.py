@@ -42,6 +42,7 @@ FINAL = ROOT / "config" / "experiments" / "digits-methods.yaml"
 SEARCH, CHOICE = HERE / "digits-methods-search.yaml", HERE / "choice.json"
 METRIC = "fd_classifier_digits_1024"
 SEARCH_SEED = 100
+MADE = "Made by studies/methods/methods.py; do not edit."
 RATES = (2e-3, 6e-3)
 #: That of a first stage, whatever its candidate's.
 FIRST_RATE = 3e-3
@@ -74,7 +75,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, tuple[Any, Any], float | None]] = 
     "imm": ({"objective": "imm"}, "settings.k", (8.0, 12.0), 0.7),
     "ayf": ({"objective": "ayf"}, "settings.p_mean", (-0.8, 0.0), None),
 }
-#: Methods that jump to the end alone.
+#: Objectives that learn the jump to the end alone.
 FINAL_ONLY = ("cd", "ct", "ect", "tcm", "scd", "sct")
 ADVERSARIAL = {
     "discriminator": {"backbones": ["tf_efficientnet_lite0"], "resolution": 64, "width": 16}
@@ -105,12 +106,12 @@ def optimisation(steps: int, rate: float, share: float = 1.0) -> dict[str, Any]:
 
 
 class Costing:
-    """What a step of a model costs, in operations."""
+    """What a step of a model costs, in operations; the budget is an experiment's ``ctm``'s."""
 
-    def __init__(self) -> None:
-        self._costs = Costs(open_project(DEFAULT), read_speed(SPEED))
+    def __init__(self, experiment: Path = DEFAULT) -> None:
+        self._costs = Costs(open_project(experiment), read_speed(SPEED))
         self._known: dict[str, float] = {}
-        self.budget = self.operations(load_experiment(DEFAULT), "ctm")
+        self.budget = self.operations(load_experiment(experiment), "ctm")
 
     def operations(self, experiment: Experiment, model: str) -> float:
         """All operations of a training."""
@@ -136,7 +137,7 @@ def section(
     models: Mapping[str, Any], seeds: list[int], grids: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The experiment as it is written."""
-    one = {name: [jumps(name, (1,))] for name in models}
+    one = {name: [jumps(model, (1,))] for name, model in models.items()}
     samplers = {"teacher": [{"sampler": "heun", "nfe": [35]}]} | one | dict(grids)
     return {
         "experiment": "digits-methods-search" if seeds == [SEARCH_SEED] else "digits-methods",
@@ -152,15 +153,18 @@ def section(
     }
 
 
-def jumps(name: str, nfes: tuple[int, ...]) -> dict[str, Any]:
-    """The grid of a method on common levels: consistency sampling if it jumps to the end alone."""
-    only_end = name.startswith(FINAL_ONLY)
-    return {"sampler": "gamma", "nfe": list(nfes), "gamma": [1 if only_end else 0]}
+def jumps(model: Mapping[str, Any], nfes: tuple[int, ...]) -> dict[str, Any]:
+    """The grid of a model on common levels: consistency sampling if it jumps to the end alone."""
+    gamma = 1 if model["objective"] in FINAL_ONLY else 0
+    return {"sampler": "gamma", "nfe": list(nfes), "gamma": [gamma]}
 
 
-def own(name: str, times: float | None) -> list[dict[str, Any]]:
-    """The method's own two-step sampler."""
-    return [] if times is None else [jumps(name, (2,)) | {"times": [times]}]
+def reported(model: Mapping[str, Any], times: float | None) -> list[dict[str, Any]]:
+    """The cells of a method: of its last weights also NFE 8 and its own two-step sampler."""
+    once = [jumps(model, (8,))]
+    if times is not None:
+        once.append(jumps(model, (2,)) | {"times": [times]})
+    return [jumps(model, (1, 2, 4)), *(grid | {"steps": "last"} for grid in once)]
 
 
 def models_of(
@@ -223,7 +227,7 @@ def candidates() -> Iterator[tuple[str, str, float, Any]]:
 
 def search() -> None:
     """Write the experiment of all candidates."""
-    write(SEARCH, searched(), "Candidates: two clocks, two rates")
+    write(SEARCH, searched(), f"Candidates: two clocks, two rates. {MADE}")
 
 
 def searched() -> dict[str, Any]:
@@ -231,7 +235,7 @@ def searched() -> dict[str, Any]:
     costing, models = Costing(), dict[str, Any]()
     for name, method, rate, clock in candidates():
         models |= models_of(costing, method, rate, clock, name)
-    grids = {name: [jumps(name, (1, 2))] for name in models}
+    grids = {name: [jumps(model, (1, 2))] for name, model in models.items()}
     return section(models, [SEARCH_SEED], grids)
 
 
@@ -263,21 +267,21 @@ def choose() -> None:
         last = made[method]["training"]
         last["snapshots"] = [round(share * last["steps"]) for share in SHARES]
         models |= made
-        once = [jumps(method, (8,)), *own(method, times)]
+        grids[method] = reported(made[method], times)
         if method == "ctm":
-            once.append({"sampler": "gamma", "nfe": [2, 4, 8], "gamma": [1]})
-        last_step: dict[str, Any] = {"steps": "last"}
-        grids[method] = [jumps(method, (1, 2, 4)), *(grid | last_step for grid in once)]
+            stochastic = {"sampler": "gamma", "nfe": [2, 4, 8], "gamma": [1]}
+            grids[method].append(stochastic | {"steps": "last"})
     write_json(CHOICE, choice)
-    write(FINAL, section(models, [0, 1, 2], grids), "Few-step methods at equal cost, as chosen")
+    made_of = section(models, [0, 1, 2], grids)
+    write(FINAL, made_of, f"Few-step methods at equal cost, as chosen. {MADE}")
 
 
 def write(path: Path, experiment: dict[str, Any], what: str) -> None:
     """An experiment as YAML, checked."""
     validated(Experiment, experiment, path)
-    head = f"# {what}. Made by studies/methods/methods.py; do not edit.\n"
-    text = yaml.safe_dump(experiment, sort_keys=False, default_flow_style=None, width=98)
-    write_text(path, head + text)
+    plain = json.loads(json.dumps(experiment))  # without YAML's references to shared parts
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=98)
+    write_text(path, f"# {what}\n{text}")
 
 
 if __name__ == "__main__":
