@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,13 +40,10 @@ from ctm_core.training import acceleration, balance, ema, micro_batch, optimizer
 from ctm_core.training.batches import Batch, Batches
 from ctm_core.training.learned import Learned
 from ctm_core.training.objective import Objective
+from ctm_core.training.stop_signal import StopSignal
 from ctm_core.training.terms import Term, Terms
 
 log = logging.getLogger(__name__)
-
-
-#: Seconds within a step after which several processes ask each other whether one is to stop.
-PATIENCE = 5.0
 
 
 class _Abandoned(Exception):
@@ -91,10 +87,7 @@ class Trainer:
         sources = (self.title, self.dataset, self.section, self.labels, self.seed, self.device)
         flip, group = not self.objective.flips, self.objective.group
         self.batches = Batches(*sources, flip=flip, period=self.period, group=group)
-        self._stop = 0  # the signal that this process received
-        self._told = False  # whether any process did, as far as all of them know
-        self._ran = self._asked = 0  # micro-batches of this step: all, and when that was asked
-        self._pace = math.inf  # seconds of a micro-batch, the mean over processes
+        self._stop = StopSignal()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -108,7 +101,7 @@ class Trainer:
         self._resume(exports)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(self.batches))
-            stack.enter_context(interrupts.caught(self._remember))
+            stack.enter_context(interrupts.caught(self._stop.remember))
             progress = curve = None
             if distributed.main():
                 progress = Progress(self.title, self.section.steps, self.step)
@@ -124,10 +117,9 @@ class Trainer:
                 except _Abandoned:
                     self.seconds += time.monotonic() - began
                     self._save()
-                    name = signal.Signals(distributed.any_of(self._stop)).name
                     raise Interrupted(
-                        f"{self.title} stopped by {name} after step {self.step}; run the same "
-                        "command again to continue"
+                        f"{self.title} stopped by {self._stop.name()} after step {self.step}; run "
+                        "the same command again to continue"
                     ) from None
                 if terms is None:
                     raise micro_batch.too_large(self.title, self.batches, self._attempt)
@@ -154,11 +146,11 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         before = dict(self.objective.evaluations)
         statistics = None if self.adversary is None else self.adversary.statistics()
-        began, self._ran, self._asked = time.monotonic(), 0, 0
+        self._stop.begin_step()
         try:
             odd = self.step % self.period
             terms = self._discriminator_step() if odd else self._generator_step()
-            means = self._read(terms, began)
+            means = self._read(terms)
         except _Abandoned:
             self.objective.evaluations.update(before)
             if self.adversary is not None and statistics is not None:
@@ -210,14 +202,13 @@ class Trainer:
                 terms.add(backward(batch, share))
         return terms
 
-    def _read(self, terms: Terms, began: float) -> dict[str, float]:
+    def _read(self, terms: Terms) -> dict[str, float]:
         """Means over micro-batches and processes, once all are finite, of a step's terms."""
         means, (norm,) = terms.read()
-        pace = (time.monotonic() - began) / max(1, self._ran)
-        values = torch.tensor([*means.values(), norm, pace, self._stop], dtype=torch.float64)
+        values = torch.tensor([*means.values(), norm, *self._stop.report()], dtype=torch.float64)
         distributed.average([values])
-        *numbers, norm, self._pace, told = values.tolist()
-        self._told = told > 0
+        *numbers, norm, pace, received = values.tolist()
+        self._stop.hear(pace, received)
         means = dict(zip(means, numbers, strict=True))
         # The sum last, so that the message names the term that is not finite.
         for name in sorted(means, key=lambda name: name == "loss"):
@@ -287,24 +278,11 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         """This process's micro-batches of the step; torch's generator is reseeded before each."""
         for start in self.batches.starts:
-            if self._stopped():
+            if self._stop.requested():
                 raise _Abandoned
-            self._ran += 1
             batch = self.batches.next(self.step, start)
             torch.manual_seed(randomness.torch_seed(self.seed, "dropout", self.step, start))
             yield batch
-
-    def _stopped(self) -> bool:
-        """Whether a process was told to stop; the answer is the same on all of them.
-
-        They exchange it at the end of a step, and within one only if it is long.
-        """
-        if distributed.count() == 1:
-            return self._stop > 0
-        since = self._ran - self._asked
-        if not self._told and since and since * self._pace >= PATIENCE:
-            self._told, self._asked = distributed.any_of(self._stop) > 0, self._ran
-        return self._told
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -362,7 +340,3 @@ class Trainer:
 
             images = self.preview(self.averages[self.section.final_ema])
             save_grid(self.run.path / "previews" / f"step-{self.step:08d}.png", images)
-
-    def _remember(self, number: int) -> None:
-        """Note a signal; the current step is abandoned at its next micro-batch."""
-        self._stop = number

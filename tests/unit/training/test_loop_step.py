@@ -157,26 +157,6 @@ def test_optimiser_and_average_follow_the_plain_recursion(
         torch.testing.assert_close(ours, mean)
 
 
-def test_processes_ask_each_other_to_stop_only_where_a_step_is_long(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Within a step; at its end they know it from the exchange of its terms."""
-    made, _ = trainer(digits, tmp_path, micro_batch=2)
-    asked: list[int] = []
-    monkeypatch.setattr(distributed, "any_of", lambda flag: asked.append(made._ran) or 15)
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    answers = []
-    # Seconds of a micro-batch: unknown, a GPU's, and a processor's.
-    for pace, expected in ((math.inf, [1]), (0.01, []), (2.0, [3])):
-        asked.clear()
-        made._pace, made._told, made._asked = pace, False, 0
-        for made._ran in range(4):
-            answers.append(made._stopped())
-        assert asked == expected, pace
-        assert made._told == bool(expected)
-    assert answers == [False, True, True, True, *4 * [False], False, False, False, True]
-
-
 def test_the_exchange_of_terms_says_who_was_told_to_stop(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +168,7 @@ def test_the_exchange_of_terms_says_who_was_told_to_stop(
 
     monkeypatch.setattr(distributed, "average", average)
     made._step()
-    assert made._told and made.step == 1 and 0 < made._pace < math.inf
+    assert made._stop.agreed and made.step == 1 and 0 < made._stop.pace < math.inf
     monkeypatch.setattr(distributed, "count", lambda: 2)
     with pytest.raises(_Abandoned):
         made._step()
