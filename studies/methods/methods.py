@@ -9,8 +9,8 @@ Every method gets the operations of the default experiment's ``ctm``, as ``ctm p
 passes of all networks, feature networks included, a backward pass as two forward passes and a
 derivative along a path by its measured time. So the number of steps follows from what a step
 costs. The learning rate and one number of each method's clock are chosen among four candidates, by
-the distances at NFE 1 and 2 of one training on a seed that the experiment does not have. One
-that diverges is out.
+the distances at NFE 1 and 2 of one training of half the budget, on a seed that the experiment does
+not have. One that diverges is out.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ MADE = "Made by studies/methods/methods.py; do not edit."
 RATES = (2e-3, 6e-3)
 #: That of a first stage, whatever its candidate's.
 FIRST_RATE = 3e-3
+#: Of the budget, for every candidate.
+SEARCH_SHARE = 0.5
 #: Shares of a training at which its weights are exported, for the curves of quality against cost.
 SHARES = (0.25, 0.5)
 #: The default's `ctm`: its decay and the memory of its averages, as shares of its steps.
@@ -168,17 +170,17 @@ def reported(model: Mapping[str, Any], times: float | None) -> list[dict[str, An
 
 
 def models_of(
-    costing: Costing, method: str, rate: float, clock: Any, name: str
+    costing: Costing, method: str, rate: float, clock: Any, name: str, budget: float = 1.0
 ) -> dict[str, dict[str, Any]]:
-    """The sections of a method under a name, with the steps that the budget allows: the model, and
-    before it the one that it starts from, if it has a first stage."""
+    """The sections of a method under a name, with the steps that a share of the budget allows: the
+    model, and before it the one that it starts from, if it has a first stage."""
     fixed, key, _, _ = METHODS[method]
     made: dict[str, dict[str, Any]] = {}
     if method in ("tcm", "ctm_gan"):
         # Of its share alone, so that candidates of equal shares start from one training.
         before = f"{method}_{'warm' if method == 'ctm_gan' else 'stage1'}_{round(100 * clock)}"
         first = CTM | {"grid_points": 10} if method == "ctm_gan" else {"objective": "ect"}
-        made[before] = timed(costing, before, first, clock, FIRST_RATE, {})
+        made[before] = timed(costing, before, first, clock, FIRST_RATE, {}, budget)
         steps = made[before]["training"]["steps"]
         fixed = fixed | {"init_from": {"model": before, "step": steps}}
         if method == "ctm_gan":
@@ -188,7 +190,7 @@ def models_of(
         share = 1.0
         settings, _, setting = key.partition(".")
         fixed = fixed | ({settings: {setting: clock}} if setting else {key: clock})
-    made[name] = timed(costing, name, fixed, share, rate, made)
+    made[name] = timed(costing, name, fixed, share, rate, made, budget)
     return made
 
 
@@ -199,11 +201,12 @@ def timed(
     share: float,
     rate: float,
     others: Mapping[str, Any],
+    budget: float,
 ) -> dict[str, Any]:
     """A section with as many steps as its share of the budget pays for."""
     trial = dict(fixed) | {"training": optimisation(100, rate)}
     each = costing.per_step(dict(others) | {name: trial}, name)
-    steps = round(share * costing.budget / each)
+    steps = round(share * budget * costing.budget / each)
     made = dict(fixed) | {"training": optimisation(steps, rate, share)}
     if fixed["objective"] in ("cd", "ct", "ctm"):
         made["target_ema"] = made["training"]["ema"][0]
@@ -234,7 +237,7 @@ def searched() -> dict[str, Any]:
     """The experiment of all candidates."""
     costing, models = Costing(), dict[str, Any]()
     for name, method, rate, clock in candidates():
-        models |= models_of(costing, method, rate, clock, name)
+        models |= models_of(costing, method, rate, clock, name, SEARCH_SHARE)
     grids = {name: [jumps(model, (1, 2))] for name, model in models.items()}
     return section(models, [SEARCH_SEED], grids)
 
