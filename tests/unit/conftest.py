@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,9 +104,7 @@ def references(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 @pytest.fixture
-def ctm(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tiny.Ended]:
+def ctm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tiny.Ctm:
     """The command's ``main`` in this process; an exception that escapes it fails the test."""
 
     def run(*arguments: str | Path) -> tiny.Ended:

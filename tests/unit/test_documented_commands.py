@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 import test_readme as readme
-from fixtures import documented, tiny
+from fixtures import documented, documented_folder, tiny
 from fixtures.documented import FORMS, LINES, OTHERS, Case
 from fixtures.project import ROOT
 from fixtures.tiny import Trained
@@ -30,7 +30,9 @@ def folder(
     digits: Dataset, teacher: Trained, student: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """What the lines read and write: they share it, each being run once."""
-    folder = documented.lay_out(tmp_path_factory.mktemp("documented"), digits, teacher, student)
+    folder = documented_folder.lay_out(
+        tmp_path_factory.mktemp("documented"), digits, teacher, student
+    )
     run(
         Case(),
         "ctm features reference --protocol tiny.yaml --data data/train --output tiny.safetensors",
@@ -48,7 +50,7 @@ def done() -> set[str]:
 def run(case: Case, line: str, folder: Path) -> None:
     """Run a line, and look for what its options say that it writes."""
     words = shlex.split(line)[1:]
-    ended = tiny.ctm(words, folder, [documented.away])
+    ended = tiny.ctm(words, folder, [documented_folder.away])
     assert "Traceback" not in ended.stderr, ended.stderr
     if case.refused:
         assert (ended.code, case.refused in ended.stderr) == (2, True), ended

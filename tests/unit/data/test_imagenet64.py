@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fixtures import tiny
 from fixtures.photographs import DAMAGED, encoded, photograph
-from fixtures.tiny import Ended, FileSizeLimit, KillAt, MemoryLimit, SetAt
+from fixtures.tiny import FileSizeLimit, KillAt, MemoryLimit, SetAt
 from PIL import Image
 
 from ctm_core.data import dataset
@@ -23,7 +23,6 @@ from ctm_core.data.readers._shrink import decoder, shrink
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-Ctm = Callable[..., Ended]
 WNIDS = ("n01440764", "n01443537", "n15075141")
 
 

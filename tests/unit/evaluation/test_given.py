@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from ctm_core.report.scores import aggregate, read_evaluations
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors
 
-Ctm = Callable[..., tiny.Ended]
-
 
 @pytest.fixture
 def array(digits: Dataset, tmp_path: Path) -> Path:
@@ -46,7 +43,7 @@ def protocol_reference(folder: Path, digits: Dataset, **changes: Any) -> Path:
 
 
 def test_samples_of_the_command_score_as_the_evaluation_does(
-    ctm: Ctm, student: Trained, references: list[Path], tmp_path: Path
+    ctm: tiny.Ctm, student: Trained, references: list[Path], tmp_path: Path
 ) -> None:
     samples = tmp_path / "samples.npy"
     ended = ctm(
@@ -77,7 +74,7 @@ def test_samples_of_the_command_score_as_the_evaluation_does(
 
 
 def test_samples_between_times_of_their_own(
-    student: Trained, references: list[Path], ctm: Ctm, tmp_path: Path
+    student: Trained, references: list[Path], ctm: tiny.Ctm, tmp_path: Path
 ) -> None:
     samples = tmp_path / "samples.npy"
     words = ["sample", student.weights, "--output", samples, "-n", 24, "--gamma", 1, "--times"]
@@ -360,7 +357,7 @@ def test_damaged_pictures_and_archives(tmp_path: Path) -> None:
         Images(tmp_path / "c.npz")
 
 
-def test_the_command_wants_a_model_or_images(ctm: Ctm, array: Path, tmp_path: Path) -> None:
+def test_the_command_wants_a_model_or_images(ctm: tiny.Ctm, array: Path, tmp_path: Path) -> None:
     ended = ctm("evaluate", "--output", tmp_path, array)
     assert ended.code == 2 and "give --config, --model and --weights" in ended.stderr
     ended = ctm("evaluate", "--samples", array, "--model", "ctm", "--output", tmp_path, array)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures.tiny import Ended, Trained
+from fixtures.tiny import Ctm, Trained
 from torch import Tensor, nn
 
 from ctm_core.data.dataset import Dataset
@@ -35,8 +34,6 @@ from ctm_core.evaluation.likelihood.ode import (
 from ctm_core.models import weight_file
 from ctm_core.models.generation import Generator
 from ctm_core.runtime.errors import UserError
-
-Ctm = Callable[..., Ended]
 
 
 @pytest.fixture

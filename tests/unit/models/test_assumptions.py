@@ -11,14 +11,13 @@ import torch
 from fixtures import foreign as made_by_others
 from fixtures.edm_pickle import edm_pickle
 from fixtures.foreign import DDPMPP, OPENAI
-from fixtures.tiny import Ended
+from fixtures.tiny import Ctm
 
 from ctm_core.models import foreign, weight_file
 from ctm_core.models.foreign import Hints
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import read_json
 
-Ctm = Callable[..., Ended]
 #: Of OpenAI's form, whose tensors tell least.
 LEVELS = {levels: OPENAI | {"channel_mult": [1] * (levels - 1) + [2]} for levels in range(2, 8)}
 

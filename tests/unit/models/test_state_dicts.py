@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from fixtures import foreign as made_by_others
 from fixtures.foreign import DDPMPP
-from fixtures.tiny import Ended
+from fixtures.tiny import Ctm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,7 +20,6 @@ from ctm_core.models.foreign.tensors import Ref, Storage
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, read_json
 
-Ctm = Callable[..., Ended]
 SCALAR = Ref(Storage("0", torch.int64, 1), 0, (), ())
 
 

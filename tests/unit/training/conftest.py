@@ -1,4 +1,4 @@
-"""Trainings that something happens to."""
+"""Trainings that something happens to, a distance, and images to compare."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fixtures import tiny
+from fixtures.distances import Images, build
 from fixtures.tiny import Trained
 from fixtures.trainings import Case
 
 from ctm_core.data.dataset import Dataset
 from ctm_core.training import jobs
+from ctm_core.training.distance import Distance
 
 ADVERSARY: dict[str, Any] = {
     "models.ctm.adversarial": {
@@ -29,6 +32,27 @@ def judged(digits: Dataset, teacher: Trained, tmp_path_factory: pytest.TempPathF
         tiny.experiment(ADVERSARY), "ctm", digits, teacher.weights, **given
     )
     return Trained(weights, next((folder / "runs" / "tiny" / "ctm" / "seed-0").iterdir()))
+
+
+@pytest.fixture(scope="session")
+def perceptual32() -> Distance:
+    """ST-LPIPS of images of side 32, in eval mode."""
+    return build("stlpips_vgg", 32)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Images:
+    """scikit-learn's two photographs, ``china`` and ``flower``: (1, 3, 427, 640)."""
+    from sklearn.datasets import load_sample_image
+
+    return {
+        name: torch.from_numpy(load_sample_image(f"{name}.jpg").copy())
+        .permute(2, 0, 1)[None]
+        .float()
+        .div(127.5)
+        .sub(1)
+        for name in ("china", "flower")
+    }
 
 
 @pytest.fixture
