@@ -31,6 +31,9 @@ FIGURES = {
     "samples-teacher": "The teacher's samples",
     "samples-ctm": "CTM's samples from the same noise",
     "samples-cd": "Those of consistency distillation",
+    "nearest-teacher": "The teacher's samples, each above the nearest training image",
+    "nearest-ctm": "CTM's samples in one step, each above the nearest training image",
+    "nearest-cd": "The same for consistency distillation",
     "fd-nfe": "FD against NFE",
 }
 

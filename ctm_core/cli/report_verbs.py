@@ -36,12 +36,18 @@ def table(
 @click.command()
 @click.option("--output", type=FOLDER, default=Path("results/figures"))
 @click.option("--training", "trainings", type=FILE, multiple=True, help="A training.jsonl file.")
+@click.option("--data", type=FOLDER, multiple=True, help="Training images prepared by `ctm data`.")
 @click.argument("evaluations", type=FILE, nargs=-1, required=True)
-def figures(output: Path, trainings: tuple[Path, ...], evaluations: tuple[Path, ...]) -> None:
-    """Draw the figures from EVALUATIONS and training curves."""
+def figures(
+    output: Path,
+    trainings: tuple[Path, ...],
+    data: tuple[Path, ...],
+    evaluations: tuple[Path, ...],
+) -> None:
+    """Draw the figures from EVALUATIONS, training curves and training images."""
     from ctm_core.report.figures import write_figures
 
-    write_figures(list(evaluations), list(trainings), output)
+    write_figures(evaluations, trainings, output, data=data)
     echo(output)
 
 

@@ -246,6 +246,7 @@ def report(project: Project) -> Job:
 
 
 def _shown(project: Project) -> Files:
+    """What figures and the report show; training images of data sets that a job trains on."""
     evaluations = _evaluations(project)
     trainings = [
         training(experiment, model, seed)
@@ -258,6 +259,10 @@ def _shown(project: Project) -> Files:
         "previews": _all(evaluations, "previews"),
         "curves": _all(trainings, "curve"),
         "records": _all(trainings, "record"),
+        **{
+            f"train_{name}": tuple(dict.fromkeys(str(job.reads[name]) for job in trainings))
+            for name in layout.prepared("", "")
+        },
     }
 
 

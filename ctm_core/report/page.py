@@ -44,7 +44,7 @@ from ctm_core.training.training_file import Speed, read_speed, read_training
 PLACES = {
     "hero": ("hero",),
     "charts": ("fd-nfe", "fd-gamma", "progress", "jumps", "training"),
-    "galleries": ("path", "samples"),
+    "galleries": ("path", "samples", "nearest"),
 }
 
 AGREEMENT = (

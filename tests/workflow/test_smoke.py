@@ -63,6 +63,8 @@ def test_logs_times_figures_and_report_are_there(finished: Project) -> None:
     assert len(list((finished.path / "results/figures").glob("*.png"))) >= 4
     report = (finished.path / "results/report.html").read_text()
     assert "smoke" in report and report.rstrip().endswith("</html>")
+    for model in ("teacher", "ctm", "ctm_nodsm"):
+        assert f"smoke: samples of {model} and the nearest training images" in report
 
 
 def test_progress_is_shown_while_it_runs(finished: Project) -> None:

@@ -45,9 +45,9 @@ rule figures:
     conda:
         "../envs/ctm.yaml"
     params:
-        curves=options(curves="--training"),
+        further=options(curves="--training", train_manifest="--data"),
     shell:
-        "CTM_LOG={log:q} exec ctm figures --output {output:q} {params.curves:q}"
+        "CTM_LOG={log:q} exec ctm figures --output {output:q} {params.further:q}"
         " {input.evaluations:q}"
 
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctm_core.config.protocols import Protocol
 from ctm_core.evaluation.metrics.names import MetricName
@@ -38,14 +40,24 @@ class Memorisation(NamedTuple):
     ratio: float | None
 
 
-def nearest_distances(
-    images: torch.Tensor, training: torch.Tensor, *, own: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Distance of each image to the nearest training image: float64 (n,), in levels.
+class Nearest(NamedTuple):
+    """Which training image is nearest to each of n images."""
+
+    distances: torch.Tensor  #: float64 (n,), in levels
+    indices: torch.Tensor  #: int64 (n,); of several equally near, the first
+
+
+def find_nearest(
+    images: torch.Tensor,
+    training: torch.Tensor | NDArray[np.uint8],
+    *,
+    own: torch.Tensor | None = None,
+) -> Nearest:
+    """Nearest training image of each image.
 
     uint8 (n, C, H, W) and (m, C, H, W); products of levels are whole numbers, exact in float64, so
     a copy is at distance 0. ``own``, int64 (n,): the images are these training images, and each is
-    compared with the others.
+    compared with the others. A memory-mapped array of training images is read in pieces.
     """
     if images.shape[1:] != training.shape[1:] or not len(training):
         raise ValueError(
@@ -53,14 +65,24 @@ def nearest_distances(
         )
     rows = images.flatten(1).to(torch.float64)
     best = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+    indices = torch.zeros(len(rows), dtype=torch.int64)
     for start in range(0, len(training), PIECE):
-        others = training[start : start + PIECE].flatten(1).to(torch.float64)
+        others = torch.asarray(training[start : start + PIECE], dtype=torch.float64).flatten(1)
         squared = torch.addmm(others.square().sum(dim=1)[None], rows, others.T, alpha=-2.0)
         if own is not None:
             here = ((own >= start) & (own < start + len(others))).nonzero()[:, 0]
             squared[here, own[here] - start] = torch.inf
-        best = torch.minimum(best, squared.min(dim=1).values)
-    return ((best + rows.square().sum(dim=1)) / rows.shape[1]).sqrt()
+        least, here = squared.min(dim=1)
+        indices = torch.where(least < best, start + here, indices)
+        best = torch.minimum(best, least)
+    return Nearest(((best + rows.square().sum(dim=1)) / rows.shape[1]).sqrt(), indices)
+
+
+def nearest_distances(
+    images: torch.Tensor, training: torch.Tensor, *, own: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Distances of :func:`find_nearest` alone."""
+    return find_nearest(images, training, own=own).distances
 
 
 def memorisation(samples: torch.Tensor, held_out: torch.Tensor) -> Memorisation:

@@ -11,6 +11,7 @@
 ``<experiment>-path-<m>``           the denoising path of one sample by model m
 ``<experiment>-training``           loss terms against steps
 ``<experiment>-samples-<m>``        the same noises through every cell of model m
+``<experiment>-nearest-<m>``        samples of model m, each above the nearest training image
 ==================================  ============================================================
 
 Curves against training steps need snapshots (``training.snapshots``) of two or more of the models
@@ -26,10 +27,17 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.report.figures import curves, grids
 from ctm_core.report.figures.catalogue import COLUMNS, Picture, catalogue, finest, hero_cells
-from ctm_core.report.figures.figure_inputs import Previews, Training, read_trainings
+from ctm_core.report.figures.figure_inputs import (
+    Previews,
+    Training,
+    read_training_images,
+    read_trainings,
+)
+from ctm_core.report.figures.neighbours import beside_nearest
 from ctm_core.report.figures.style import save, style
 from ctm_core.report.headline import cell_name, headline_metric
 from ctm_core.report.scores import Row, aggregate, cell_order, read_evaluations
@@ -39,7 +47,11 @@ __all__ = ["Picture", "catalogue", "write_figures"]
 
 
 def write_figures(
-    evaluations: Sequence[Path], trainings: Sequence[Path], output: Path
+    evaluations: Sequence[Path],
+    trainings: Sequence[Path],
+    output: Path,
+    *,
+    data: Sequence[Path] = (),
 ) -> list[Path]:
     """Draw every picture of :func:`catalogue` whose data are given.
 
@@ -50,6 +62,9 @@ def write_figures(
     trainings
         ``training.jsonl`` files; ``training.json`` is beside each. An experiment without any
         gets no training curves.
+    data
+        Folders of prepared training images. Without those of its data set, an experiment gets no
+        pictures of nearest training images.
 
     Returns
     -------
@@ -58,6 +73,7 @@ def write_figures(
     """
     records = read_evaluations(evaluations)
     rows, previews, trained = aggregate(records), Previews(records), read_trainings(trainings)
+    learned = read_training_images(data, records)
     written: list[Path] = []
     with style():
         for picture in catalogue(rows):
@@ -67,6 +83,7 @@ def write_figures(
                 [record for record in records if record.experiment == picture.experiment],
                 previews,
                 trained.get(picture.experiment, {}),
+                learned,
             )
             if figure is not None:
                 written += save(figure, output, picture.file, picture.title)
@@ -79,6 +96,7 @@ def _draw(
     evaluations: Sequence[Evaluation],
     previews: Previews,
     trained: Mapping[tuple[str, int], Training],
+    learned: Mapping[str, Dataset],
 ) -> Figure | None:
     last = last_steps(every)
     scored = [row for row in last if row.protocol == picture.protocol]
@@ -91,6 +109,9 @@ def _draw(
     if picture.kind == "path":
         row = next(row for row in last if row.model == picture.model)
         return grids.denoising_paths(previews.paths(row), picture.title)
+    if picture.kind == "nearest":
+        own = [row for row in last if row.model == picture.model]
+        return beside_nearest(own, previews, learned.get(own[0].dataset), picture.title)
     if picture.kind in ("hero", "samples"):
         return _tiled(picture, last, metric, previews)
     if metric is None:
@@ -125,9 +146,9 @@ def _tiled(
         columns = [labels[i] for i in chosen] if labels else []
         score = scores.get((model, cell), {}).get(metric or "")
         strips.append(grids.Strip(model, cell_name(cell), images[chosen], score))
-    draw = grids.hero if picture.kind == "hero" else grids.sample_grid
-    title = picture.title if picture.kind == "samples" else _hero_title(picture.experiment, rows)
-    return draw(strips, columns, title, metric or "")
+    if picture.kind == "samples":
+        return grids.sample_grid(strips, columns, picture.title)
+    return grids.hero(strips, columns, _hero_title(picture.experiment, rows), metric or "")
 
 
 def _hero_title(experiment: str, rows: Sequence[Row]) -> str:

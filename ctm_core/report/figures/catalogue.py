@@ -17,7 +17,9 @@ from ctm_core.report.selection import last_steps, main_protocol
 from ctm_core.report.statistics import MARKED
 from ctm_core.runtime.untrusted import file_name
 
-Kind = Literal["hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "training", "samples"]
+Kind = Literal[
+    "hero", "fd-nfe", "fd-gamma", "progress", "jumps", "path", "training", "samples", "nearest"
+]
 
 #: Columns of a sample grid and of the hero picture.
 COLUMNS = 20
@@ -135,6 +137,16 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
             _numbers(own, main, [(model, cell) for cell in cells]),
             main,
             model,
+        )
+        yield Picture(
+            f"nearest-{model}",
+            "nearest",
+            f"samples of {model} and the nearest training images",
+            f"Samples with the {'most' if model == 'teacher' else 'fewest'} network evaluations; "
+            "below each, the training image nearest to it by root mean square distance over "
+            "pixels, and that distance in levels of 0 to 255. Shifted or mirrored copies are not "
+            "found.",
+            model=model,
         )
 
 

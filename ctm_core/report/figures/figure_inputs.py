@@ -1,8 +1,8 @@
-"""What figures are drawn from beside the table: preview images, and logs of trainings."""
+"""What figures are drawn from beside the table: previews, training images, training logs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from ctm_core.config import validated
+from ctm_core.data.dataset import Dataset, open_dataset
 from ctm_core.evaluation.evaluation_file import Evaluation
 from ctm_core.evaluation.previews import PATH_PREFIX
 from ctm_core.report.figures import curves, grids
@@ -95,6 +96,30 @@ def _gamma(label: str, path: Path) -> float:
         raise UserError(
             f"{path} has a path of {label!r}, which is no cell; evaluate again"
         ) from None
+
+
+def read_training_images(
+    folders: Iterable[Path], evaluations: Sequence[Evaluation]
+) -> dict[str, Dataset]:
+    """Training images by the name of their data set, those that the evaluated models learned."""
+    learned: dict[str, Dataset] = {}
+    for folder in folders:
+        dataset = open_dataset(folder)
+        name, known = dataset.name, (None, dataset.fingerprint)  # None: of converted weights
+        if dataset.split != "train":
+            raise UserError(f"{folder} holds {name}/{dataset.split}; give the folder of train")
+        if name in learned:
+            raise UserError(
+                f"{folder} and {learned[name].path} both hold {name}; give one of them"
+            )
+        for one in evaluations:
+            if one.dataset == name and one.dataset_fingerprint not in known:
+                raise UserError(
+                    f"{folder} holds other images of {name} than {one.model} of "
+                    f"{one.experiment} has learned; make one of them again"
+                )
+        learned[name] = dataset
+    return learned
 
 
 def read_trainings(paths: Iterable[Path]) -> dict[str, dict[tuple[str, int], Training]]:

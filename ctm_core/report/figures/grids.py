@@ -133,13 +133,23 @@ def denoising_paths(kept: Sequence[DenoisingPath], title: str) -> Figure | None:
     return sheet.figure
 
 
-def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
-    """Rows of samples under their cells' names; every column starts from one noise and class."""
+def sample_grid(
+    strips: Sequence[Strip],
+    labels: Sequence[int],
+    title: str,
+    *,
+    tile: float = 0.34,
+    below: Sequence[str] = (),
+) -> Figure:
+    """Rows of samples beside their cells' names; every column starts from one noise and class.
+
+    ``tile`` is the side of an image in inches, ``below`` a text for each column.
+    """
     count = len(strips[0].images)
-    tile, left, right, top = 0.34, 1.75, 0.75, 0.62
+    left, right, top = 1.75, 0.75, 0.62
     gap = 0.12  # between models
     breaks = sum(a.model != b.model for a, b in pairwise(strips))
-    height = top + len(strips) * (tile + 0.03) + breaks * gap + 0.1
+    height = top + len(strips) * (tile + 0.03) + breaks * gap + (0.28 if below else 0.1)
     sheet = Sheet(left + count * tile + right, height, title)
     sheet.classes(labels, left, top - 0.08, tile)
     scores = left + count * tile + 0.08
@@ -156,6 +166,9 @@ def sample_grid(strips: Sequence[Strip], labels: Sequence[int], title: str, metr
         if strip.score is not None:
             sheet.text(scores, y + tile / 2, strip.score.text(strip.score.mean))
         y += tile
+    for column, text in enumerate(below):
+        middle = left + (column + 0.5) * tile
+        sheet.text(middle, y + 0.04, text, ha="center", va="top", fontsize=8, color=GREY)
     return sheet.figure
 
 

@@ -125,6 +125,17 @@ def test_every_exported_step_is_evaluated(project: Callable[..., Project]) -> No
     )
 
 
+def test_figures_show_images_that_a_job_trains_on(project: Callable[..., Project]) -> None:
+    """Not those that converted weights learned, which need not be there."""
+    made = project(seeds=[0, 1])
+    for job in (dag.figures(made), dag.report(made)):
+        assert {job.reads[f"train_{name}"] for name in ("images", "labels", "manifest")} == {
+            (path,) for path in layout.prepared("digits", "train").values()
+        }
+    released = read_project({"experiments": ["cifar10-uncond-released"]}, "some.yaml")
+    assert dag.figures(released).reads["train_manifest"] == ()
+
+
 def test_a_reference_that_is_a_file_needs_no_images(project: Callable[..., Project]) -> None:
     made = project()
     assert dag.reference(made, "desk-smoke").reads == layout.prepared("digits", "train")

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from ctm_core.evaluation.metrics import nearest
-from ctm_core.evaluation.metrics.nearest import memorisation, nearest_distances
+from ctm_core.evaluation.metrics.nearest import find_nearest, memorisation, nearest_distances
 from ctm_core.evaluation.metrics.subsampling import Estimate
 
 
@@ -28,6 +28,21 @@ def test_scikit_learn_and_copies(monkeypatch, piece):
     found = nearest_distances(samples, training)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-4)
     assert found[-2:].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 8192])
+def test_the_nearest_of_a_few_levels(monkeypatch, tmp_path, piece):
+    """Ties go to the first, also across pieces; memory-mapped images need not be writable."""
+    monkeypatch.setattr(nearest, "PIECE", piece)
+    levels = torch.tensor([200, 10, 90, 10, 250], dtype=torch.uint8)[:, None, None, None]
+    samples = torch.tensor([0, 11, 50, 255, 90, 225], dtype=torch.uint8)[:, None, None, None]
+    np.save(tmp_path / "images.npy", levels.numpy())
+    for training in (levels, np.load(tmp_path / "images.npy", mmap_mode="r")):
+        found = find_nearest(samples, training)
+        assert found.indices.tolist() == [1, 1, 1, 4, 2, 0]
+        assert found.distances.tolist() == [10.0, 1.0, 40.0, 5.0, 0.0, 25.0]
+    own = torch.tensor([1, 3, 2])
+    assert find_nearest(levels[own], levels, own=own).indices.tolist() == [3, 1, 1]
 
 
 def test_scikit_learns_area_under_the_curve_and_the_ratio_of_medians():

@@ -13,6 +13,7 @@ from fixtures.results_factory import CTM, TEACHER, Results
 from PIL import Image
 
 from ctm_core.config import Cell
+from ctm_core.data.dataset import Dataset
 from ctm_core.report.figures import catalogue, curves, grids, write_figures
 from ctm_core.report.figures.style import COLORS, by_model, style
 from ctm_core.report.scores import Row, aggregate, read_evaluations
@@ -31,6 +32,9 @@ NAMES = {
     "digits-samples-teacher",
     "digits-samples-ctm",
     "digits-samples-ctm_nodsm",
+    "digits-nearest-teacher",
+    "digits-nearest-ctm",
+    "digits-nearest-ctm_nodsm",
 }
 
 
@@ -39,14 +43,15 @@ def rows_of(results: Results) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def default(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(tmp_path_factory.mktemp("results")).default()
+def default(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Results:
+    folder = tmp_path_factory.mktemp("results")
+    return Results(folder, fingerprint=digits.fingerprint).default()
 
 
 @pytest.fixture(scope="module")
-def drawn(default: Results) -> Path:
+def drawn(default: Results, digits: Dataset) -> Path:
     folder = default.root / "figures"
-    write_figures(default.evaluations, default.trainings, folder)
+    write_figures(default.evaluations, default.trainings, folder, data=[digits.path])
     return folder
 
 
@@ -59,17 +64,18 @@ def test_every_picture_of_the_catalogue_is_drawn_twice(default: Results, drawn: 
             assert np.asarray(image.convert("L")).std() > 5, path  # something is on it
 
 
-def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
-    results = Results(tmp_path)
+def test_another_process_writes_the_same_bytes(tmp_path: Path, digits: Dataset) -> None:
+    results = Results(tmp_path, fingerprint=digits.fingerprint)
     results.evaluation("teacher", {cell: TEACHER[cell] for cell in list(TEACHER)[:2]})
     results.evaluation("ctm", {cell: CTM[cell] for cell in list(CTM)[:4]})
     results.training("ctm")
     results.training("teacher")
-    write_figures(results.evaluations, results.trainings, tmp_path / "first")
+    data = [digits.path]
+    write_figures(results.evaluations, results.trainings, tmp_path / "first", data=data)
     code = (
         "import sys; from pathlib import Path; from ctm_core.report.figures import write_figures\n"
-        "split = sys.argv.index('--'); files = [Path(a) for a in sys.argv[2:]]\n"
-        "write_figures(files[:split - 2], files[split - 1:], Path(sys.argv[1]))"
+        "split = sys.argv.index('--'); output, data, *files = map(Path, sys.argv[1:])\n"
+        "write_figures(files[:split - 3], files[split - 2:], output, data=[data])"
     )
     evaluations = [str(path) for path in reversed(results.evaluations)]
     trainings = [str(path) for path in reversed(results.trainings)]
@@ -79,7 +85,8 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         "TZ": "UTC-9",
     }
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "second"), *evaluations, "--", *trainings],
+        [sys.executable, "-c", code, str(tmp_path / "second"), str(digits.path)]
+        + [*evaluations, "--", *trainings],
         check=True,
         env=environment,
     )
@@ -88,7 +95,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
     first = hashes(tmp_path / "first")
-    assert len(first) == 16
+    assert len(first) == 20
     assert hashes(tmp_path / "second") == first
 
 
@@ -142,7 +149,7 @@ def test_a_student_without_several_gammas_has_no_gamma_figure(tmp_path: Path) ->
     results = Results(tmp_path)
     results.evaluation("cd", {Cell("gamma", 1, None): 9.0, Cell("gamma", 2, 1.0): 8.0})
     rows = rows_of(results)
-    kinds = {"hero", "fd-nfe", "jumps", "path", "training", "samples"}
+    kinds = {"hero", "fd-nfe", "jumps", "path", "training", "samples", "nearest"}
     assert {p.kind for p in catalogue(rows)} == kinds
     assert curves.fd_against_gamma(rows, results.metric, "title") is None
 

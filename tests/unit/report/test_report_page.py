@@ -1,6 +1,7 @@
 """The report's text: computed from the table, complete, and free of anything to load."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fixtures.results_factory import CTM, MODELS, Results, digest
 from PIL import Image
 
 from ctm_core.config import Cell, load_experiment
+from ctm_core.data.dataset import Dataset
 from ctm_core.report.csv_files import csv_text, read_csv
 from ctm_core.report.figures import write_figures
 from ctm_core.report.page import duration, write_report
@@ -56,18 +58,21 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report_of(results: Results, figures: bool = False) -> Page:
+def report_of(results: Results, data: Sequence[Path] = ()) -> Page:
+    """The report, with figures where data are given."""
     write_tables(results.evaluations, results.root)
-    if figures:
-        write_figures(results.evaluations, results.trainings, results.root / "figures")
+    if data:
+        figures = results.root / "figures"
+        write_figures(results.evaluations, results.trainings, figures, data=data)
     write_report(results.root, results.root / "report.html")
     return Page((results.root / "report.html").read_text())
 
 
 @pytest.fixture(scope="module")
-def default(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    results = Results(tmp_path_factory.mktemp("results")).default()
-    report_of(results, figures=True)
+def default(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Results:
+    folder = tmp_path_factory.mktemp("results")
+    results = Results(folder, fingerprint=digits.fingerprint).default()
+    report_of(results, [digits.path])
     return results
 
 
@@ -180,20 +185,23 @@ def test_published_values_beside_ours(tmp_path: Path, protocol: str) -> None:
 
 def test_pictures_are_inlined_and_described(page: Page) -> None:
     pictures = page.attributes("img")
-    assert len(pictures) == 11
+    assert len(pictures) == 14
     for picture in pictures:
         assert (picture["src"] or "").startswith("data:image/png;base64,iVBOR")
         assert len(picture["alt"] or "") > 40
     assert any("teacher at NFE 3: 227.00" in (picture["alt"] or "") for picture in pictures)
+    for model in MODELS:
+        title = f"digits: samples of {model} and the nearest training images"
+        assert sum(title in (picture["alt"] or "") for picture in pictures) == 1
 
 
-def test_provenance_and_cost_are_told(page: Page) -> None:
+def test_provenance_and_cost_are_told(page: Page, digits: Dataset) -> None:
     titles = {attributes.get("title") for attributes in page.attributes("code")}
     for model in MODELS:
         assert digest("digits", model, 0, 500) in titles
         assert digest("digits", model) in titles
     assert digest("reference") in titles
-    assert digest("digits") in titles
+    assert digits.fingerprint in titles
     assert "teacher 2,211,840, student 19,200, target 38,016" in page.text
     assert "1 min 21 s" in page.text
     assert f"Training and evaluation together: {duration(3 * (81.25 + 21.5))}" in page.text
