@@ -85,7 +85,8 @@ def new(name: str, source: str, hours: float, device_speed: str | None, **sizes:
     from dataclasses import replace
 
     from ctm_core.plan import plan as make
-    from ctm_core.plan.draft import FILLED, draft
+    from ctm_core.plan.candidate import FILLED
+    from ctm_core.plan.draft import draft
     from ctm_core.plan.printout import clock, describe
 
     drafted = draft(name, source, hours=hours, device_speed=device_speed, **sizes)

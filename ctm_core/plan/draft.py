@@ -1,97 +1,33 @@
 """A first experiment on own images, sized to a machine and a number of hours: `ctm new`.
 
-All jobs are multiples of one length, found by bisection so that their schedule fits into the
-hours; the cost model of `ctm plan` says how many steps or samples a length is. Resolution and
-network are the largest whose teacher sees an image for every weight.
+Resolution and network are the largest whose teacher sees an image for every weight.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
-from typing import Any, NamedTuple
 
-import yaml
-
-from ctm_core.config import Dataset, Experiment, validated
-from ctm_core.config.asset_listing import ROOT, load
-from ctm_core.config.dag import graph
+from ctm_core.config import Dataset, validated
+from ctm_core.config.asset_listing import ROOT
 from ctm_core.config.datasets import ASSET
-from ctm_core.config.project import Project, locate
-from ctm_core.config.protocols import Protocol
+from ctm_core.config.project import locate
 from ctm_core.data.readers import images
-from ctm_core.data.readers._split import Survey
-from ctm_core.models.features.efficientnet_lite0 import DIM
-from ctm_core.plan import SPEED
-from ctm_core.plan.costs import Costs, Estimate
+from ctm_core.plan.candidate import Candidate
 from ctm_core.plan.printout import count as printed
-from ctm_core.plan.speeds import DeviceSpeed, Speed, parse_device_speed, read_speed
+from ctm_core.plan.speeds import Machine, parse_device_speed
 from ctm_core.plan.storage import Shape
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import write_text
 
-TEMPLATES = Path(__file__).parent / "templates"
 #: Images that are decoded to see what they are.
 LOOKED_AT = 256
-#: Of the hours, what the plan may fill: preparing images, metrics and tables are not in it.
-FILLED = 0.8
-#: How long the jobs are beside each other.
-LENGTHS = {"teacher": 4.0, "ctm": 3.0, "cd": 1.5, "evaluation": 1.5}
-#: Steps or samples, at least and at most.
-BOUNDS = {"teacher": (20, 10**6), "ctm": (10, 10**6), "cd": (10, 10**6), "evaluation": (32, 10**4)}
-#: Steps and samples of the experiment whose jobs are costed, and its batch.
-PROBE, BATCH = 1000, 64
 #: Sides that are tried where none is given; widths and blocks per level. The largest first.
 SIDES = (64, 32, 16)
 NETWORKS = ((128, 2), (96, 2), (64, 2), (64, 1), (32, 1))
-#: Of the speed of one thread, what a further one adds.
-FURTHER_THREAD = 0.7
-
-
-class Machine(NamedTuple):
-    """What the run has: cores alone, or a GPU too if its speed is given."""
-
-    cores: int
-    device: DeviceSpeed
-
-    @property
-    def gpu(self) -> bool:
-        return self.device.given is not None
-
-    @property
-    def slots(self) -> int:
-        """Jobs at a time."""
-        return 1 if self.gpu else min(self.cores, 2)
-
-    @property
-    def threads(self) -> int:
-        """Of each job."""
-        return min(16, self.cores if self.gpu else max(1, self.cores // 2))
-
-    @property
-    def speed(self) -> DeviceSpeed:
-        """Of a job."""
-        factor = 1 + FURTHER_THREAD * (self.threads - 1)
-        return self.device if self.gpu else DeviceSpeed(factor=factor)
-
-    def __str__(self) -> str:
-        if self.gpu:
-            return f"a GPU of {self.device.given}"
-        return f"{self.cores} core{'s' if self.cores > 1 else ''}"
-
-
-class Sizes(NamedTuple):
-    """Steps of a training by model, samples of the evaluation, and the images per step."""
-
-    counts: dict[str, int]
-    batch: int
-    seconds: float  #: of the schedule
 
 
 @dataclass(frozen=True)
@@ -159,7 +95,7 @@ def draft(
     smallest = min(survey.sides)
     sides = [side for side in SIDES if side <= smallest] or [max(8, smallest // 4 * 4)]
     tried = [
-        _Candidate(section, survey, machine, hours, side, *network)
+        Candidate(section, survey, machine, hours, side, *network)
         for side in ([resolution] if resolution else sides)
         for network in NETWORKS
         if resolution or network[0] >= side
@@ -182,7 +118,7 @@ def _command(name: str) -> tuple[list[str], str]:
     return [], f"snakemake --snakefile {os.path.relpath(ROOT / 'Snakefile')}"
 
 
-def _why_side(chosen: _Candidate, tried: list[_Candidate], smallest: int) -> str:
+def _why_side(chosen: Candidate, tried: list[Candidate], smallest: int) -> str:
     if chosen.side not in SIDES:
         return f"The shortest side of an image is {smallest}"
     larger = [one for one in tried if one.side > chosen.side]
@@ -193,203 +129,3 @@ def _why_side(chosen: _Candidate, tried: list[_Candidate], smallest: int) -> str
         f"At {best.side}, even the smallest teacher would see only {printed(best.seen)} images "
         f"for {printed(best.weights)} weights"
     )
-
-
-class _Candidate:
-    """An experiment of one resolution and one network, as large as the hours allow."""
-
-    def __init__(
-        self,
-        section: Dataset,
-        survey: Survey,
-        machine: Machine,
-        hours: float,
-        side: int,
-        width: int,
-        blocks: int,
-    ) -> None:
-        self.section, self.survey, self.machine = section, survey, machine
-        self.hours, self.side, self.width, self.blocks = hours, side, width, blocks
-        shape = (survey.channels, side, side)
-        self.shape = Shape(shape, len(survey.classes), {**survey.counts})
-        # As good as any, until the probes have told.
-        self.precision, self.weights, self.work = "auto", 0, dict.fromkeys(LENGTHS, 1.0)
-        self.sizes = Sizes(dict.fromkeys(LENGTHS, PROBE), BATCH, 0.0)
-        speed = read_speed(SPEED)
-        network = self._costs(speed).network(self._experiment, "teacher")
-        self.weights = network.parameters
-        if not machine.gpu:
-            forward = network.operations["forward"]
-            rates = [speed.rate(forward, precision, True) for precision in ("fp32", "bf16")]
-            self.precision = "fp32" if rates[0] >= rates[1] else "auto"
-        self.probes = self._estimates(speed)
-        self.sizes = Sizes(dict.fromkeys(LENGTHS, 2 * PROBE), BATCH, 0.0)
-        twice = self._estimates(speed)
-        # What grows with steps or samples; the rest of an evaluation does not.
-        self.slopes = [
-            (b.seconds - a.seconds) / PROBE for a, b in zip(self.probes, twice, strict=True)
-        ]
-        self.work = dict.fromkeys(LENGTHS, 0.0)
-        for estimate, slope in zip(self.probes, self.slopes, strict=True):
-            if (key := _length(estimate)) is not None:
-                self.work[key] += slope / max(estimate.gpus, 1)
-        self.sizes = self._fit(3600 * FILLED * hours)
-
-    @property
-    def seen(self) -> int:
-        """Images that pass through the teacher in its training."""
-        return self.sizes.counts["teacher"] * self.sizes.batch
-
-    @property
-    def suffices(self) -> bool:
-        """Whether the teacher sees an image for every weight."""
-        return self.seen >= self.weights
-
-    def _fit(self, seconds: float) -> Sizes:
-        """The longest jobs whose schedule ends in time; the shortest allowed if none does."""
-        low, high = 0.0, seconds
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._sized(middle).seconds <= seconds else (low, middle)
-        counts, _, needed = self._sized(low)
-        batch = next((b for b in (256, 128) if counts["teacher"] * BATCH >= 10_000 * b), BATCH)
-        rounded = {
-            key: _round(
-                count if key == "evaluation" else max(BOUNDS[key][0], count * BATCH // batch)
-            )
-            for key, count in counts.items()
-        }
-        return Sizes(rounded, batch, needed)
-
-    def _sized(self, unit: float) -> Sizes:
-        counts = {
-            key: min(most, max(least, int(LENGTHS[key] * unit / self.work[key])))
-            for key, (least, most) in BOUNDS.items()
-        }
-        scaled = []
-        for estimate, slope in zip(self.probes, self.slopes, strict=True):
-            key = _length(estimate)
-            further = 0.0 if key is None else slope * (counts[key] - PROBE)
-            scaled.append(replace(estimate, seconds=estimate.seconds + further))
-        return Sizes(counts, BATCH, schedule(scaled, self.machine.slots))
-
-    def _estimates(self, speed: Speed) -> list[Estimate]:
-        costs = self._costs(speed)
-        return costs.of(graph(costs.project, "all"))
-
-    def _costs(self, speed: Speed) -> Costs:
-        name = self.section.name
-        protocol = validated(Protocol, yaml.safe_load(self.text("protocol.yaml")), "ctm new")
-        files = {name: f"config/experiments/{name}.yaml"}
-        experiments, protocols = {name: self._experiment}, {name: protocol}
-        project = Project("ctm new", files, {}, experiments, protocols, load())
-        return Costs(project, speed, self.machine.speed, shapes={name: self.shape})
-
-    @property
-    def _experiment(self) -> Experiment:
-        return validated(Experiment, yaml.safe_load(self.text("experiment.yaml")), "ctm new")
-
-    def text(self, template: str, why_resolution: str = "", command: str = "") -> str:
-        """A file of the experiment."""
-        text = (TEMPLATES / template).read_text(encoding="utf-8")
-        reasons = {"why_resolution": why_resolution, "command": command}
-        return Template(text).substitute(self._values() | reasons)
-
-    def _values(self) -> dict[str, Any]:
-        survey, machine, side = self.survey, self.machine, self.side
-        counts, batch = self.sizes.counts, self.sizes.batch
-        count, classes, samples = survey.counts["train"], len(survey.classes), counts["evaluation"]
-        sides = [side // 2**level for level in range(_levels(side))]
-        values: dict[str, Any] = {
-            "name": self.section.name,
-            "source": json.dumps(self.section.source, ensure_ascii=False),
-            "images": f"{count:,}",
-            "classes": f"{classes} classes" if classes > 1 else "one class",
-            "hours": f"{self.hours:g}",
-            "machine": machine,
-            "resolution": side,
-            "channels": survey.channels,
-            "conditional": str(classes > 1).lower(),
-            "threads": machine.threads,
-            "slots": machine.slots,
-            "resources": _resources(machine, self.hours),
-            "weights": printed(self.weights),
-            "seen": printed(self.seen),
-            "width": self.width,
-            "channel_mult": [1] + [2] * (len(sides) - 1),
-            "num_blocks": self.blocks,
-            "attention": [sides[-1]] if sides[-1] <= 16 else [],
-            "batch": batch,
-            "micro": "auto" if machine.gpu else "null",
-            "scope": "global" if machine.gpu else "microbatch",
-            "precision": self.precision,
-            "why_precision": "Measured faster than bf16 at this size"
-            if self.precision == "fp32"
-            else "bf16 where the device has instructions for it",
-            "epochs": printed(self.seen / count),
-            "sampling_batch": min(256 if side <= 32 else 64, samples),
-            "input_size": 64 if side <= 32 else min(224, 2 * side),
-            "samples": samples,
-            "rank": f" Fewer than {DIM:,} leave covariances without full rank." * (samples < DIM),
-            "held_out": "test" if "test" in survey.counts else "others",
-            "warmup": counts["teacher"] // 20,
-        }
-        for model, rate, averaged in (
-            ("teacher", _rate(2e-3, 1000, counts["teacher"], 1e-3), 5),
-            ("ctm", _rate(4e-3, 160, counts["ctm"], 4e-4), 8),
-            ("cd", _rate(4e-3, 200, counts["cd"], 4e-4), 8),
-        ):
-            steps = counts[model]
-            every = (300 if machine.gpu else 30) / (self.work[model] * batch / BATCH)
-            values |= {
-                f"{model}_steps": steps,
-                f"{model}_rate": rate,
-                f"{model}_decay": 2 * steps // 5,
-                f"{model}_ema": f"{min(0.9999, 1 - averaged / steps):.4f}",
-                f"{model}_checkpoint": max(1, min(steps, int(every))),
-                f"{model}_preview": -(-steps // 5),
-            }
-        return values
-
-
-def _levels(side: int) -> int:
-    """How many, down to 8 pixels or an odd side; two at least."""
-    levels = 2
-    while side // 2 ** (levels - 1) > 8 and not side % 2**levels:
-        levels += 1
-    return levels
-
-
-def _length(estimate: Estimate) -> str | None:
-    """Which length decides a job's."""
-    kind = estimate.job.kind
-    return estimate.job.model if kind == "train" else "evaluation" if kind == "evaluate" else None
-
-
-def schedule(estimates: Iterable[Estimate], slots: int) -> float:
-    """Seconds until all jobs are done, each begun in its turn as soon as a slot is free."""
-    free, ends = [0.0] * slots, dict[str, float]()
-    for estimate in estimates:
-        ready = max((ends.get(file, 0.0) for file in estimate.job.inputs), default=0.0)
-        slot = min(range(slots), key=lambda each: max(free[each], ready))
-        free[slot] = max(free[slot], ready) + estimate.wall
-        ends |= dict.fromkeys(estimate.job.outputs, free[slot])
-    return max(free)
-
-
-def _rate(value: float, steps: int, taken: int, least: float) -> str:
-    """A learning rate that was good for ``steps``, less for more of them; in YAML's form."""
-    return f"{max(least, value * min(1.0, math.sqrt(steps / taken))):.1e}"
-
-
-def _round(count: int) -> int:
-    """Two digits of it."""
-    unit = int(10 ** max(0, len(str(count)) - 2))
-    return count // unit * unit
-
-
-def _resources(machine: Machine, hours: float) -> str:
-    if not machine.gpu:
-        return ""
-    share = f"{{gpus: 1, memory_gb: 16, hours: {max(1.0, 2 * hours):g}}}"
-    return f"resources: {{training: {share}, evaluation: {share}}}\n"

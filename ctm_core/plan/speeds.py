@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from ctm_core.runtime.files import read_json
 #: Positive numbers, ascending, and what was measured at each.
 Points = tuple[tuple[float, ...], tuple[float, ...]]
 AGAIN = "make it by `python benchmarks/plan.py`"
+#: Of the speed of one thread, what a further one adds.
+FURTHER_THREAD = 0.7
 _SPEED = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(x|tflop/s|tflops)", re.IGNORECASE)
 
 
@@ -51,6 +53,38 @@ def parse_device_speed(text: str | None) -> DeviceSpeed:
     if match[2].lower() == "x":
         return DeviceSpeed(text, factor=value)
     return DeviceSpeed(text, rate=value * 1e12)
+
+
+class Machine(NamedTuple):
+    """What the run has: cores alone, or a GPU too if its speed is given."""
+
+    cores: int
+    device: DeviceSpeed
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.given is not None
+
+    @property
+    def slots(self) -> int:
+        """Jobs at a time."""
+        return 1 if self.gpu else min(self.cores, 2)
+
+    @property
+    def threads(self) -> int:
+        """Of each job."""
+        return min(16, self.cores if self.gpu else max(1, self.cores // 2))
+
+    @property
+    def speed(self) -> DeviceSpeed:
+        """Of a job."""
+        factor = 1 + FURTHER_THREAD * (self.threads - 1)
+        return self.device if self.gpu else DeviceSpeed(factor=factor)
+
+    def __str__(self) -> str:
+        if self.gpu:
+            return f"a GPU of {self.device.given}"
+        return f"{self.cores} core{'s' if self.cores > 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import sha256_file
 from ctm_core.runtime.untrusted import read_bytes
 
+__all__ = ["TRAITS", "Survey", "read", "survey"]
+
 TRAITS = {"splits": ("train", "test"), "flip": False, "source": "required", "own": True}
 
 

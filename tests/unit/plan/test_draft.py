@@ -16,14 +16,12 @@ from fixtures.tiny import Ended
 from PIL import Image
 
 from ctm_core.config import load_experiment
-from ctm_core.config.dag import Job
 from ctm_core.config.protocols import load_protocol
 from ctm_core.data.readers import images
 from ctm_core.plan import draft as module
 from ctm_core.plan import plan
-from ctm_core.plan.costs import Estimate
-from ctm_core.plan.draft import Draft, Machine, draft, schedule
-from ctm_core.plan.speeds import DeviceSpeed
+from ctm_core.plan.draft import Draft, draft
+from ctm_core.plan.speeds import DeviceSpeed, Machine
 
 Run = Callable[..., Ended]
 
@@ -231,12 +229,3 @@ def test_too_few_hours_make_the_smallest_run_and_a_remark(ctm: Run, tmp_path: Pa
     assert ended.code == 0 and "Even the smallest run takes" in ended.stdout
     experiment = load_experiment("config/experiments/mine.yaml")
     assert [experiment.training(m).steps for m in ("teacher", "ctm", "cd")] == [20, 10, 10]
-
-
-def test_the_schedule_waits_for_inputs_and_slots() -> None:
-    def job(name: str, seconds: float, *inputs: str) -> Estimate:
-        return Estimate(Job(name, {"file": name}, {"files": inputs}), seconds=seconds)
-
-    jobs = [job("a", 4), job("b", 3, "a"), job("c", 2, "a"), job("d", 1, "c")]
-    assert schedule(jobs, 1) == 10
-    assert schedule(jobs, 2) == 7
