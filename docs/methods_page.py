@@ -336,6 +336,7 @@ def content(results: Results) -> str:
     parts = [
         cost(results.folder),
         f"![FD of every method at NFE 1, 2 and 4](images/{name}.png)",
+        "On the logarithmic axis, an interval that comes near 0 is cut at a tenth of its mean.",
         "## What holds",
         f"{verdict(results)}\n\n{COMPARED}",
         "## Values",
