@@ -12,7 +12,7 @@ import torch
 from rows import Table, alternate
 from sizes import Size, network
 
-from ctm_core.training import acceleration
+from ctm_core.models.networks.layers import channels_last
 
 __all__ = ["layouts"]
 
@@ -45,7 +45,7 @@ def _pass(width: int, side: int, precision: str, last: bool, device: str) -> Any
     model = network(size, time_s=True).to(device).train()
     x = torch.randn(size.batch, 3, side, side, device=device)
     if last:
-        acceleration.channels_last(model)
+        channels_last(model)
         x = x.contiguous(memory_format=torch.channels_last)
     t = torch.full((size.batch,), 2.0, device=device)
 

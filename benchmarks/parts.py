@@ -15,6 +15,7 @@ from sizes import SIZES
 
 from ctm_core.diffusion import randomness, schedule
 from ctm_core.models.generation import Generator
+from ctm_core.models.networks.layers import channels_last
 from ctm_core.training import acceleration
 
 #: Ways of doing a step: keys of the training section, the first being the plain way.
@@ -123,15 +124,18 @@ def sampling(
     latents = randomness.normal(0, "latents", 0, 0, count, shape).to(device)
     grid = schedule.karras_grid(18, 0.002, 80.0, 7.0)
     for part, (how, time_s) in SAMPLERS.items():
-        model, fast = (sizes.network(made, time_s=time_s).eval().to(device) for _ in range(2))
-        model.requires_grad_(False)
-        acceleration.round_frozen(acceleration.channels_last(fast.requires_grad_(False)))
+        model, fast, rounded = (
+            sizes.network(made, time_s=time_s).eval().to(device).requires_grad_(False)
+            for _ in range(3)
+        )
+        channels_last(fast)
+        acceleration.round_frozen(channels_last(rounded))
         options = {"gamma": None, **how, "seed": 0, "batch_size": count}
         plainly = {1: partial(baseline.one_jump, model, latents)}
         plainly[35] = partial(baseline.heun, model, latents, grid)
         works: dict[str, Any] = {
-            "fp32": partial(Generator(model, record).images, count, **options),
-            "bf16": partial(Generator(fast, record, "bf16").images, count, **options),
+            "fp32": partial(Generator(fast, record).images, count, **options),
+            "bf16": partial(Generator(rounded, record, "bf16").images, count, **options),
         }
         if plain and how["nfe"] in plainly:
             works = {"plain": plainly[how["nfe"]]} | works

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
-from ctm_core.config import Cell
+from ctm_core.config import Cell, Network
+from ctm_core.config.optimization import suits_channels_last
 from ctm_core.config.sampler_traits import JUMP_SAMPLER, ODE_SAMPLER, sampler_traits
 from ctm_core.diffusion import randomness, sampling
 from ctm_core.diffusion.trajectory import Trajectory
+from ctm_core.models.networks.layers import channels_last
 from ctm_core.models.weight_file import load_weights
 from ctm_core.runtime import cuda
 from ctm_core.runtime.errors import UserError
@@ -41,10 +43,16 @@ class Generator:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], precision: str = "fp32") -> Generator:
-        """Load a weight file; raises UserError if it is missing or corrupt."""
+        """Load a weight file, into the memory layout that suits it.
+
+        Raises UserError if it is missing or corrupt.
+        """
         model, record = load_weights(path)
         device = cuda.device()
         cuda.check_precision(precision, device)
+        width = Network.model_validate(record["network"]).model_channels
+        if suits_channels_last(width, int(record["resolution"]), precision):
+            channels_last(model)
         return cls(model.to(device), record, precision)
 
     @property

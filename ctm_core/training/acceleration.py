@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ctm_core.config import Training
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.models.networks.layers import Recomputing, UNetBlock
+from ctm_core.models.networks.layers import Recomputing, UNetBlock, channels_last
 from ctm_core.models.networks.openai_adm import AttentionBlock
 
 #: Layers that autocast runs in bf16, whatever the dtype of their weights.
@@ -24,15 +24,6 @@ ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 #: Whether autocast may cache rounded weights. Older versions of torch give those that were rounded
 #: under ``no_grad`` to later passes that need their gradients.
 CACHED = torch.__version__ >= "2.13"
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def channels_last(network: Network) -> Network:
-    """The network itself, its weights laid out with channels last."""
-    # Stubs of torch 2.13 do not know this argument.
-    moved: Network = cast(Any, network).to(memory_format=torch.channels_last)
-    return moved
 
 
 def apply(

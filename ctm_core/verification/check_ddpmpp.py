@@ -8,7 +8,7 @@ import torch
 
 from ctm_core.diffusion.scalings import scalings
 from ctm_core.diffusion.trajectory import Trajectory
-from ctm_core.training.acceleration import channels_last
+from ctm_core.models.networks.layers import channels_last
 from ctm_core.verification import case
 from ctm_core.verification.builders import denoiser, student
 from ctm_core.verification.golden import DOUBLE, Check, Golden, error, exact

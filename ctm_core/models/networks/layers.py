@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ctm_core.runtime.errors import UserError
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
@@ -44,6 +46,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str = "math") -> Tensor:
     scores = torch.bmm(q.transpose(1, 2) / math.sqrt(q.shape[1]), k)
     weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
     return torch.bmm(v, weights.to(v.dtype).transpose(1, 2))
+
+
+def channels_last(network: NetworkT) -> NetworkT:
+    """The network itself, its weights laid out with channels last."""
+    # Stubs of torch 2.13 do not know this argument.
+    moved: NetworkT = cast(Any, network).to(memory_format=torch.channels_last)
+    return moved
 
 
 class Resample(nn.Module):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from fixtures.tiny import Trained
 
+from ctm_core.config import Cell
 from ctm_core.diffusion import randomness, sampling
 from ctm_core.models.generation import Generator
+from ctm_core.models.weight_file import load_weights
 from ctm_core.runtime.errors import UserError
 
 JUMP: dict[str, Any] = {"sampler": "gamma", "nfe": 2, "gamma": 1.0, "seed": 3}
@@ -150,3 +152,21 @@ def test_times_in_words(generator: Generator) -> None:
     assert generator.describe("gamma", 2, 0.0) == "80 → 2.515, 2.515 → 0.002"
     assert generator.describe("gamma", 2, 1.0) == "80 → 0.002 + noise 2.515, 2.515 → 0.002"
     assert generator.describe("heun", 3, None) == "80 → 0.002 → 0"
+
+
+def test_the_layout_of_the_weights_changes_rounding_alone(
+    student: Trained, generator: Generator
+) -> None:
+    """In fp32 all networks sample with channels last; in bf16 small ones do not."""
+    last = torch.channels_last
+    wide = [p for p in generator.model.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    assert wide
+    assert all(p.is_contiguous(memory_format=last) for p in wide)
+    narrow = Generator.from_file(student.weights, "bf16").model.parameters()
+    assert all(p.is_contiguous() for p in narrow)
+    plain = Generator(load_weights(student.weights)[0], generator.record)
+    draw = [
+        one.draw(0, 16, Cell("gamma", 2, 1.0), seed=3, labels=None) for one in (generator, plain)
+    ]
+    assert not torch.equal(*draw)
+    torch.testing.assert_close(*draw, rtol=1e-4, atol=1e-5)
