@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fixtures.mounts import read_only  # noqa: F401
 from fixtures.project import Project, copy_project
 from fixtures.shared import made_once
 

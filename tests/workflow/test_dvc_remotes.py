@@ -1,9 +1,7 @@
 """Results shared through a folder and through S3, and remotes that do not serve."""
 
 import contextlib
-import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,23 +54,6 @@ def test_push_clone_pull(kind: str, versions: Versions, s3: Server, tmp_path: Pa
     other.run("dvc", "pull", **KEYS)
     assert other.made() == versions.first
     assert other.left() == {}
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder that cannot be written, for root by a mount and for others by its mode."""
-    folder = tmp_path / "read-only"
-    folder.mkdir()
-    if os.geteuid():
-        folder.chmod(0o555)
-        yield folder
-        folder.chmod(0o755)
-        return
-    words = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("root without the right to mount has no read-only folder")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_folder_that_may_not_be_written(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures import tiny
 from fixtures.desk import Desk, refused
+from fixtures.mounts import mounted
 from fixtures.results_factory import CTM, Results
 from fixtures.tiny import FileSizeLimit, Trained
 
@@ -76,14 +76,6 @@ def test_no_room_for_a_checkpoint(desk: Desk) -> None:
     assert made.read_bytes() == desk.student.weights.read_bytes()
 
 
-def mounted(folder: Path, options: str) -> bool:
-    """Mount a file system in memory on a folder, if this user and machine can."""
-    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    return (
-        bool(shutil.which("mount")) and not subprocess.run(words, capture_output=True).returncode
-    )
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 kB, where a mount is allowed."""
@@ -129,22 +121,6 @@ def test_the_disk_fills_up_anywhere(desk: Desk, monkeypatch: pytest.MonkeyPatch,
     assert desk.train().code == 0
     made = desk.folder / "out" / "student.safetensors"
     assert made.read_bytes() == desk.student.weights.read_bytes()
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder that cannot be written, for root by a mount and for others by its mode."""
-    folder = tmp_path / "read-only"
-    folder.mkdir()
-    if os.geteuid():
-        folder.chmod(0o555)
-        yield folder
-        folder.chmod(0o755)
-        return
-    if not mounted(folder, "ro"):
-        pytest.skip("root without the right to mount has no read-only folder")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("place", ["output", "runs"])
