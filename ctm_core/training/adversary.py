@@ -96,6 +96,8 @@ class Adversary:
         self.rule = Rule(section.discriminator_weight, low=LOW, high=HIGH)
         self._generator_loss, self._discriminator_loss = LOSSES[loss]
         self._spectral = [m for m in discriminator.modules() if isinstance(m, SpectralConv2d)]
+        for layer in self._spectral:
+            layer.eval()
         self._shares = kernel == "fused"
         self.advance()
         self.optimizer = optimizers.radam(
@@ -165,10 +167,7 @@ class Adversary:
         """One power iteration of the heads' spectral norms, after each of their steps."""
         # Not per forward pass: the number of micro-batches and processes makes no difference.
         for layer in self._spectral:
-            layer.train()
-            with torch.no_grad():
-                layer.normalised_weight()
-            layer.eval()
+            layer.power_iteration()
 
     def hashes(self) -> dict[str, str | None]:
         """SHA-256 of the weights of each feature network, None for random ones."""

@@ -64,19 +64,26 @@ class SpectralConv2d(Conv2d):
         self.register_buffer("weight_u", rows.new_empty(rows.shape[0]))
         self.register_buffer("weight_v", rows.new_empty(rows.shape[1]))
 
-    def normalised_weight(self) -> Tensor:
-        """W/σ, shape (out, in, k, k), after a power iteration in train mode."""
+    @torch.no_grad()
+    def power_iteration(self) -> None:
+        """Improve u and v once."""
         with full_precision(self.weight_orig.device.type):
             rows = self.weight_orig.flatten(1)
-            if self.training:
-                with torch.no_grad():
-                    v = functional.normalize(rows.mT @ self.weight_u, dim=0, eps=1e-12)
-                    self.weight_v.copy_(v)
-                    u = functional.normalize(rows @ v, dim=0, eps=1e-12)
-                    self.weight_u.copy_(u)
+            v = functional.normalize(rows.mT @ self.weight_u, dim=0, eps=1e-12)
+            self.weight_v.copy_(v)
+            u = functional.normalize(rows @ v, dim=0, eps=1e-12)
+            self.weight_u.copy_(u)
+
+    def normalised_weight(self) -> Tensor:
+        """W/σ, shape (out, in, k, k), after a power iteration in train mode."""
+        if self.training:
+            self.power_iteration()
+        with full_precision(self.weight_orig.device.type):
+            rows = self.weight_orig.flatten(1)
             # Copies, because the next forward pass changes the buffers before this one's backward.
             sigma: Tensor = self.weight_u.clone() @ (rows @ self.weight_v.clone())
-            weight: Tensor = self.weight_orig / sigma
+            # One pass over the weights forward and two backward; the quotient's takes four.
+            weight: Tensor = self.weight_orig * sigma.reciprocal()
             return weight
 
     def forward(self, input: Tensor) -> Tensor:
