@@ -22,7 +22,7 @@ from ctm_core.training import acceleration
 BF16 = {"precision": "bf16", "channels_last": True, "kernel": "fused"}
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {"objective": baseline.Plain, "kernel": "loop"},
-    "fp32": {"kernel": "fused"},
+    "fp32": {"channels_last": True, "kernel": "fused"},
     "bf16": BF16,
 }
 #: Ways of taking less memory.
