@@ -177,6 +177,19 @@ def evaluation_digest(wildcards):
     return sha256_json([experiment.evaluation_hash(wildcards.model, step), protocols])
 
 
+# -- which job is next ---------------------------------------------------------------------------
+
+# Where cores are few: what every evaluation waits for, trainings, then the longest evaluations, so
+# that no core is idle at the end.
+REFERENCES_FIRST, TRAININGS_NEXT = 30_000, 10_000
+
+
+def evaluation_length(wildcards):
+    """Network evaluations of a sample of each cell."""
+    cells = EXPERIMENTS[wildcards.experiment].cells(wildcards.model, int(wildcards.step))
+    return sum(cell.nfe for cell in cells)
+
+
 # -- what jobs ask of a machine -----------------------------------------------------------------
 
 

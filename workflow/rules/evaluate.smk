@@ -10,6 +10,7 @@ rule classifier:
         "logs/features/classifier_{dataset}.log",
     benchmark:
         "results/benchmarks/features/classifier_{dataset}.tsv"
+    priority: REFERENCES_FIRST
     conda:
         "../envs/ctm.yaml"
     threads: dag.FEATURE_THREADS
@@ -28,6 +29,7 @@ rule reference:
         "logs/features/{protocol}.log",
     benchmark:
         "results/benchmarks/features/{protocol}.tsv"
+    priority: REFERENCES_FIRST
     conda:
         "../envs/ctm.yaml"
     threads: dag.FEATURE_THREADS
@@ -51,6 +53,7 @@ rule evaluate:
         "logs/evaluate/{experiment}/{model}/seed-{seed}/step-{step}.log",
     benchmark:
         "results/benchmarks/evaluate/{experiment}/{model}/seed-{seed}/step-{step}.tsv"
+    priority: evaluation_length
     conda:
         "../envs/ctm.yaml"
     threads: evaluation_threads

@@ -15,6 +15,7 @@ for name, experiment in EXPERIMENTS.items():
                 f"logs/{job.benchmark}.log",
             benchmark:
                 f"results/benchmarks/{job.benchmark}.tsv"
+            priority: TRAININGS_NEXT
             conda:
                 "../envs/ctm.yaml"
             threads: experiment.threads
