@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -70,6 +71,16 @@ def test_logs_times_figures_and_report_are_there(finished: Project) -> None:
 def test_progress_is_shown_while_it_runs(finished: Project) -> None:
     log = (finished.path / "smoke.log").read_text()
     assert "smoke teacher seed 0: step 60/60" in log and "images/s" in log
+
+
+def test_references_come_first_and_long_evaluations_before_short_ones(finished: Project) -> None:
+    """On few cores, the end of the run is then as short as it can be."""
+    log = (finished.path / "smoke.log").read_text()
+    started = re.findall(r"rule (\w+):\n(?:    .*\n)*?    wildcards: (.*)", log)
+    rules = [rule for rule, _ in started]
+    assert rules.index("train_smoke_ctm") > max(i for i, r in enumerate(rules) if r == "reference")
+    evaluated = [given for rule, given in started if rule == "evaluate"]
+    assert "model=teacher" in evaluated[0] and len(evaluated) == 4
 
 
 def test_training_state_is_outside_the_results(finished: Project) -> None:
