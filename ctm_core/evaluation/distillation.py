@@ -1,7 +1,7 @@
 """How well a model follows its teacher's ODE, sampler by sampler and jump by jump.
 
-Noises and classes are those of a seed's samples (:mod:`ctm_core.models.generation`). The teacher's
-ODE is solved once for all samplers; the error is defined in
+Noises and classes are those of the seeds' samples (:mod:`ctm_core.models.generation`). The
+teacher's ODE is solved once for all samplers; the error is defined in
 :mod:`ctm_core.evaluation.metrics.trajectory_error`.
 """
 
@@ -33,23 +33,29 @@ from ctm_core.runtime.errors import UserError
 class Noises:
     """The noises and classes that errors are measured on, and the teacher's solve from them."""
 
-    count: int
-    seed: int  #: sampling seed whose latents and labels they are
+    count: int  #: of each seed
+    seeds: tuple[int, ...]  #: sampling seeds whose latents and labels they are
     shape: tuple[int, int, int]  #: (C, H, W)
     classes: int  #: 0 for an unconditional teacher
     diffusion: Mapping[str, float]  #: ``sigma_min``, ``sigma_max``, ``rho``
-    batch_size: int  #: the last batch is padded
+    batch_size: int  #: of all seeds together; the last batch is padded
     points: int  #: grid points of the teacher's fine solve
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-        """Unit noises (batch_size, C, H, W), classes, and how many are not padding."""
-        size = self.batch_size
-        for start in range(0, self.count, size):
-            noise = randomness.normal(self.seed, "latents", 0, start, size, self.shape)
-            labels = None
-            if self.classes:
-                labels = randomness.integers(self.seed, "labels", 0, start, size, self.classes)
-            yield noise, labels, min(size, self.count - start)
+        """Unit noises (batch_size, C, H, W), classes, and how many are not padding.
+
+        Seed after seed; small batches are slow, so that of one seed is filled with the next.
+        """
+        drawn = [self._drawn(seed) for seed in self.seeds]
+        noises, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        for start in range(0, len(noises), self.batch_size):
+            rows = torch.arange(start, start + self.batch_size) % len(noises)
+            used = min(self.batch_size, len(noises) - start)
+            yield noises[rows], labels[rows] if self.classes else None, used
+
+    def _drawn(self, seed: int) -> tuple[Tensor, Tensor]:
+        noise = randomness.normal(seed, "latents", 0, 0, self.count, self.shape)
+        return noise, randomness.integers(seed, "labels", 0, 0, self.count, max(self.classes, 1))
 
 
 def steps(cell: Cell, diffusion: Mapping[str, float], end: float | None = None) -> list[Step]:
@@ -78,19 +84,21 @@ def errors(
     cells: Sequence[Cell],
     pairs: Sequence[Step],
     noises: Noises,
-) -> tuple[dict[Cell, Estimate], list[dict[str, float]]]:
+) -> tuple[list[dict[Cell, Estimate]], list[dict[str, float]]]:
     """The trajectory error of each cell, and ``{t, s, error}`` of each jump (t, s) of ``pairs``.
 
-    Model and teacher are in eval mode on one device, and may be the same. The teacher is solved
-    once. ODE samplers follow the model's denoiser.
+    Those of the cells are one ``{cell: error}`` per seed; the jumps' are over all noises. Model
+    and teacher are in eval mode on one device, and may be the same. The teacher is solved once.
+    ODE samplers follow the model's denoiser.
     """
     walks = [(cell.sampler, steps(cell, noises.diffusion, model.end)) for cell in cells]
     if pairs:
         walks.append((JUMP_SAMPLER, list(pairs)))
     squares = _squares(model, teacher, walks, noises)
     single = rms(squares.pop()).tolist() if pairs else []
+    by_seed = zip(*(torch.split(own, noises.count, dim=1) for own in squares), strict=True)
     return (
-        {cell: trajectory_error(own) for cell, own in zip(cells, squares, strict=True)},
+        [dict(zip(cells, map(trajectory_error, own), strict=True)) for own in by_seed],
         [{"t": t, "s": s, "error": e} for (t, s), e in zip(pairs, single, strict=True)],
     )
 
@@ -102,7 +110,7 @@ def _squares(
     walks: Sequence[tuple[str, list[Step]]],
     noises: Noises,
 ) -> list[Tensor]:
-    """Squared errors (steps, count) of each walk, which is a sampler and its steps."""
+    """Squared errors (steps, seeds · count) of each walk, which is a sampler and its steps."""
     levels = sorted({level for _, pairs in walks for pair in pairs for level in pair})
     device = next(teacher.parameters()).device
     batches: list[list[Tensor]] = []

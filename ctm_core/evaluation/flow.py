@@ -17,7 +17,7 @@ from ctm_core.models.generation import Generator
 #: Noise levels between which all jumps of a model are measured.
 LEVELS = 9
 #: Most noises per forward pass.
-BATCH = 64
+BATCH = 96
 
 
 def trajectories(
@@ -25,12 +25,13 @@ def trajectories(
 ) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
     """Trajectory errors as rows of each cell, sampling seed and protocol that asks for them.
 
-    The second list holds ``{t, s, error}`` of the jumps between a few levels, from the first
-    sampling seed's noises; it is empty if no protocol asks, or the model does not jump.
+    The second list holds ``{t, s, error}`` of the jumps between a few levels, for the first
+    protocol that asks; it is empty if none does, or the model does not jump.
     """
     rows: list[dict[str, Any]] = []
     jumps: list[dict[str, float]] = []
     diffusion = generator.record["diffusion"]
+    seeds = inputs.experiment.evaluation.sample_seeds
     all_pairs = []
     if generator.has_jumps:
         all_pairs = distillation.jumps(LEVELS, diffusion, generator.model.end)
@@ -39,30 +40,29 @@ def trajectories(
         if not protocol.needs_teacher:
             continue
         assert inputs.teacher is not None
-        for seed in inputs.experiment.evaluation.sample_seeds:
-            noises = distillation.Noises(
-                count=protocol.trajectory.noises,
-                seed=seed,
-                shape=generator.shape,
-                classes=generator.classes,
-                diffusion=diffusion,
-                batch_size=min(protocol.trajectory.noises, BATCH),
-                points=protocol.trajectory.points,
-            )
-            pairs = [] if rows else all_pairs
-            key = {
-                "weights": inputs.digest,
-                "teacher": inputs.teacher[1],
-                "noises": noises.count,
-                "seed": seed,
-                "points": noises.points,
-                "cells": [cell.key for cell in cells],
-                "jumps": pairs,
-            }
-            measure = partial(_measured, inputs, generator, cells, pairs, noises)
-            measured = kept(folder / "trajectory", key, measure)
-            rows += [row | {"protocol": name} for row in measured["rows"]]
-            jumps += measured["jumps"]
+        noises = distillation.Noises(
+            count=protocol.trajectory.noises,
+            seeds=tuple(seeds),
+            shape=generator.shape,
+            classes=generator.classes,
+            diffusion=diffusion,
+            batch_size=min(len(seeds) * protocol.trajectory.noises, BATCH),
+            points=protocol.trajectory.points,
+        )
+        pairs = [] if rows else all_pairs
+        key = {
+            "weights": inputs.digest,
+            "teacher": inputs.teacher[1],
+            "noises": noises.count,
+            "seeds": seeds,
+            "points": noises.points,
+            "cells": [cell.key for cell in cells],
+            "jumps": pairs,
+        }
+        measure = partial(_measured, inputs, generator, cells, pairs, noises)
+        measured = kept(folder / "trajectory", key, measure)
+        rows += [row | {"protocol": name} for row in measured["rows"]]
+        jumps += measured["jumps"]
     return rows, jumps
 
 
@@ -80,13 +80,14 @@ def _measured(
     estimates, jumps = distillation.errors(generator.model, teacher, cells, pairs, noises)
     rows = [
         {
-            "sample_seed": noises.seed,
+            "sample_seed": seed,
             **cell.record,
             "metric": str(MetricName("trajectory_error", n=noises.count)),
             "n": noises.count,
             "rank_deficient": False,
             **estimate._asdict(),
         }
-        for cell, estimate in estimates.items()
+        for seed, own in zip(noises.seeds, estimates, strict=True)
+        for cell, estimate in own.items()
     ]
     return {"rows": rows, "jumps": jumps}

@@ -146,7 +146,7 @@ def _trajectories(
 ) -> tuple[int, int]:
     diffusion = experiment.diffusion.model_dump()
     own = teacher = 0
-    pairs, end = [], None  # jumps to measure, by the first protocol's first seed alone
+    pairs, end = [], None  # jumps to measure, by the first protocol alone
     if model != "teacher":
         end = experiment.models[model].traits.only_end(experiment.diffusion.sigma_min)
         pairs = distillation.jumps(LEVELS, diffusion, end)
@@ -154,16 +154,15 @@ def _trajectories(
         protocol = protocols[name]
         if not protocol.needs_teacher:
             continue
-        noises = protocol.trajectory.noises
+        noises = len(experiment.evaluation.sample_seeds) * protocol.trajectory.noises
         size = min(noises, BATCH)
         padded = -(-noises // size) * size
         walks = [(cell, distillation.steps(cell, diffusion, end)) for cell in cells]
-        for _ in experiment.evaluation.sample_seeds:
-            levels = {level for _, steps in walks for pair in steps for level in pair}
-            levels |= {level for pair in pairs for level in pair}
-            teacher += padded * _solve(levels, protocol.trajectory.points, diffusion)
-            own += padded * (sum(_moves(cell, steps) for cell, steps in walks) + len(pairs))
-            pairs = []
+        levels = {level for _, steps in walks for pair in steps for level in pair}
+        levels |= {level for pair in pairs for level in pair}
+        teacher += padded * _solve(levels, protocol.trajectory.points, diffusion)
+        own += padded * (sum(_moves(cell, steps) for cell, steps in walks) + len(pairs))
+        pairs = []
     return own, teacher
 
 

@@ -16,11 +16,12 @@ JUMP = Cell("gamma", 1, None)
 
 
 def noises(count=24, **keys):
-    return Noises(count, 0, (1, 1, 2), 0, DIFFUSION, **({"batch_size": 16, "points": 48} | keys))
+    given = {"seeds": (0,), "batch_size": 16, "points": 48} | keys
+    return Noises(count, shape=(1, 1, 2), classes=0, diffusion=DIFFUSION, **given)
 
 
 def cell_errors(model, teacher, cells, given):
-    return errors(model, teacher, cells, (), given)[0]
+    return errors(model, teacher, cells, (), given)[0][0]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,17 @@ def test_batches_do_not_matter(teacher, batch_size):
     usual = cell_errors(bent(0.1), teacher, [JUMP], noises())[JUMP]
     found = cell_errors(bent(0.1), teacher, [JUMP], noises(batch_size=batch_size))[JUMP]
     assert found == pytest.approx(usual, rel=1e-4) and found.freedom == 23
+
+
+def test_seeds_share_batches_and_each_has_its_own_error(teacher):
+    alone = [
+        cell_errors(bent(0.1), teacher, [JUMP], noises(seeds=(seed,)))[JUMP] for seed in (0, 3)
+    ]
+    both = noises(seeds=(0, 3), batch_size=32)
+    assert [used for *_, used in both.batches()] == [32, 16]
+    found, _ = errors(bent(0.1), teacher, [JUMP], (), both)
+    assert [own[JUMP] for own in found] == [pytest.approx(each, rel=1e-4) for each in alone]
+    assert alone[0].value != pytest.approx(alone[1].value, rel=1e-3)
 
 
 def test_broken_weights_are_named(teacher):
