@@ -218,7 +218,7 @@ class UNetBlock(Recomputing):
             modulation = modulation + self.affine_s(emb_s)
         h = self._run(self._first, x)
         h = self._run(self._second, h, modulation[:, :, None, None].to(h.dtype))
-        y: Tensor = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        y: Tensor = (h + (x if self.skip is None else self.skip(x))).mul_(self.skip_scale)
         return (y + self._attention(y)) * self.skip_scale if self.heads else y
 
     def _first(self, x: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class UNetBlock(Recomputing):
     def _second(self, h: Tensor, modulation: Tensor) -> Tensor:
         if self.adaptive_scale:
             scale, shift = modulation.chunk(2, dim=1)
-            h = functional.silu(self.norm1(h) * (1 + scale) + shift)
+            h = functional.silu(torch.addcmul(shift, self.norm1(h), 1 + scale))
         else:
             h = functional.silu(self.norm1(h + modulation))
         if self.dropout and self.training:
