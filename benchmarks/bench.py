@@ -38,8 +38,6 @@ from ctm_core.runtime.runs import environment
 
 #: ``imagenet64`` is for true_size.py and gpu.py.
 SIZES = ("cifar10", "tiny")
-#: oneDNN then takes a processor with AMX for one that has avx512_bf16 alone.
-WITHOUT_AMX = os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX512_CORE_BF16"
 PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
 
 # -- memory --------------------------------------------------------------------------------------
@@ -76,16 +74,15 @@ def memory_of(size: str, way: str, count: int) -> None:
 
 def kind() -> str:
     """Which table of docs/performance.md: bf16 is another thing on each kind of processor."""
-    units = "avx512_bf16" if WITHOUT_AMX else devices.bf16_units()
+    units = devices.bf16_units()
     return {"amx_bf16": "AMX", None: "no AMX"}.get(units, str(units))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables of docs/performance.md."""
     hardware = result["hardware"]
-    hidden = ", AMX hidden" if WITHOUT_AMX else ""
     text = [
-        f"{hardware['device']}{hidden}, {hardware['threads']} threads, torch {hardware['torch']}; "
+        f"{hardware['device']}, {hardware['threads']} threads, torch {hardware['torch']}; "
         f"medians of {result['repeats']}.",
         "",
         "| size | what | variant | s | CPU-s | speed-up | by CPU time |",
