@@ -97,7 +97,7 @@ class Adversary:
         self._generator_loss, self._discriminator_loss = LOSSES[loss]
         self._spectral = [m for m in discriminator.modules() if isinstance(m, SpectralConv2d)]
         for layer in self._spectral:
-            layer.eval()
+            layer.eval()  # u and v move in `advance` alone
         self._shares = kernel == "fused"
         self.advance()
         self.optimizer = optimizers.radam(
