@@ -18,9 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read when torch is loaded: see bench.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -28,12 +28,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import yaml
 
-from ctm_core.config import Training, load_experiment
+from ctm_core.config import Diffusion, Network, Training, load_experiment
 from ctm_core.config.datasets import traits
+from ctm_core.config.optimization import suits_channels_last
 from ctm_core.diffusion.gaussian import GaussianMixture
 from ctm_core.evaluation.likelihood import ode
 from ctm_core.models import weight_file
 from ctm_core.plan import network_costs
+from ctm_core.runtime import devices
 from ctm_core.runtime.files import write_json
 from ctm_core.runtime.runs import environment
 from ctm_core.training import ema, optimizers
@@ -41,8 +43,8 @@ from ctm_core.training import ema, optimizers
 ROOT = Path(__file__).resolve().parents[1]
 #: Experiments whose students are measured, and the batch of a pass.
 SIZES = {"smoke": 64, "digits": 64, "cifar10-uncond": 2, "imagenet64": 1}
-#: Where bf16 on a CPU needs images laid out by channels, whatever the experiment says for a GPU.
-LARGE = ("cifar10-uncond", "imagenet64")
+#: Networks of `ctm new` between them: width, side, and the batch of a pass.
+NEW = ((32, 16, 128), (64, 32, 32))
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -60,7 +62,8 @@ def main() -> None:
         return
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     torch.set_num_threads(arguments.threads)
-    result: dict[str, Any] = {"hardware": environment(), "process_bytes": process}
+    hardware = environment() | {"bf16_units": devices.bf16_units()}
+    result: dict[str, Any] = {"hardware": hardware, "process_bytes": process}
 
     def clock() -> float:
         if arguments.clock == "cpu":
@@ -69,7 +72,7 @@ def main() -> None:
 
     repeats, result["clock"] = arguments.repeats, arguments.clock
     result["start_seconds"] = start(repeats, arguments.clock)
-    result["networks"] = [row for name in SIZES for row in speeds(name, repeats, clock)]
+    result["networks"] = [row for net in measured() for row in speeds(net, repeats, clock)]
     result["update_seconds_per_weight"] = update(repeats, clock)
     result["likelihood"] = [
         {"tolerance": tolerance, "evaluations": evaluations(tolerance)} for tolerance in TOLERANCES
@@ -107,28 +110,52 @@ def start(repeats: int, clock: str) -> float:
     return min(times[1:])
 
 
-def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """Operations per second of an experiment's student."""
-    experiment = load_experiment(ROOT / f"config/experiments/{name}.yaml")
-    known = traits(experiment.dataset.name)
-    assert known.shape is not None and known.classes is not None
-    classes = known.classes if experiment.conditional else 0
-    cost = network_costs.denoiser(
-        experiment.network, experiment.diffusion, known.shape, classes, True
-    )
+class Measured(NamedTuple):
+    """A network whose speed is measured."""
+
+    name: str
+    network: Network
+    diffusion: Diffusion
+    shape: tuple[int, int, int]
+    classes: int
+    batch: int
+
+
+def measured() -> Iterator[Measured]:
+    """All of them, by size."""
+    for name, batch in SIZES.items():
+        experiment = load_experiment(ROOT / f"config/experiments/{name}.yaml")
+        known = traits(experiment.dataset.name)
+        assert known.shape is not None and known.classes is not None
+        classes = known.classes if experiment.conditional else 0
+        yield Measured(name, experiment.network, experiment.diffusion, known.shape, classes, batch)
+    for width, side, batch in NEW:
+        network = experiment.network.model_copy(
+            update={
+                "architecture": "ddpmpp",
+                "model_channels": width,
+                "channel_mult": (1, *(2 for _ in range(side // 16))),
+                "num_blocks": 1,
+                "attn_resolutions": (8,),
+            }
+        )
+        yield Measured(f"new-{side}", network, experiment.diffusion, (3, side, side), 10, batch)
+
+
+def speeds(measured: Measured, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    """Operations per second of a network with s, in the layout of `channels_last: auto`."""
+    name, network, diffusion, shape, classes, batch = measured
+    cost = network_costs.denoiser(network, diffusion, shape, classes, True)
     torch.manual_seed(0)
     model = weight_file.build_model(
-        network=experiment.network,
-        diffusion=experiment.diffusion,
-        resolution=known.shape[1],
-        channels=known.shape[0],
+        network=network,
+        diffusion=diffusion,
+        resolution=shape[1],
+        channels=shape[0],
         label_dim=classes,
         time_s=True,
     )
-    if name in LARGE or experiment.training(next(iter(experiment.students))).channels_last:
-        model.to(memory_format=torch.channels_last)
-    batch = SIZES[name]
-    images = torch.randn(batch, *known.shape)
+    images = torch.randn(batch, *shape)
     times, targets = torch.full((batch,), 5.0), torch.full((batch,), 0.5)
     labels = torch.zeros(batch, dtype=torch.int64) if classes else None
 
@@ -145,6 +172,10 @@ def speeds(name: str, repeats: int, clock: Callable[[], float]) -> list[dict[str
 
     rows = []
     for precision in ("fp32", "bf16"):
+        last = suits_channels_last(network.model_channels, shape[1], precision)
+        layout = torch.channels_last if last else torch.contiguous_format
+        model.to(memory_format=layout)
+        images = images.contiguous(memory_format=layout)
         for mode, work in (("forward", without_gradient), ("train", train)):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 seconds = shortest(work, repeats if batch < 64 else 4 * repeats, clock)

@@ -83,8 +83,9 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Spinning threads of one job would starve another job on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait spin for some 10 µs: asleep at once they would wake too late for the next
+    # layer, and those that spin longer starve another job on the same cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter's backend may not exist here
     try:
         follow_parent()

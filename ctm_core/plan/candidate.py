@@ -27,6 +27,7 @@ from ctm_core.plan.costs import Costs, Estimate, schedule
 from ctm_core.plan.printout import count as printed
 from ctm_core.plan.speeds import Machine, Speed, read_speed
 from ctm_core.plan.storage import Shape
+from ctm_core.runtime import devices
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Of the hours, what the plan may fill: preparing images, metrics and tables are not in it.
@@ -73,7 +74,7 @@ class Candidate:
         if not machine.gpu:
             forward = network.operations["forward"]
             rates = [speed.rate(forward, precision, True) for precision in ("fp32", "bf16")]
-            self.precision = "fp32" if rates[0] >= rates[1] else "auto"
+            self.precision = "auto" if devices.bf16_units() and rates[1] > rates[0] else "fp32"
         self.probes = self._estimates(speed)
         self.sizes = Sizes(dict.fromkeys(LENGTHS, 2 * PROBE), BATCH, 0.0)
         twice = self._estimates(speed)
@@ -123,7 +124,7 @@ class Candidate:
             key = _length(estimate)
             further = 0.0 if key is None else slope * (counts[key] - PROBE)
             scaled.append(replace(estimate, seconds=estimate.seconds + further))
-        return Sizes(counts, BATCH, schedule(scaled, self.machine.slots))
+        return Sizes(counts, BATCH, schedule(scaled, 1))
 
     def _estimates(self, speed: Speed) -> list[Estimate]:
         costs = self._costs(speed)
@@ -163,7 +164,6 @@ class Candidate:
             "channels": survey.channels,
             "conditional": str(classes > 1).lower(),
             "threads": machine.threads,
-            "slots": machine.slots,
             "resources": _resources(machine, self.hours),
             "weights": printed(self.weights),
             "seen": printed(self.seen),
@@ -175,7 +175,7 @@ class Candidate:
             "micro": "auto" if machine.gpu else "null",
             "scope": "global" if machine.gpu else "microbatch",
             "precision": self.precision,
-            "why_precision": "Measured faster than bf16 at this size"
+            "why_precision": "No instructions for bf16 here, or measured slower at this size"
             if self.precision == "fp32"
             else "bf16 where the device has instructions for it",
             "epochs": printed(self.seen / count),

@@ -66,14 +66,9 @@ class Machine(NamedTuple):
         return self.device.given is not None
 
     @property
-    def slots(self) -> int:
-        """Jobs at a time."""
-        return 1 if self.gpu else min(self.cores, 2)
-
-    @property
     def threads(self) -> int:
-        """Of each job."""
-        return min(16, self.cores if self.gpu else max(1, self.cores // 2))
+        """Of each job. One runs at a time: the longest, the teacher's, has none beside it."""
+        return min(16, self.cores)
 
     @property
     def speed(self) -> DeviceSpeed:

@@ -55,7 +55,8 @@ def test_the_command_writes_three_files_and_says_what_they_take(ctm: Run, tmp_pa
     assert "$" not in (tmp_path / "config/experiments/cats.yaml").read_text()
     # Planned again, before any data exist.
     again = plan(Path("config/cats.yaml"), target="all")
-    assert 0.5 < again.longest_chain < 0.8 < sum(again.hours.values())
+    # One job at a time, on two threads that count as 1.7.
+    assert 0.7 < sum(again.hours.values()) / 1.7 < 0.81
 
 
 @pytest.mark.parametrize("there", ["config/mine.yaml", "config/protocols/mine.yaml"])
