@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -30,6 +31,8 @@ from ctm_core.runtime.untrusted import printable, printable_lines
 __all__ = ["cli", "run"]
 
 AGAIN = "interrupted; run the same command again to continue"
+#: glibc's names of what mallopt sets (malloc.h).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @click.group(
@@ -86,6 +89,7 @@ def run() -> None:
     # Threads that wait spin for some 10 µs: asleep at once they would wake too late for the next
     # layer, and those that spin longer starve another job on the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _keep_freed_memory()
     os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter's backend may not exist here
     try:
         follow_parent()
@@ -105,6 +109,14 @@ def run() -> None:
         if sentence is None:
             raise
         _end(sentence, UserError.exit_code)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees; returned, it would be mapped page by page in the next."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _end(sentence: str, code: int) -> None:
