@@ -70,7 +70,7 @@ def cost(results: Path) -> str:
     trainings = sum("train" in file.parts or "teacher" in file.parts for file in files)
     return (
         f"{len(rows)} jobs, {trainings} of them training runs, took {wall / 3600:.1f} hours in "
-        "total; on two cores, two run in parallel."
+        "total."
     )
 
 

@@ -1,4 +1,4 @@
-"""Write the results in docs/own-images.md, and their figures, from the study `photographs`.
+"""Write the results in docs/own-images.md and the README's photographs from their study.
 
     snakemake --cores 2 --configfile studies/photographs/config/photographs.yaml \\
         --directory studies/photographs
@@ -14,10 +14,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from digits_full import claims, cost
-from update_readme import excerpt, filled
+from update_readme import excerpt, filled, main_metric, main_rows, value
 
 from ctm_core.report.csv_files import read_csv
 from ctm_core.runtime.errors import UserError
@@ -26,8 +28,12 @@ from ctm_core.runtime.files import atomic_write, write_text
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "photographs"
 PAGE, TABLE = "docs/own-images.md", "docs/images/photographs-table.md"
+README = ("<!-- photographs:begin -->", "<!-- photographs:end -->")
+#: What the README names of the table: model and NFE.
+NAMED = (("teacher", "35"), ("ctm", "1"), ("ctm", "2"), ("cd", "1"))
 #: Figures and captions.
 FIGURES = {
+    "hero": "Samples from the same noise, and the Fréchet distance of each row",
     "samples-teacher": "The teacher's samples",
     "samples-ctm": "CTM's samples from the same noise",
     "samples-cd": "Those of consistency distillation",
@@ -38,8 +44,20 @@ FIGURES = {
 }
 
 
+def values(table: pd.DataFrame) -> str:
+    """A sentence with the distances of :data:`NAMED`, each the best of its γ."""
+    metric = main_metric(rows := main_rows(table, EXPERIMENT))
+    parts = []
+    for model, nfe in NAMED:
+        own = rows[(rows["model"] == model) & (rows["nfe"] == nfe)]
+        best = own.loc[own[f"{metric}_mean"].astype(float).idxmin()]
+        gamma = f", γ {best['gamma']}" if best["gamma"] and len(own) > 1 else ""
+        parts.append(f"{value(best.to_dict(), metric)} for `{model}` (NFE {nfe}{gamma})")
+    return f"`{metric}`, lower is better: {', '.join(parts)}."
+
+
 def update(results: Path, root: Path = ROOT) -> None:
-    """Update the page's results and its figures."""
+    """Update the page's results and its figures, and the README."""
     sources = {name: results / f"figures/{EXPERIMENT}-{name}.png" for name in FIGURES}
     for source in (
         *(results / name for name in ("claims.md", "table.csv", "table.md")),
@@ -55,10 +73,15 @@ def update(results: Path, root: Path = ROOT) -> None:
         f"![{caption}](images/{EXPERIMENT}-{name}.png)\n\n{caption}."
         for name, caption in FIGURES.items()
     ]
-    table = excerpt(read_csv(results / "table.csv"), EXPERIMENT, TABLE.removeprefix("docs/"))
+    rows = read_csv(results / "table.csv")
+    table = excerpt(rows, EXPERIMENT, TABLE.removeprefix("docs/"))
     content = "\n\n".join([cost(results), table, *pictures, claims(results)])
     page = root / PAGE
     write_text(page, filled(page.read_text(encoding="utf-8"), content))
+    hero = f"![{FIGURES['hero']}](docs/images/{EXPERIMENT}-hero.png)"
+    readme = root / "README.md"
+    shown = filled(readme.read_text(encoding="utf-8"), f"{hero}\n\n{values(rows)}", *README)
+    write_text(readme, shown)
 
 
 def main() -> None:

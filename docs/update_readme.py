@@ -28,22 +28,31 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 GAMMAS = ("", "0", "1")  # the rows shown: without γ, γ = 0 and γ = 1
 
 
-def excerpt(table: pd.DataFrame, experiment: str = EXPERIMENT, full: str = TABLE) -> str:
-    """Rows of ``table.csv`` for a page: main protocol, last step, γ of 0 or 1."""
+def main_rows(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Rows of an experiment after its last step, by the protocol that has most."""
     rows = table[table["experiment"] == experiment]
     if rows.empty:
         raise UserError(f"results/table.csv has no rows of {experiment}; run `make table`")
-    protocol = rows["protocol"].value_counts().index[0]
-    rows = rows[rows["protocol"] == protocol]
+    rows = rows[rows["protocol"] == rows["protocol"].value_counts().index[0]]
+    steps = rows["step"].astype(int)
+    return rows[steps == steps.groupby(rows["model"]).transform("max")]
+
+
+def main_metric(rows: pd.DataFrame) -> str:
+    """The first Fréchet distance that rows of one protocol have."""
     first = rows.iloc[0]
-    metric = next(
+    return next(
         name.removesuffix("_mean")
         for name in rows
         if name.startswith("fd_") and name.endswith("_mean") and first[name]
     )
-    steps = rows["step"].astype(int)
-    last = steps.groupby(rows["model"]).transform("max")
-    rows = rows[(steps == last) & rows["gamma"].isin(GAMMAS)]
+
+
+def excerpt(table: pd.DataFrame, experiment: str = EXPERIMENT, full: str = TABLE) -> str:
+    """Rows of ``table.csv`` for a page: main protocol, last step, γ of 0 or 1."""
+    rows = main_rows(table, experiment)
+    metric, protocol = main_metric(rows), rows.iloc[0]["protocol"]
+    rows = rows[rows["gamma"].isin(GAMMAS)]
     shown = rows[["model", "sampler", "gamma", "nfe"]]
     shown = shown.rename(columns={"gamma": "γ", "nfe": "NFE"})
     shown["FD [95% interval]"] = [value(row, metric) for row in rows.to_dict("records")]

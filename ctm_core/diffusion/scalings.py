@@ -162,6 +162,11 @@ WEIGHTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
+def wide(value: Tensor, x: Tensor) -> Tensor:
+    """One number per sample, of shape (B,), as a factor of images ``x`` in their dtype."""
+    return value.to(x).view(-1, 1, 1, 1)
+
+
 def loss_weight(
     name: str, t: Tensor, s: Tensor | None = None, *, sigma_data: float = 0.5
 ) -> Tensor:

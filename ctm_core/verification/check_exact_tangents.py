@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.diffusion.gaussian import GaussianMixture
-from ctm_core.diffusion.scalings import scalings
+from ctm_core.diffusion.scalings import scalings, wide
 from ctm_core.diffusion.tangent import pair_output
 from ctm_core.training.objectives import ayf, meanflow, scd
 from ctm_core.verification import case
@@ -52,7 +52,7 @@ def slope_in(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def output(law: GaussianMixture, x: Tensor, t: Tensor, f: Tensor) -> Tensor:
     """The raw output with which EDM's g is f."""
-    c_skip, c_out, _, _ = (scd.wide(c, x) for c in scalings(t, SIGMA_DATA))
+    c_skip, c_out, _, _ = (wide(c, x) for c in scalings(t, SIGMA_DATA))
     return (f - c_skip * x) / c_out
 
 
@@ -60,17 +60,17 @@ def output(law: GaussianMixture, x: Tensor, t: Tensor, f: Tensor) -> Tensor:
 def consistency_tangents(golden: Golden) -> Iterator[Check]:
     """sCM's g along the flow, and its mean over pairs, as it is and normalised."""
     law, end, x, t = mixture(golden), golden["in/s0"], golden["in/x"], golden["in/t"]
-    c_in = scd.wide(scalings(t, SIGMA_DATA).c_in, x)
+    c_in = wide(scalings(t, SIGMA_DATA).c_in, x)
     path = output(law, x, t, law.denoise(x, t))
     rate = t * SIGMA_DATA / (t**2 + SIGMA_DATA**2)  # c s̃
-    scaled, turned = c_in * x, -scd.wide(rate, x) * path
+    scaled, turned = c_in * x, -wide(rate, x) * path
 
     angle = (t / SIGMA_DATA).atan()
 
     def raw(scaled: Tensor, angle: Tensor) -> Tensor:
         """F in TrigFlow's variables."""
         at = SIGMA_DATA * angle.tan()
-        x = scaled / scd.wide(scalings(at, SIGMA_DATA).c_in, scaled)
+        x = scaled / wide(scalings(at, SIGMA_DATA).c_in, scaled)
         return output(law, x, at, law.flow(x, at, end))
 
     def g(jvp: Tensor, path: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def consistency_tangents(golden: Golden) -> Iterator[Check]:
     slope = slope_in(lambda scaled: raw(scaled, angle), scaled)
     each = []
     for x_0 in nodes.unbind(1):
-        pair = pair_output("edm", x_0, (x - x_0) / scd.wide(t, x), t, SIGMA_DATA)
-        jvp = jvps[-1] + slope * -scd.wide(rate, x) * (pair - path)
+        pair = pair_output("edm", x_0, (x - x_0) / wide(t, x), t, SIGMA_DATA)
+        jvp = jvps[-1] + slope * -wide(rate, x) * (pair - path)
         tangent = g(jvp, pair)
         normalised = scd.normalised(tangent, "released")
         each.append(torch.stack([tangent, normalised]).flatten(1))
@@ -108,14 +108,14 @@ def average_velocities(golden: Golden) -> Iterator[Check]:
     law, x, t = mixture(golden), golden["in/x"], golden["in/t"]
     linear_t, linear_r = meanflow.linear(t), golden["meanflow/linear_r"]
     yield golden.check("meanflow/linear_t", linear_t)
-    gap, z = scd.wide(linear_t - linear_r, x), x * scd.wide(1 - linear_t, x)
+    gap, z = wide(linear_t - linear_r, x), x * wide(1 - linear_t, x)
 
     def average(z: Tensor, at: Tensor) -> Tensor:
         """u(z, t, r) = (z - g) / t, by our coefficients."""
         end = (linear_r / (1 - linear_r)).repeat(len(at) // len(linear_r))
         sigma = at / (1 - at)
-        x = z / scd.wide(1 - at, z)
-        ratio = scd.wide(end / sigma, x)
+        x = z / wide(1 - at, z)
+        ratio = wide(end / sigma, x)
         g = (law.flow(x, sigma, end) - ratio * x) / (1 - ratio)
         of = meanflow.velocity("edm", sigma, x, SIGMA_DATA)
         return of.of(output(law, x, sigma, g), z)
@@ -137,7 +137,7 @@ def average_velocities(golden: Golden) -> Iterator[Check]:
     nodes, weights = posterior(law, x, t)
     in_z, each = slope_in(lambda z: average(z, linear_t), z), []
     for x_0 in nodes.unbind(1):
-        pair = pair_output("edm", x_0, (x - x_0) / scd.wide(t, x), t, SIGMA_DATA)
+        pair = pair_output("edm", x_0, (x - x_0) / wide(t, x), t, SIGMA_DATA)
         own = of.of(pair, z)
         slope = slopes[-1] + in_z * (own - v)
         each.append(-ayf.tangent_of(u, own, gap * slope, 1.0).flatten())

@@ -355,11 +355,18 @@ def test_the_page_of_own_images_is_made_of_its_results(
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / own.PAGE
     page.write_text("# Own\n\n<!-- table:begin -->\nNone yet.\n<!-- table:end -->\n")
+    readme = tmp_path / "README.md"
+    readme.write_text("\nNone yet.\n".join(own.README))
+    monkeypatch.setattr(own, "NAMED", (("teacher", "3"), ("ctm", "2")))
     own.update(results, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Own\n") and "None yet" not in text
     assert "\n## Does it reproduce?\n" in text and "| teacher | heun |" in text
     assert "[The full table](images/photographs-table.md)" in text
+    begin, end = own.README
+    shown = readme.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    assert "docs/images/digits-hero.png" in shown and "None yet" not in shown
+    assert re.search(r"`fd_\w+`, lower is better: .* for `teacher` \(NFE 3\), .* for `ctm`", shown)
     for name in own.FIGURES:
         assert (tmp_path / f"docs/images/digits-{name}.png").read_bytes() == name.encode()
     (results / "table.md").unlink()

@@ -33,9 +33,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ctm_core.diffusion import randomness
@@ -179,7 +179,7 @@ def solve(
         return array
 
     both = np.concatenate([start.flatten().numpy(), np.zeros(len(start))])
-    solved: Any = solve_ivp(
+    solved: Any = scipy.integrate.solve_ivp(
         flat, span, both, method="RK45", t_eval=[span[1]], rtol=tolerance, atol=tolerance
     )
     if not solved.success:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.config import Student
+from ctm_core.diffusion.scalings import wide
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.tangent import same_masks
 from ctm_core.training.balance import Call, Loss
@@ -120,18 +121,14 @@ def coefficients(form: str, t: Tensor, s: Tensor, sigma_data: float) -> Coeffici
 
 def noised(x_0: Tensor, noise: Tensor, t: Tensor, sigma_data: float) -> Tensor:
     """x_t (B, C, H, W), at times (B,)."""
-    t = _wide(t, x_0)
+    t = wide(t, x_0)
     return (1 - t) * x_0 + t * sigma_data * noise
 
 
 def pushed(form: str, raw: Tensor, x: Tensor, t: Tensor, s: Tensor, sigma_data: float) -> Tensor:
     """f_{s,t}(x) from the raw output F there."""
     c_skip, c_out, _ = coefficients(form, t, s, sigma_data)
-    return _wide(c_skip, x) * x + _wide(c_out, x) * raw
-
-
-def _wide(t: Tensor, x: Tensor) -> Tensor:
-    return t.to(x).view(-1, 1, 1, 1)
+    return wide(c_skip, x) * x + wide(c_out, x) * raw
 
 
 # -- the loss ------------------------------------------------------------------------------------
@@ -187,7 +184,7 @@ class InductiveMomentMatching(StudentObjective):
         sigma_data = self.student.sigma_data
         x = noised(batch.images, noise, t, sigma_data)
         sigma, end = (sigma_data * eta(time) for time in (t, s))
-        raw = self.student.raw(x / _wide(1 - t, x), sigma, end, batch.labels)
+        raw = self.student.raw(x / wide(1 - t, x), sigma, end, batch.labels)
         self.evaluations["student"] += len(batch)
         return raw, pushed(FORM, -raw, x, t, s, sigma_data)
 

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from ctm_core.config import Student
+from ctm_core.diffusion.scalings import wide
 from ctm_core.diffusion.schedule import Draws, lognormal_sigma
 from ctm_core.diffusion.tangent import pair_output, tangent
 from ctm_core.training.balance import Call, Loss
 from ctm_core.training.batches import Batch
 from ctm_core.training.objective import StudentObjective, Use
-from ctm_core.training.objectives.scd import wide
 from ctm_core.training.rows import send
 
 TRAITS = {

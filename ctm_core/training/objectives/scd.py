@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ctm_core.config import Student
 from ctm_core.diffusion import schedule
+from ctm_core.diffusion.scalings import wide
 from ctm_core.diffusion.schedule import Draws
 from ctm_core.diffusion.tangent import tangent
 from ctm_core.models.networks.embeddings import PositionalEmbedding
@@ -97,11 +98,6 @@ def loss(raw: Tensor, g: Tensor, log_variance: Tensor, prior: Tensor | float = 1
     """The loss (B,) of a normalised tangent, with -w = ``log_variance`` (B,)."""
     square = (raw - raw.detach() + g).square().flatten(1).mean(1)
     return prior * square / log_variance.exp() + log_variance
-
-
-def wide(value: Tensor, x: Tensor) -> Tensor:
-    """One number per sample, as a factor of images."""
-    return value.to(x.dtype).view(-1, 1, 1, 1)
 
 
 class LogVariance(nn.Module):
