@@ -12,7 +12,7 @@ from scoring import photographs
 from ctm_core.config import read_yaml
 from ctm_core.config.project import ROOT, protocol_file
 
-__all__ = ["hour", "smoke"]
+__all__ = ["drawn", "hour", "smoke"]
 
 EXPERIMENTS = ROOT / "config/experiments"
 
@@ -52,7 +52,7 @@ def hour(folder: Path, *, scale: float, samples: int, tiny: bool) -> Path:
     described["evaluation"]["protocols"] = {name: "all"}
     if tiny:
         _shrink(described)
-        described["dataset"]["source"] = str(_drawn(folder / "photographs"))
+        described["dataset"]["source"] = str(drawn(folder / "photographs"))
         protocol["input_size"] = 32
     place = folder / "hour/config/protocols"
     place.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def _shrink(described: dict[str, Any]) -> None:
     described["threads"] = 1
 
 
-def _drawn(folder: Path) -> Path:
+def drawn(folder: Path) -> Path:
     """A dozen pictures of each of two classes."""
     for i, picture in enumerate(photographs(24, "hour").permute(0, 2, 3, 1).numpy()):
         file = folder / str(i % 2) / f"{i:04d}.png"

@@ -77,6 +77,24 @@ def test_figures_need_no_backend(tmp_path: Path) -> None:
     assert (code, err) == (2, b"ctm: drawn\n")
 
 
+def test_freed_memory_stays_for_the_next_step() -> None:
+    """Sixteen blocks of 8 MB, which glibc would map and unmap one by one."""
+    body = (
+        "import resource; fill = lambda: [b'x' * (8 << 20) for _ in range(16)]; fill();"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; before = faults();"
+        "fill(); raise UserError(str(faults() - before))"
+    )
+    code, _, err = ended(body)
+    assert code == 2 and int(err.removeprefix(b"ctm: ")) < 16 * (8 << 20) // 4096 // 10
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_threads_spin_for_a_moment_unless_told_otherwise(given: str | None) -> None:
+    variables = {} if given is None else {"GOMP_SPINCOUNT": given}
+    code, _, err = ended("raise UserError(os.environ['GOMP_SPINCOUNT'])", **variables)
+    assert (code, err.decode()) == (2, f"ctm: {given or 10000}\n")
+
+
 def test_ctrl_c_twice_is_one_sentence() -> None:
     body = "print(1, flush=True); import atexit; atexit.register(time.sleep, 2); time.sleep(60)"
     process = start(body)
