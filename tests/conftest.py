@@ -27,15 +27,13 @@ def _suite(item: pytest.Item) -> str | None:
     return str(mark.args[0]) if mark else None
 
 
-def _length(item: pytest.Item) -> int:
-    """How long an item's suite takes, coarsely."""
-    long = ("processes", "kill", "workflow")
-    return next((i for i, name in enumerate(long, start=1) if name in item.path.parts), 0)
+#: Folders and files of tests that take minutes.
+LONG = {"system", "workflow", "kill", "processes", "test_gpu_benchmark.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The long suites last, so that a slip is reported within seconds.
-    items.sort(key=_length)
+    # The long ones first: workers take the rest from each other, and end together.
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
     if os.environ.get(VARIABLE) == "1":
         return
     for item in items:
