@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ctm_core.diffusion.scalings import wide
 from ctm_core.diffusion.tangent import pair_output, tangent
 from ctm_core.diffusion.trajectory import Trajectory
 from ctm_core.training.objectives import ayf, meanflow, scd
@@ -35,11 +36,11 @@ class Velocities:
         model.parametrisation = "native" if name.startswith("native") else "edm"
         self.x0, self.noise = golden.input("x0"), golden.input("noise")
         t, r = golden["in/t"], golden[f"in/{second}"]
-        self.gap = scd.wide(t - r, self.x0)
+        self.gap = wide(t - r, self.x0)
         self.t, self.s = (time / (1 - time) for time in (t, r))
-        self.x = self.x0 + scd.wide(self.t, self.x0) * self.noise
+        self.x = self.x0 + wide(self.t, self.x0) * self.noise
         form = model.parametrisation
-        self.z = self.x / scd.wide(1 + self.t, self.x)
+        self.z = self.x / wide(1 + self.t, self.x)
         self.form = meanflow.velocity(form, self.t, self.x, model.sigma_data)
         self.pair = pair_output(form, self.x0, self.noise, self.t, model.sigma_data)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ctm_core.diffusion.sampling import Jumps, sample_jumps
+from ctm_core.diffusion.scalings import wide
 from ctm_core.diffusion.schedule import lognormal_sigma
 from ctm_core.diffusion.tangent import pair_output, tangent
 from ctm_core.diffusion.trajectory import Trajectory
@@ -58,7 +59,7 @@ def values(golden: Golden, nets: Networks, name: str) -> dict[str, Tensor]:
     """Everything of a case, in the reference's signs: its F is minus ours."""
     x0, noise, t, y = golden.input("x0"), golden.input("noise"), golden["in/t"], golden.labels()
     sd, number = nets.student.sigma_data, re.search(r"iter(\d+)", name)
-    x = x0 + scd.wide(t, x0) * noise
+    x = x0 + wide(t, x0) * noise
     if name.startswith("scd"):
         with torch.no_grad():
             path = nets.teacher.raw(x, t, None, y)
@@ -75,7 +76,7 @@ def values(golden: Golden, nets: Networks, name: str) -> dict[str, Tensor]:
     loss = scd.loss(raw, g, log_variance + shift, prior) - shift
     return {
         "t_hat": (t / sd).atan(),
-        "x_hat": x * scd.wide(sd / (t**2 + sd**2).sqrt(), x),
+        "x_hat": x * wide(sd / (t**2 + sd**2).sqrt(), x),
         "dx_hat": -sd * path,
         "F_trig": -raw,
         "jvp": -jvp,
