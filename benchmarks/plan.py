@@ -3,10 +3,10 @@
     python benchmarks/plan.py [--threads N] [--repeats N] [--clock cpu] [--output FILE]
     python benchmarks/plan.py --planning     only the latter, which changes no file
 
-The networks of three experiments run forward, and forward and backward, with random weights in
-fp32 and bf16; operations are counted as in a plan. The number of evaluations of a likelihood is
-measured on a mixture of Gaussians, whose exact denoiser needs no training. On a busy machine, use
-``--clock cpu`` to measure CPU seconds per thread, which other programs affect less.
+The networks of four experiments and two of `ctm new` run forward, and forward and backward, with
+random weights in fp32 and bf16; operations are counted as in a plan. Evaluations of a likelihood
+are counted on a mixture of Gaussians, whose exact denoiser needs no training. On a busy machine,
+use ``--clock cpu`` to measure CPU seconds per thread, which other programs affect less.
 """
 
 from __future__ import annotations
@@ -130,21 +130,19 @@ def measured() -> Iterator[Measured]:
         classes = known.classes if experiment.conditional else 0
         yield Measured(name, experiment.network, experiment.diffusion, known.shape, classes, batch)
     for width, side, batch in NEW:
-        network = experiment.network.model_copy(
-            update={
-                "architecture": "ddpmpp",
-                "model_channels": width,
-                "channel_mult": (1, *(2 for _ in range(side // 16))),
-                "num_blocks": 1,
-                "attn_resolutions": (8,),
-            }
+        network = Network(
+            architecture="ddpmpp",
+            model_channels=width,
+            channel_mult=(1, *(2 for _ in range(side // 16))),
+            num_blocks=1,
+            attn_resolutions=(8,),
         )
-        yield Measured(f"new-{side}", network, experiment.diffusion, (3, side, side), 10, batch)
+        yield Measured(f"new-{side}", network, Diffusion(), (3, side, side), 10, batch)
 
 
-def speeds(measured: Measured, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+def speeds(net: Measured, repeats: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Operations per second of a network with s, in the layout of `channels_last: auto`."""
-    name, network, diffusion, shape, classes, batch = measured
+    name, network, diffusion, shape, classes, batch = net
     cost = network_costs.denoiser(network, diffusion, shape, classes, True)
     torch.manual_seed(0)
     model = weight_file.build_model(

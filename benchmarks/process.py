@@ -33,12 +33,12 @@ if sys.argv.pop(1) == "returned":
     command._keep_freed_memory = lambda: None
 command.run()
 """
-#: What is done with freed memory, and the environment.
-WAYS: dict[str, tuple[str, dict[str, str]]] = {
-    "as it is": ("kept", {}),
-    "freed memory returned": ("returned", {}),
-    "waiting threads sleep at once": ("kept", {"GOMP_SPINCOUNT": "0"}),
-    "one thread": ("kept", {"OMP_NUM_THREADS": "1"}),
+#: What is done with freed memory, the environment, and the threads if not those that are given.
+WAYS: dict[str, tuple[str, dict[str, str], int | None]] = {
+    "as it is": ("kept", {}, None),
+    "freed memory returned": ("returned", {}, None),
+    "waiting threads sleep at once": ("kept", {"GOMP_SPINCOUNT": "0"}, None),
+    "one thread": ("kept", {}, 1),
 }
 #: Their teachers are trained.
 EXPERIMENTS = {
@@ -47,17 +47,13 @@ EXPERIMENTS = {
 }
 
 
-def shortened(file: Path, steps: int, folder: Path) -> tuple[Path, list[str]]:
-    """An experiment with so few steps, and the words that prepare its data."""
+def shortened(file: Path, steps: int, folder: Path) -> dict[str, Any]:
+    """An experiment with so few steps, on drawn pictures in place of photographs."""
     described: dict[str, Any] = read_yaml(file)
     described["teacher"]["training"] |= {"steps": steps, "warmup_steps": 0, "decay_steps": 0}
-    config, dataset = folder / "experiment.yaml", described["dataset"]
-    words = ["--dataset", str(dataset)]
-    if isinstance(dataset, dict):
-        dataset["source"] = str(drawn(folder / "pictures"))
-        words = ["--dataset", dataset["name"], "--config", str(config)]
-    config.write_text(yaml.safe_dump(described), encoding="utf-8")
-    return config, words
+    if "reader" in described["dataset"]:
+        described["dataset"]["source"] = str(drawn(folder / "pictures"))
+    return described
 
 
 def measure(file: Path, steps: int, repeats: int, threads: int) -> dict[str, list[float]]:
@@ -65,17 +61,26 @@ def measure(file: Path, steps: int, repeats: int, threads: int) -> dict[str, lis
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        config, words = shortened(file, steps, folder)
-        _ctm("kept", {}, "data", *words, "--output", str(folder / "data"))
+        described, config = shortened(file, steps, folder), folder / "experiment.yaml"
+        write_yaml(config, described)
+        words = [f"--dataset={described['dataset']['name']}", f"--output={folder / 'data'}"]
+        if "reader" in described["dataset"]:
+            words.append(f"--config={config}")
+        _ctm("kept", {}, "data", *words)
         for number in range(repeats):
-            for way, (freed, environment) in WAYS.items():
+            for way, (freed, environment, count) in WAYS.items():
                 place = folder / f"{way}-{number}"
+                write_yaml(config, described | {"threads": count or threads})
                 places = {"config": config, "data": folder / "data", "runs": place / "runs"}
                 given = [f"--{key}={value}" for key, value in places.items()]
-                variables = {"OMP_NUM_THREADS": str(threads)} | environment
-                _ctm(freed, variables, "teacher", *given, f"--output={place}")
+                _ctm(freed, environment, "teacher", *given, f"--output={place}")
                 seconds[way].append(read_json(place / "speed.json")["seconds"] / steps)
     return seconds
+
+
+def write_yaml(file: Path, content: dict[str, Any]) -> None:
+    """Write an experiment."""
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def _ctm(freed: str, environment: dict[str, str], *words: str) -> None:

@@ -14,6 +14,8 @@ from fixtures.project import Project, copy_project
 from fixtures.shared import made_once
 
 VARIABLE = "CTM_TEST_SYSTEM"
+#: Folders and files of tests that take minutes.
+LONG = {"system", "workflow", "kill", "processes", "test_gpu_benchmark.py"}
 
 # Read when torch is loaded: workers share the cores, and threads of one that spin or wait for a
 # core slow all of them.
@@ -25,10 +27,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def _suite(item: pytest.Item) -> str | None:
     mark = item.get_closest_marker("system")
     return str(mark.args[0]) if mark else None
-
-
-#: Folders and files of tests that take minutes.
-LONG = {"system", "workflow", "kill", "processes", "test_gpu_benchmark.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -86,9 +86,10 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("matplotlib", "fontTools", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Threads that wait spin for some 10 µs: asleep at once they would wake too late for the next
-    # layer, and those that spin longer starve another job on the same cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait spin for a moment: asleep at once they would wake too late for the next
+        # layer, and those that spin for longer starve another job on the same cores.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _keep_freed_memory()
     os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter's backend may not exist here
     try:

@@ -1,7 +1,7 @@
 """An experiment of one resolution and one network, as large as a machine and the hours allow.
 
-All jobs are multiples of one length, found by bisection so that their schedule fits into the
-hours; the cost model of `ctm plan` says how many steps or samples a length is.
+All jobs are multiples of one length, found by bisection so that one after the other they fit into
+the hours; the cost model of `ctm plan` says how many steps or samples a length is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ctm_core.config.protocols import Protocol
 from ctm_core.data.readers.images import Survey
 from ctm_core.models.features.efficientnet_lite0 import DIM
 from ctm_core.plan import SPEED
-from ctm_core.plan.costs import Costs, Estimate, schedule
+from ctm_core.plan.costs import Costs, Estimate
 from ctm_core.plan.printout import count as printed
 from ctm_core.plan.speeds import Machine, Speed, read_speed
 from ctm_core.plan.storage import Shape
@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
 
     counts: dict[str, int]
     batch: int
-    seconds: float  #: of the schedule
+    seconds: float  #: of all jobs, one after the other
 
 
 class Candidate:
@@ -67,14 +67,13 @@ class Candidate:
         self.shape = Shape(shape, len(survey.classes), {**survey.counts})
         # As good as any, until the probes have told.
         self.precision, self.weights, self.work = "auto", 0, dict.fromkeys(LENGTHS, 1.0)
+        self.why_precision = ""
         self.sizes = Sizes(dict.fromkeys(LENGTHS, PROBE), BATCH, 0.0)
         speed = read_speed(SPEED)
         network = self._costs(speed).network(self._experiment, "teacher")
         self.weights = network.parameters
-        if not machine.gpu:
-            forward = network.operations["forward"]
-            rates = [speed.rate(forward, precision, True) for precision in ("fp32", "bf16")]
-            self.precision = "auto" if devices.bf16_units() and rates[1] > rates[0] else "fp32"
+        forward = network.operations["forward"]
+        self.precision, self.why_precision = _precision(machine, speed, forward)
         self.probes = self._estimates(speed)
         self.sizes = Sizes(dict.fromkeys(LENGTHS, 2 * PROBE), BATCH, 0.0)
         twice = self._estimates(speed)
@@ -99,7 +98,7 @@ class Candidate:
         return self.seen >= self.weights
 
     def _fit(self, seconds: float) -> Sizes:
-        """The longest jobs whose schedule ends in time; the shortest allowed if none does."""
+        """The longest jobs that end in time; the shortest allowed if none does."""
         low, high = 0.0, seconds
         for _ in range(40):
             middle = (low + high) / 2
@@ -124,7 +123,7 @@ class Candidate:
             key = _length(estimate)
             further = 0.0 if key is None else slope * (counts[key] - PROBE)
             scaled.append(replace(estimate, seconds=estimate.seconds + further))
-        return Sizes(counts, BATCH, schedule(scaled, 1))
+        return Sizes(counts, BATCH, sum(estimate.wall for estimate in scaled))
 
     def _estimates(self, speed: Speed) -> list[Estimate]:
         costs = self._costs(speed)
@@ -175,9 +174,7 @@ class Candidate:
             "micro": "auto" if machine.gpu else "null",
             "scope": "global" if machine.gpu else "microbatch",
             "precision": self.precision,
-            "why_precision": "No instructions for bf16 here, or measured slower at this size"
-            if self.precision == "fp32"
-            else "bf16 where the device has instructions for it",
+            "why_precision": self.why_precision,
             "epochs": printed(self.seen / count),
             "sampling_batch": min(256 if side <= 32 else 64, samples),
             "input_size": 64 if side <= 32 else min(224, 2 * side),
@@ -202,6 +199,16 @@ class Candidate:
                 f"{model}_preview": -(-steps // 5),
             }
         return values
+
+
+def _precision(machine: Machine, speed: Speed, forward: float) -> tuple[str, str]:
+    """The key `precision` for a network of ``forward`` operations per image, and why."""
+    if not machine.gpu:
+        if devices.bf16_units() is None:
+            return "fp32", "No instructions for bf16 here"
+        if speed.rate(forward, "fp32", True) >= speed.rate(forward, "bf16", True):
+            return "fp32", "Measured faster than bf16 at this size"
+    return "auto", "bf16 where the device has instructions for it"
 
 
 def _levels(side: int) -> int:

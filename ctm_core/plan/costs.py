@@ -242,14 +242,3 @@ class Costs:
             each = cost.operations["forward"]
             seconds += self.speed.seconds(each, total, precision, backward, self.device)
         return operations, seconds
-
-
-def schedule(estimates: Iterable[Estimate], slots: int) -> float:
-    """Seconds until all jobs are done, each begun in its turn as soon as a slot is free."""
-    free, ends = [0.0] * slots, dict[str, float]()
-    for estimate in estimates:
-        ready = max((ends.get(file, 0.0) for file in estimate.job.inputs), default=0.0)
-        slot = min(range(slots), key=lambda each: max(free[each], ready))
-        free[slot] = max(free[slot], ready) + estimate.wall
-        ends |= dict.fromkeys(estimate.job.outputs, free[slot])
-    return max(free)

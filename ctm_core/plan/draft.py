@@ -38,7 +38,7 @@ class Draft:
     texts: Mapping[str, str]  #: by path; the one that Snakemake is given is the last
     shape: Shape
     machine: Machine
-    seconds: float  #: of the schedule
+    seconds: float  #: of all jobs, one after the other
     command: str
 
     def write(self) -> None:

@@ -357,7 +357,7 @@ def test_the_page_of_own_images_is_made_of_its_results(
     page.write_text("# Own\n\n<!-- table:begin -->\nNone yet.\n<!-- table:end -->\n")
     readme = tmp_path / "README.md"
     readme.write_text("\nNone yet.\n".join(own.README))
-    monkeypatch.setattr(own, "NAMED", (("teacher", "3"), ("ctm", "2")))
+    monkeypatch.setattr(own, "NAMED", (("teacher", "35", ""), ("ctm", "8", "1")))
     own.update(results, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Own\n") and "None yet" not in text
@@ -366,7 +366,8 @@ def test_the_page_of_own_images_is_made_of_its_results(
     begin, end = own.README
     shown = readme.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
     assert "docs/images/digits-hero.png" in shown and "None yet" not in shown
-    assert re.search(r"`fd_\w+`, lower is better: .* for `teacher` \(NFE 3\), .* for `ctm`", shown)
+    values = r"3\.80 .* for `teacher` \(NFE 35\), 8\.80 .* for `ctm` \(NFE 8, γ 1\)\."
+    assert re.search(rf"`fd_\w+`, lower is better: {values}", shown)
     for name in own.FIGURES:
         assert (tmp_path / f"docs/images/digits-{name}.png").read_bytes() == name.encode()
     (results / "table.md").unlink()

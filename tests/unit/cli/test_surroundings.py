@@ -88,11 +88,21 @@ def test_freed_memory_stays_for_the_next_step() -> None:
     assert code == 2 and int(err.removeprefix(b"ctm: ")) < 16 * (8 << 20) // 4096 // 10
 
 
-@pytest.mark.parametrize("given", [None, "7"])
-def test_threads_spin_for_a_moment_unless_told_otherwise(given: str | None) -> None:
-    variables = {} if given is None else {"GOMP_SPINCOUNT": given}
-    code, _, err = ended("raise UserError(os.environ['GOMP_SPINCOUNT'])", **variables)
-    assert (code, err.decode()) == (2, f"ctm: {given or 10000}\n")
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_threads_spin_for_a_moment_unless_told_otherwise(
+    given: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    code, _, err = ended("raise UserError(str(os.environ.get('GOMP_SPINCOUNT')))", **given)
+    assert (code, err.decode()) == (2, f"ctm: {expected}\n")
 
 
 def test_ctrl_c_twice_is_one_sentence() -> None:

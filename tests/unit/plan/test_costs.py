@@ -10,9 +10,9 @@ import pytest
 from fixtures import tiny
 from fixtures.plan import SPEED
 
-from ctm_core.config.dag import Job, graph
+from ctm_core.config.dag import graph
 from ctm_core.config.project import Project, read_project
-from ctm_core.plan.costs import Costs, Estimate, schedule
+from ctm_core.plan.costs import Costs, Estimate
 from ctm_core.plan.passes import expected
 from ctm_core.plan.speeds import parse_device_speed, read_speed
 from ctm_core.runtime.errors import UserError
@@ -103,12 +103,3 @@ def test_a_data_set_of_unknown_size_is_one_sentence(
     monkeypatch.setattr("ctm_core.plan.storage.data_shape", lambda name, root, own: None)
     with pytest.raises(UserError, match=r"tiny\.yaml: the size of the data set digits is not"):
         estimated()
-
-
-def test_the_schedule_waits_for_inputs_and_slots() -> None:
-    def job(name: str, seconds: float, *inputs: str) -> Estimate:
-        return Estimate(Job(name, {"file": name}, {"files": inputs}), seconds=seconds)
-
-    jobs = [job("a", 4), job("b", 3, "a"), job("c", 2, "a"), job("d", 1, "c")]
-    assert schedule(jobs, 1) == 10
-    assert schedule(jobs, 2) == 7

@@ -21,7 +21,8 @@ from ctm_core.data.readers import images
 from ctm_core.plan import draft as module
 from ctm_core.plan import plan
 from ctm_core.plan.draft import Draft, draft
-from ctm_core.plan.speeds import DeviceSpeed, Machine
+from ctm_core.plan.speeds import FURTHER_THREAD, DeviceSpeed, Machine, Speed
+from ctm_core.runtime import devices
 
 Run = Callable[..., Ended]
 
@@ -55,8 +56,8 @@ def test_the_command_writes_three_files_and_says_what_they_take(ctm: Run, tmp_pa
     assert "$" not in (tmp_path / "config/experiments/cats.yaml").read_text()
     # Planned again, before any data exist.
     again = plan(Path("config/cats.yaml"), target="all")
-    # One job at a time, on two threads that count as 1.7.
-    assert 0.7 < sum(again.hours.values()) / 1.7 < 0.81
+    # One job at a time, on two threads, in four fifths of the hour.
+    assert 0.7 < sum(again.hours.values()) / (1 + FURTHER_THREAD) < 0.81
 
 
 @pytest.mark.parametrize("there", ["config/mine.yaml", "config/protocols/mine.yaml"])
@@ -230,3 +231,30 @@ def test_too_few_hours_make_the_smallest_run_and_a_remark(ctm: Run, tmp_path: Pa
     assert ended.code == 0 and "Even the smallest run takes" in ended.stdout
     experiment = load_experiment("config/experiments/mine.yaml")
     assert [experiment.training(m).steps for m in ("teacher", "ctm", "cd")] == [20, 10, 10]
+
+
+@pytest.mark.parametrize(
+    "units, rates, device, expected",
+    [
+        ("amx_bf16", (1.0, 2.0), None, ("auto", "bf16 where")),
+        ("amx_bf16", (2.0, 1.0), None, ("fp32", "Measured faster")),
+        (None, (1.0, 2.0), None, ("fp32", "No instructions for bf16 here")),
+        (None, (2.0, 1.0), "60TFLOP/s", ("auto", "bf16 where")),
+    ],
+)
+def test_precision_is_what_the_machine_does_faster(
+    units: str | None,
+    rates: tuple[float, float],
+    device: str | None,
+    expected: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = dict(zip(("fp32", "bf16"), rates, strict=True))
+    monkeypatch.setattr(Speed, "rate", lambda self, operations, precision, backward: of[precision])
+    monkeypatch.setattr(devices, "bf16_units", lambda: units)
+    draw(tmp_path / "pictures", 30)
+    made = draft("mine", "pictures", cores=2, hours=0.1, resolution=8, device_speed=device)
+    precision, why = expected
+    text = made.texts["config/experiments/mine.yaml"]
+    assert text.count(f"precision: {precision}\n") == 3 and f"# {why}" in text
