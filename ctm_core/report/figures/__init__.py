@@ -113,7 +113,7 @@ def _draw(
         own = [row for row in last if row.model == picture.model]
         return beside_nearest(own, previews, learned.get(own[0].dataset), picture.title)
     if picture.kind in ("hero", "samples"):
-        return _tiled(picture, last, metric, previews)
+        return _tiled(picture, last, metric, previews, learned)
     if metric is None:
         return None
     if picture.kind == "progress":
@@ -125,7 +125,11 @@ def _draw(
 
 
 def _tiled(
-    picture: Picture, rows: Sequence[Row], metric: str | None, previews: Previews
+    picture: Picture,
+    rows: Sequence[Row],
+    metric: str | None,
+    previews: Previews,
+    learned: Mapping[str, Dataset],
 ) -> Figure:
     by_cell = {(row.model, row.cell): row for row in rows}
     scores = {(r.model, r.cell): r.metrics for r in rows if r.protocol == picture.protocol}
@@ -139,11 +143,13 @@ def _tiled(
         if solve is not None and picture.model != "teacher":
             cells = [("teacher", solve), *cells]
     strips: list[grids.Strip] = []
-    columns: list[int] = []
+    columns: list[str] = []
+    known = learned.get(rows[0].dataset)
+    classes = known.class_names if known is not None else []
     for model, cell in cells:
         images, labels = previews.of(by_cell[model, cell])
         chosen = grids.by_class(labels, min(COLUMNS, len(images)))
-        columns = [labels[i] for i in chosen] if labels else []
+        columns = grids.headings([labels[i] for i in chosen] if labels else [], classes)
         score = scores.get((model, cell), {}).get(metric or "")
         strips.append(grids.Strip(model, cell_name(cell), images[chosen], score))
     if picture.kind == "samples":

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ctm_core.evaluation.metrics import names
 from ctm_core.report.figures.style import COLORS, TEACHER, plain
 from ctm_core.report.statistics import Summary
+from ctm_core.runtime.untrusted import printable
 
 Images = NDArray[np.uint8]
 
@@ -51,6 +53,12 @@ def by_class(labels: Sequence[int], count: int) -> list[int]:
     rank = classes.groupby(classes).cumcount()
     even = sorted(range(len(labels)), key=lambda i: (rank[i], labels[i]))[:count]
     return sorted(even, key=lambda i: (labels[i], rank[i]))
+
+
+def headings(labels: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """The name of each label's class; its number where ``classes`` has no name for it."""
+    known = dict(enumerate(classes))
+    return [printable(known.get(label, str(label))) for label in labels]
 
 
 def tiles(images: Images, side: int) -> Images:
@@ -97,14 +105,26 @@ class Sheet:
         axes.imshow(tiles(images, round(side * 200)), interpolation="nearest", aspect="auto")
         axes.set_axis_off()
 
-    def classes(self, labels: Sequence[int], x: float, y: float, side: float) -> None:
-        """Each class over its columns, once for each run of equal labels."""
+    def classes(self, names: Sequence[str], x: float, y: float, side: float) -> None:
+        """Each class over its columns, once for each run of equal names, shortened to fit."""
         start = 0
-        for label, run in groupby(labels):
+        looks: dict[str, Any] = {"ha": "center", "va": "bottom", "color": GREY}
+        for name, run in groupby(names):
             count = len(list(run))
+            shown = _fitting(name, count * side - 0.05, size := 8)
             middle = x + (start + count / 2) * side
-            self.text(middle, y, str(label), ha="center", va="bottom", fontsize=8, color=GREY)
+            self.text(middle, y, shown, fontsize=size, parse_math=False, **looks)
             start += count
+
+
+def _fitting(text: str, width: float, size: float) -> str:
+    """As much of ``text`` as ``width`` inches hold."""
+    for length in range(len(text), 0, -1):
+        shown = text if length == len(text) else f"{text[:length]}…"
+        drawn = TextPath((0, 0), shown.replace("$", r"\$"), size=size)
+        if drawn.get_extents().width <= 72 * width:
+            return shown
+    return text[:1]
 
 
 def denoising_paths(kept: Sequence[DenoisingPath], title: str) -> Figure | None:
@@ -135,7 +155,7 @@ def denoising_paths(kept: Sequence[DenoisingPath], title: str) -> Figure | None:
 
 def sample_grid(
     strips: Sequence[Strip],
-    labels: Sequence[int],
+    classes: Sequence[str],
     title: str,
     *,
     tile: float = 0.34,
@@ -143,7 +163,8 @@ def sample_grid(
 ) -> Figure:
     """Rows of samples beside their cells' names; every column starts from one noise and class.
 
-    ``tile`` is the side of an image in inches, ``below`` a text for each column.
+    ``classes`` names the class of each column, or is empty; ``tile`` is the side of an image in
+    inches, ``below`` a text for each column.
     """
     count = len(strips[0].images)
     left, right, top = 1.75, 0.75, 0.62
@@ -151,7 +172,7 @@ def sample_grid(
     breaks = sum(a.model != b.model for a, b in pairwise(strips))
     height = top + len(strips) * (tile + 0.03) + breaks * gap + (0.28 if below else 0.1)
     sheet = Sheet(left + count * tile + right, height, title)
-    sheet.classes(labels, left, top - 0.08, tile)
+    sheet.classes(classes, left, top - 0.08, tile)
     scores = left + count * tile + 0.08
     if any(strip.score for strip in strips):
         sheet.text(scores, top - 0.08, "FD", fontsize=8, color=GREY, va="bottom")
@@ -172,14 +193,14 @@ def sample_grid(
     return sheet.figure
 
 
-def hero(strips: Sequence[Strip], labels: Sequence[int], title: str, metric: str) -> Figure:
+def hero(strips: Sequence[Strip], classes: Sequence[str], title: str, metric: str) -> Figure:
     """The result at a glance: samples, and beside each row its score on a common axis."""
     count = len(strips[0].images)
     tile, left, plot, top, bottom = 0.42, 1.45, 3.1, 0.78, 0.62
     pitch = tile + 0.14
     width = left + count * tile + 0.25 + plot + 0.15
     sheet = Sheet(width, top + len(strips) * pitch + bottom, title, size=12, edge=0.12)
-    sheet.classes(labels, left, top - 0.06, tile)
+    sheet.classes(classes, left, top - 0.06, tile)
     for index, strip in enumerate(strips):
         y = top + index * pitch + 0.07
         sheet.images(strip.images, left, y, tile)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ctm_core.data.dataset import Dataset
 from ctm_core.evaluation.metrics.nearest import find_nearest
 from ctm_core.report.figures.figure_inputs import Previews
-from ctm_core.report.figures.grids import Strip, by_class, sample_grid
+from ctm_core.report.figures.grids import Strip, by_class, headings, sample_grid
 from ctm_core.report.headline import cell_name
 from ctm_core.report.scores import Row, cell_order
 from ctm_core.runtime.errors import UserError
@@ -54,6 +54,6 @@ def beside_nearest(
         Strip(model, cell_name(cell), samples, None),
         Strip("training", "nearest", learned.images[nearest.indices.numpy()], None),
     ]
-    columns = [labels[i] for i in chosen] if labels else []
+    columns = headings([labels[i] for i in chosen] if labels else [], learned.class_names)
     distances = [f"{distance:.1f}" for distance in nearest.distances.tolist()]
     return sample_grid(strips, columns, title, tile=TILE, below=distances)

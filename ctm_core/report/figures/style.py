@@ -107,9 +107,13 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def nfe_axis(axes: Axes, counts: Sequence[int]) -> None:
-    """A logarithmic axis whose ticks are the NFE that occur."""
+    """A logarithmic axis whose ticks are the NFE that occur, of two close ones the lower."""
+    ticks: list[int] = []
+    for count in sorted(counts):
+        if not ticks or count > 1.2 * ticks[-1]:
+            ticks.append(count)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(counts)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("network evaluations (NFE)")

@@ -4,18 +4,20 @@ import hashlib
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from fixtures.results_factory import CTM, TEACHER, Results
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ctm_core.config import Cell
 from ctm_core.data.dataset import Dataset
 from ctm_core.report.figures import catalogue, curves, grids, write_figures
-from ctm_core.report.figures.style import COLORS, by_model, style
+from ctm_core.report.figures.style import COLORS, by_model, nfe_axis, style
 from ctm_core.report.scores import Row, aggregate, read_evaluations
 from ctm_core.runtime.errors import UserError
 from ctm_core.runtime.files import load_tensors, save_tensors
@@ -214,6 +216,23 @@ def test_columns_are_spread_over_classes() -> None:
     assert grids.by_class(labels, 4) == [0, 3, 1, 2]
     assert grids.by_class(labels, 6) == [0, 3, 1, 4, 2, 5]
     assert grids.by_class([], 3) == [0, 1, 2]
+
+
+def test_a_class_stands_over_its_columns_and_never_over_the_next() -> None:
+    images = np.zeros((4, 3, 8, 8), np.uint8)
+    classes = grids.headings([0, 0, 1, 7], ["$automobile$", "golden\nretriever"])
+    figure = grids.sample_grid([grids.Strip("ctm", "NFE 1", images, None)], classes, "title")
+    figure.canvas.draw()
+    shown = [text for text in figure.texts if text.get_va() == "bottom"]
+    assert [text.get_text() for text in shown] == ["$automo…", "gol…", "7"]
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_ticks_of_close_numbers_of_evaluations_do_not_overlap() -> None:
+    axes = Figure().add_subplot()
+    nfe_axis(axes, [35, 17, 9, 8, 5, 4, 3, 2, 1])
+    assert list(axes.get_xticks()) == [1, 2, 3, 4, 5, 8, 17, 35]
 
 
 def test_missing_or_strange_inputs_are_named(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What is on each picture: two strips, the classes, and the distances."""
     seen: list[dict[str, Any]] = []
 
-    def watched(strips: Any, labels: Any, title: str, **looks: Any) -> Any:
-        seen.append({"samples": strips[0], "training": strips[1], "labels": labels, **looks})
-        return grids.sample_grid(strips, labels, title, **looks)
+    def watched(strips: Any, classes: Any, title: str, **looks: Any) -> Any:
+        seen.append({"samples": strips[0], "training": strips[1], "classes": classes, **looks})
+        return grids.sample_grid(strips, classes, title, **looks)
 
     monkeypatch.setattr(neighbours, "sample_grid", watched)
     return seen
@@ -54,27 +54,36 @@ def test_every_sample_is_above_its_nearest_training_image(
     (picture,) = drawn
     assert (picture["samples"].model, picture["samples"].cell) == (model, name)
     samples, training = picture["samples"].images, picture["training"].images
-    assert samples.shape == (10, 1, 8, 8) and picture["labels"] == [*range(10)]
+    assert samples.shape == (10, 1, 8, 8) and picture["classes"] == [*"0123456789"]
     between = distances(samples, digits.images)
     assert (training == digits.images[between.argmin(axis=1)]).all()
     assert picture["below"] == [f"{value:.1f}" for value in between.min(axis=1)]
 
 
-@pytest.mark.parametrize(("labels", "shown"), [([], [7, 3]), ([1, 0], [3, 7])])
+@pytest.mark.parametrize(
+    ("labels", "shown", "classes"),
+    [([], [7, 3], []), ([1, 0], [3, 7], ["cat", "sea lion"]), ([2, 1], [3, 7], ["sea lion", "2"])],
+)
 def test_copies_in_colour_with_and_without_classes(
-    labels: list[int], shown: list[int], tmp_path: Path, drawn: list[dict[str, Any]]
+    labels: list[int],
+    shown: list[int],
+    classes: list[str],
+    tmp_path: Path,
+    drawn: list[dict[str, Any]],
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 3, 16, 16), np.uint8)
     results = Results(tmp_path, sample_seeds=(0,))
     path = results.evaluation("ctm", {ONE_STEP: 9.0}).with_name("previews.safetensors")
     save_tensors(path, {ONE_STEP.label: torch.from_numpy(images[[7, 3]])}, {"labels": str(labels)})
     records = read_evaluations(results.evaluations)
-    learned = Dataset(tmp_path, images, np.zeros(30, np.int64), {})
+    learned = Dataset(
+        tmp_path, images, np.zeros(30, np.int64), {"class_names": ["cat", "sea lion"]}
+    )
     rows = aggregate(records)
     assert beside_nearest(rows, Previews(records), learned, "title") is not None
     assert (drawn[0]["samples"].images == images[shown]).all()
     assert (drawn[0]["training"].images == images[shown]).all()
-    assert (drawn[0]["below"], drawn[0]["labels"]) == (["0.0", "0.0"], sorted(labels))
+    assert (drawn[0]["below"], drawn[0]["classes"]) == (["0.0", "0.0"], classes)
     smaller = replace(learned, images=images[..., :8, :8])
     with pytest.raises(
         UserError, match=r"shape \[3, 8, 8\], but samples of ctm have \[3, 16, 16\]"
