@@ -351,7 +351,7 @@ def test_the_page_of_own_images_is_made_of_its_results(
     monkeypatch.setattr(own, "EXPERIMENT", "digits")
     for name in own.FIGURES:
         (results / f"figures/digits-{name}.png").write_bytes(name.encode())
-    (results / "claims.md").write_text("# Does it reproduce?\n")
+    (results / "claims.md").write_text("# Does it reproduce?\n\n## Not testable\n\n* GAN\n")
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / own.PAGE
     page.write_text("# Own\n\n<!-- table:begin -->\nNone yet.\n<!-- table:end -->\n")
@@ -361,7 +361,8 @@ def test_the_page_of_own_images_is_made_of_its_results(
     own.update(results, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Own\n") and "None yet" not in text
-    assert "\n## Does it reproduce?\n" in text and "| teacher | heun |" in text
+    assert "\n## Does it reproduce?\n<!-- table:end -->" in text and "GAN" not in text
+    assert "| teacher | heun |" in text
     assert "[The full table](images/photographs-table.md)" in text
     begin, end = own.README
     shown = readme.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
