@@ -29,7 +29,7 @@ import sizes
 import stopwatch
 import tangents
 import torch
-from parts import BF16, LEVERS, SAVING, WAYS, gan, sampling, steps
+from parts import BF16, COMPILED, LEVERS, SAVING, WAYS, gan, sampling, steps
 from rows import Table, fill
 
 from ctm_core.runtime import devices
@@ -38,6 +38,8 @@ from ctm_core.runtime.runs import environment
 
 #: ``imagenet64`` is for true_size.py and gpu.py.
 SIZES = ("cifar10", "tiny")
+#: A step again, beside those with one key changed.
+ONE_KEY = "step, one key"
 PARTS = ("step", "gan", "sampling", "memory", "scores", "passes")
 
 # -- memory --------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def markdown(result: dict[str, Any]) -> str:
             )
     text += limits.markdown(result["rows"])
     text += scoring.markdown(result["rows"])
-    timed = [row for row in result["rows"] if "components" in row and row["way"] in WAYS]
+    timed = [row for row in result["rows"] if "components" in row and row["part"] == "step"]
     for size in dict.fromkeys(row["size"] for row in timed):
         columns = [row for row in timed if row["size"] == size]
         text += ["", f"CPU seconds of one step by component, {size}:", ""]
@@ -128,7 +130,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    known = (*PARTS, "levers", "layouts", "limits", "tangents")
+    known = (*PARTS, "levers", "compile", "layouts", "limits", "tangents")
     parser.add_argument("--parts", nargs="+", choices=known, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -153,9 +155,11 @@ def main() -> None:
     for size in arguments.sizes:
         many = repeats if size == "cifar10" else 4 * repeats
         if "step" in parts:
-            steps(table, size, WAYS, many, "plain")
+            steps(table, size, WAYS, many)
         if "levers" in parts:
-            steps(table, size, {"bf16": BF16} | LEVERS, many, "bf16")
+            steps(table, size, {"bf16": BF16} | LEVERS, many, ONE_KEY)
+        if "compile" in parts:
+            steps(table, size, {"bf16": BF16} | COMPILED, repeats, "step, compiled")
         if "gan" in parts and size == "cifar10":
             gan(table, size, repeats)
         if "sampling" in parts:

@@ -35,14 +35,19 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bf16, kernel: loop": BF16 | {"kernel": "loop"},
     "bf16, channels_last: false": BF16 | {"channels_last": False},
     "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
-    "bf16, compile": BF16 | {"compile": True},
 }
+#: Apart from the others: on a processor, compiling takes minutes.
+COMPILED: dict[str, dict[str, Any]] = {"bf16, compile": BF16 | {"compile": True}}
 
 # -- training ------------------------------------------------------------------------------------
 
 
-def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: str) -> None:
-    """The trainer's own step in several variants, interleaved on the same batches."""
+def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, part: str = "step") -> None:
+    """The trainer's own step in several variants, interleaved on the same batches.
+
+    Each is compared with the first.
+    """
+    first = next(iter(ways))
     trainers = {way: sizes.trainer(size, **keys) for way, keys in ways.items()}
     times: dict[str, list[Any]] = {way: [] for way in ways}
     spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -68,7 +73,7 @@ def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, first: st
         against = None if way == first else times[first]
         table.add(
             size,
-            "step",
+            part,
             way,
             times[way],
             against=against,
