@@ -29,7 +29,7 @@ import sizes
 import stopwatch
 import tangents
 import torch
-from parts import BF16, COMPILED, LEVERS, SAVING, WAYS, gan, sampling, steps
+from parts import BF16, COMPILED, COMPILING, LEVERS, SAVING, WAYS, gan, sampling, steps
 from rows import Table, fill
 
 from ctm_core.runtime import devices
@@ -159,7 +159,8 @@ def main() -> None:
         if "levers" in parts:
             steps(table, size, {"bf16": BF16} | LEVERS, many, ONE_KEY)
         if "compile" in parts:
-            steps(table, size, {"bf16": BF16} | COMPILED, repeats, "step, compiled")
+            ways = {"bf16": BF16} | COMPILED
+            steps(table, size, ways, repeats, "step, compiled", warm=COMPILING)
         if "gan" in parts and size == "cifar10":
             gan(table, size, repeats)
         if "sampling" in parts:

@@ -36,28 +36,32 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bf16, channels_last: false": BF16 | {"channels_last": False},
     "bf16, attention: sdpa": BF16 | {"attention": "sdpa"},
 }
-#: Apart from the others: on a processor, compiling takes minutes.
+#: Apart from the others: a number of rows is compiled when it first occurs, which takes minutes.
 COMPILED: dict[str, dict[str, Any]] = {"bf16, compile": BF16 | {"compile": True}}
+#: Rounds until all have occurred.
+COMPILING = 5
 
 # -- training ------------------------------------------------------------------------------------
 
 
-def steps(table: Table, size: str, ways: dict[str, Any], repeats: int, part: str = "step") -> None:
+def steps(
+    table: Table, size: str, ways: dict[str, Any], repeats: int, part: str = "step", warm: int = 1
+) -> None:
     """The trainer's own step in several variants, interleaved on the same batches.
 
-    Each is compared with the first.
+    Each is compared with the first, after ``warm`` rounds that are not timed.
     """
     first = next(iter(ways))
     trainers = {way: sizes.trainer(size, **keys) for way, keys in ways.items()}
     times: dict[str, list[Any]] = {way: [] for way in ways}
     spent: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     gradients = {}
-    for step in range(-1, repeats):
+    for step in range(-warm, repeats):
         for way, trainer in trainers.items():
-            trainer.step = max(step, 0)
+            trainer.step = warm + step
             stopwatch.reset()
             taken = once(trainer._generator_step)
-            if step >= 0:  # the first round only warms up
+            if step >= 0:
                 times[way].append(taken)
                 spent[way].append(dict(stopwatch.spent))
                 continue
