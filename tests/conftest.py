@@ -12,6 +12,7 @@ import pytest
 from fixtures.mounts import read_only  # noqa: F401
 from fixtures.project import Project, copy_project
 from fixtures.shared import made_once
+from hypothesis import HealthCheck, settings
 
 VARIABLE = "CTM_TEST_SYSTEM"
 #: Folders and files of tests that take minutes.
@@ -22,6 +23,10 @@ LONG = {"system", "workflow", "kill", "processes", "test_gpu_benchmark.py"}
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no fault.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def _suite(item: pytest.Item) -> str | None:

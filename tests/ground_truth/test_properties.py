@@ -29,7 +29,7 @@ from .truth import DOUBLE, MIXTURE, SIGMA_MAX, SIGMA_MIN, draws
 
 #: Times spread evenly over the levels' logarithms.
 TIMES = st.floats(math.log(SIGMA_MIN), math.log(SIGMA_MAX)).map(math.exp)
-quick = settings(deadline=None, max_examples=25, derandomize=True)
+quick = settings(max_examples=25, derandomize=True)
 
 
 @st.composite

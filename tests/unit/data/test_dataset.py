@@ -363,7 +363,7 @@ def test_a_missing_page_is_one_sentence(mirror, tmp_path):
         dataset.prepare("fashion-mnist", "train", f"{mirror}/nowhere", tmp_path / "train")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
 def test_idx_round_trip(shape, seed):
     array = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

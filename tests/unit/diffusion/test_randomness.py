@@ -45,7 +45,7 @@ def test_draws_are_philox_of_the_documented_key_and_counter() -> None:
     np.testing.assert_allclose(normal.numpy(), quantiles, rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     start=st.integers(0, 2**40),
     count=st.integers(1, 20),
@@ -152,7 +152,7 @@ def test_neighbours_are_uncorrelated() -> None:
     assert correlation.abs().max() < 5 / math.sqrt(n)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(1, 300), epoch=st.integers(0, 1000))
 def test_permutation_is_one(n: int, epoch: int) -> None:
     assert sorted(randomness.permutation(0, "order", epoch, n)) == list(range(n))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -71,7 +71,6 @@ def test_levels() -> None:
 
 
 @given(n=st.integers(1, 20), gamma=st.floats(0, 1))
-@settings(deadline=None)
 def test_released_plan_keeps_the_level(n: int, gamma: float) -> None:
     """s^2 + noise^2 is the next level's square; s never falls below sigma_min."""
     levels = sampling.sigmas(n)
@@ -83,7 +82,6 @@ def test_released_plan_keeps_the_level(n: int, gamma: float) -> None:
 
 
 @given(n=st.integers(1, 20), gamma=st.floats(0, 1))
-@settings(deadline=None)
 def test_printed_plan(n: int, gamma: float) -> None:
     levels = sampling.sigmas(n)
     t, s, noise = gamma_paper_jumps(levels, gamma)

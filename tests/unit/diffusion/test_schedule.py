@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -26,7 +26,6 @@ def uniforms(stream: str, count: int = 20_000) -> torch.Tensor:
     sigma_max=st.floats(1, 200),
     rho=st.floats(1, 10),
 )
-@settings(deadline=None)
 def test_grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> None:
     grid = schedule.karras_grid(n, sigma_min, sigma_max, rho)
     assert grid.dtype == torch.float64 and grid.shape == (n,)
@@ -63,7 +62,6 @@ def test_steps_are_weighted_by_their_number(max_steps: int) -> None:
     u_t=st.floats(0, 1),
     u_s=st.floats(0, 1),
 )
-@settings(deadline=None)
 def test_indices_are_ordered(n: int, data: st.DataObject, u_t: float, u_s: float) -> None:
     k = data.draw(st.integers(1, n - 1))
     uniform = torch.tensor([u_t, u_s], dtype=torch.float64)

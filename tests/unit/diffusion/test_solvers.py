@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,7 +37,6 @@ def flow(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 @given(t=st.floats(0.01, 80), shrink=st.floats(0.01, 0.99), mean=st.floats(-1, 1))
-@settings(deadline=None)
 def test_a_single_image_is_reached_exactly(t: float, shrink: float, mean: float) -> None:
     """If all data are one image c, trajectories are straight: x(s) = c + (x - c) s / t."""
     time, target = torch.tensor([t, t * shrink], dtype=torch.float64)

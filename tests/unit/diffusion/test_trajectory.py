@@ -84,7 +84,7 @@ def test_definitions() -> None:
 
 
 @given(t=st.floats(0.002, 80), seed=st.integers(0, 100))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_jump_onto_itself_is_the_identity(t: float, seed: int) -> None:
     x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     time = torch.tensor(t)
@@ -106,7 +106,7 @@ def test_jump_with_the_denoiser_is_an_euler_step() -> None:
 
 
 @given(t=st.floats(0.01, 80), shrink=st.floats(0.01, 0.99), again=st.floats(0.01, 0.99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_exact_gaussian_trajectory(t: float, shrink: float, again: float) -> None:
     """With the exact network G is the closed form and jumps compose (semigroup)."""
     model = Trajectory(GaussianNetwork(time_s=True))

@@ -34,7 +34,7 @@ def traces(a, b):
     return float(a.covariance().trace() + b.covariance().trace())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 40),
     st.integers(0, 1000),
@@ -108,7 +108,7 @@ def test_no_convergence_leads_to_the_singular_values(monkeypatch):
     assert frechet_distance(a, b).value == pytest.approx(expected, rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 25), st.integers(2, 60), st.integers(1, 30), st.integers(0, 1000))
 def test_rank_deficient_against_centred_features(n_a, n_b, dim, seed):
     generator = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_singular_with_many_rows_against_centred_features():
     assert abs(distance.value - (shift + traces(a, b) - 2 * root)) <= 1e-8 * traces(a, b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(2, 30), st.integers(0, 1000))
 def test_symmetric_never_negative_and_zero_for_itself(dim, n, seed):
     generator = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def test_against_numpy(offset):
     np.testing.assert_allclose(moments.covariance(), expected, atol=1e-12 * np.abs(expected).max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 20), min_size=1, max_size=8),
     st.integers(1, 5),
@@ -44,7 +44,7 @@ def test_any_split_gives_the_same_moments(sizes, dim, seed, offset):
     close(state, Moments.of(x), 1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12), st.integers(0, 1000))
 def test_merging_is_associative_and_commutative(a, b, c, seed):
     x, y, z = (Moments.of(features(n, 3, seed + i)) for i, n in enumerate((a, b, c)))

@@ -35,7 +35,7 @@ def run(data: bytes, **options: Any) -> Any:
     return Machine(memoryview(data), WORDS, Budget(**options)).run()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=VALUES, protocol=st.integers(0, 5))
 def test_plain_values(value: Any, protocol: int) -> None:
     assert run(pickle.dumps(value, protocol)) == value

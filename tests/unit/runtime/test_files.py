@@ -227,7 +227,7 @@ def test_anybody_can_compute_the_hash(tmp_path: Path) -> None:
     assert files.sha256_bytes(content.replace(digits, b"0" * 64)).encode() == digits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_file_is_refused(
     tmp_path_factory: pytest.TempPathFactory, share: float
