@@ -38,7 +38,7 @@ LEVERS: dict[str, dict[str, Any]] = {
 }
 #: Apart from the others: a number of rows is compiled when it first occurs, which takes minutes.
 COMPILED: dict[str, dict[str, Any]] = {"bf16, compile": BF16 | {"compile": True}}
-#: Rounds until all have occurred.
+#: Rounds that are not timed: at size `tiny`, nothing was compiled after the second.
 COMPILING = 5
 
 # -- training ------------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ The same results give the same files, except for the reported run time.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 from pathlib import Path
 
 from ctm_core.runtime.errors import UserError
-from ctm_core.runtime.files import atomic_write, write_text
+from ctm_core.runtime.files import atomic_write, read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "digits-full"
@@ -60,17 +59,13 @@ def claims(results: Path) -> str:
 
 
 def cost(results: Path) -> str:
-    """Jobs and hours, from Snakemake's benchmarks."""
-    files = sorted((results / "benchmarks").rglob("*.tsv"))
-    rows = []
-    for file in files:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows += list(csv.DictReader(lines, delimiter="\t"))[-1:]
-    wall = sum(float(row["s"]) for row in rows)
-    trainings = sum("train" in file.parts or "teacher" in file.parts for file in files)
+    """Training runs, evaluations, and their hours, those before a stop included."""
+    trainings = sorted(results.glob("*/*/seed-*/speed.json"))
+    evaluations = sorted(results.glob("*/*/seed-*/step-*/speed.json"))
+    seconds = sum(read_json(file)["seconds"] for file in (*trainings, *evaluations))
     return (
-        f"{len(rows)} jobs, {trainings} of them training runs, took {wall / 3600:.1f} hours in "
-        "total."
+        f"{len(trainings)} training runs and {len(evaluations)} evaluations took "
+        f"{seconds / 3600:.1f} hours in total."
     )
 
 

@@ -20,6 +20,7 @@ from ctm_core.report.csv_files import read_csv
 from ctm_core.report.statistics import MARKED
 from ctm_core.report.tables import write_tables
 from ctm_core.runtime.errors import UserError
+from ctm_core.runtime.files import write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -323,14 +324,13 @@ def test_the_page_of_digits_full_is_made_of_its_results(tmp_path: Path) -> None:
         figure.parent.mkdir(parents=True, exist_ok=True)
         figure.write_bytes(name.encode())
     (results / "claims.md").write_text("# Does it reproduce?\n\n## digits-full\n\nOf 2 claims.\n")
-    for job, seconds in (("train/digits-full/ctm/seed-0", 3000), ("evaluate/some", 600)):
-        benchmark = results / f"benchmarks/{job}.tsv"
-        benchmark.parent.mkdir(parents=True, exist_ok=True)
-        benchmark.write_text(f"s\tmax_rss\n1\t2\n{seconds}\t2\n")
+    seed = results / "digits-full/ctm/seed-0"
+    for place, seconds in ((seed, 3000), (seed / "step-2", 300), (seed / "step-4", 300)):
+        write_record(place / "speed.json", {"seconds": seconds})
     (tmp_path / "docs/images").mkdir(parents=True)
     digits_full.update(results, tmp_path)
     page = (tmp_path / digits_full.PAGE).read_text(encoding="utf-8")
-    assert "2 jobs, 1 of them training runs, took 1.0 hours in total" in page, "last attempt"
+    assert "1 training runs and 2 evaluations took 1.0 hours in total" in page
     assert "\n## Does it reproduce?\n\n### digits-full\n\nOf 2 claims.\n" in page
     assert page.count("\n# ") + page.startswith("# ") == 1
     for name in digits_full.FIGURES:
