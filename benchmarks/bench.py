@@ -65,10 +65,7 @@ def memory_of(size: str, way: str, count: int) -> None:
     trainer = sizes.trainer(size, **(WAYS | SAVING)[way])
     for _ in range(count):
         trainer._generator_step()
-    # Not getrusage: its peak is inherited from the parent process.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps(int(peak.split()[1]) * 1024 / 1e9))
+    print(json.dumps(stopwatch.peak()))
 
 
 # -- output --------------------------------------------------------------------------------------

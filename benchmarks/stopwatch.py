@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import baseline
@@ -100,3 +101,11 @@ def install() -> None:
     baseline.through_network = _timed(baseline.through_network, "back through the network")
     Trainer._apply = _timed(Trainer._apply, "optimiser")
     ema.update = _timed(ema.update, "EMA")
+
+
+def peak() -> float:
+    """Peak resident memory of this process so far, in GB."""
+    # Not getrusage: its peak is inherited from the parent process.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9

@@ -148,7 +148,7 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
             taken[key] = taken.get(key, 0.0) + time.perf_counter() - began
             if key == "step":
                 taken.update({f"  {part}": cpu for part, cpu in stopwatch.spent.items()})
-                taken["peak before the checkpoint, GB"] = peak()
+                taken["peak before the checkpoint, GB"] = stopwatch.peak()
             return result
 
         return run
@@ -167,14 +167,7 @@ def measure(folder: Path, name: str, model: str, batch: int, k: int, threads: in
         runs=folder / "runs",
     )
     taken["whole training"] = time.perf_counter() - began
-    print(json.dumps(taken | {"peak, GB": peak()}))
-
-
-def peak() -> float:
-    """Peak resident memory of this process so far, in GB."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e9
+    print(json.dumps(taken | {"peak, GB": stopwatch.peak()}))
 
 
 def main() -> None:
